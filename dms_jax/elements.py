@@ -1,0 +1,147 @@
+"""How a Flax module declares what may be searched: `self.elements(name, size)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dms_jax.errors import UserError
+from dms_jax.structure import Structure
+
+Kind = Literal["width", "heads", "depth"]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One group as a module declared it; `size` is what this network has of it."""
+
+    name: str
+    size: int
+    kind: Kind | None
+    least: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Elements:
+    """The elements of one group inside a running module.
+
+    Attributes:
+      name: the group's name, its module path: "stage2/block1/mid".
+      kept: which of the declared elements this network has; block numbers, for a depth group.
+      declared: how many elements the full network has.
+      mask: `[size]` float, or None when the network runs unmasked.
+    """
+
+    name: str
+    kept: tuple[int, ...]
+    declared: int
+    mask: jax.Array | None
+
+    @property
+    def size(self) -> int:
+        """How many elements this network has."""
+        return len(self.kept)
+
+    def __call__(self, x: jax.Array, axis: int = -1) -> jax.Array:
+        """Multiply `x` by the mask along `axis` (its size is `size`). Without masks, `x` itself.
+
+        Raises:
+          UserError: the axis has another size.
+        """
+        if x.shape[axis] != self.size:
+            raise UserError(
+                f"group {self.name!r} has {self.size} elements; axis {axis} of {x.shape} has {x.shape[axis]}"
+            )
+        if self.mask is None:
+            return x
+        shape = [1] * x.ndim
+        shape[axis] = self.size
+        return x * self.mask.astype(x.dtype).reshape(shape)
+
+    def gate(self, element: int, dtype: Any = jnp.float32) -> jax.Array:
+        """The mask of one kept element as a scalar of `dtype`, for `x + gate * f(x)`; 1 without masks.
+
+        Raises:
+          UserError: this network does not have the element.
+        """
+        if element not in self.kept:
+            raise UserError(f"group {self.name!r} keeps elements {self.kept}, not {element}")
+        if self.mask is None:
+            return jnp.ones((), dtype)
+        return jax.lax.index_in_dim(self.mask, self.kept.index(element), keepdims=False).astype(dtype)
+
+
+class Searchable(nn.Module, kw_only=True):
+    """A Linen module that declares element groups.
+
+    `structure` is None in the full network. Set it on the outermost module (`model.clone(structure=s)`); modules made
+    inside inherit it when they are made, which survives lifted transforms such as `nn.remat`.
+    """
+
+    structure: Structure | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.structure is None:
+            object.__setattr__(self, "structure", _inherited(self.parent))
+
+    def elements(self, name: str, size: int, *, kind: Kind | None = None, least: int | None = None) -> Elements:
+        """Declare a group of `size` elements named by this module's path and `name`.
+
+        Args:
+          name: one word, different from the names of this module's submodules.
+          size: elements in the full network, >= 1.
+          kind: "width", "heads", or "depth"; None infers "depth" where `gate` is used, "width" elsewhere. Heads and
+            depth have sharper masks (METHOD: lambda = 4N) and are settled before the widths.
+          least: how many must stay; None means 1, and 0 for depth.
+
+        Raises:
+          UserError: a size below 1, or a structure that does not fit.
+        """
+        path = "/".join((*self.path, name))
+        if size < 1:
+            raise UserError(f"group {path!r} was declared with {size} elements; at least 1 is needed")
+        structure = self.structure if self.structure is not None else _inherited(self.parent)
+        kept = tuple(range(size)) if structure is None else structure.kept.get(path, tuple(range(size)))
+        if kept and kept[-1] >= size:
+            raise UserError(
+                f"the structure keeps element {kept[-1]} of group {path!r}, which has {size}: another model's?"
+            )
+        record = _RECORD.get()
+        if record is not None:
+            record.setdefault(path, Declaration(path, len(kept), kind, least))
+        mask: Any = self.get_variable("masks", name)
+        if mask is not None and jnp.shape(mask) != (len(kept),):
+            raise UserError(f"mask {path!r} must have shape ({len(kept)},), got {jnp.shape(mask)}")
+        return Elements(path, kept, size, mask)
+
+
+def _inherited(module: Any) -> Structure | None:
+    """The structure of the nearest enclosing module that has one."""
+    while isinstance(module, nn.Module):
+        structure = getattr(module, "structure", None)
+        if structure is not None:
+            return structure
+        module = module.parent
+    return None
+
+
+_RECORD: ContextVar[dict[str, Declaration] | None] = ContextVar("declared_groups", default=None)
+
+
+@contextmanager
+def declared() -> Iterator[dict[str, Declaration]]:
+    """Collect the declarations of every module that runs inside, in the order of the network."""
+    record: dict[str, Declaration] = {}
+    token = _RECORD.set(record)
+    try:
+        yield record
+    finally:
+        _RECORD.reset(token)

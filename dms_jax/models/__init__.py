@@ -1,0 +1,30 @@
+"""The model zoo: plain Flax Linen, one file a family; no cost, slicing or search code in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dms_jax.elements import Searchable
+from dms_jax.errors import UserError
+from dms_jax.models import resnet
+
+MODELS: dict[str, Callable[..., Searchable]] = {**resnet.MODELS}
+
+
+def create(name: str, **arguments: Any) -> Searchable:
+    """Make a model of the zoo.
+
+    Args:
+      name: one of `MODELS`, such as "resnet50".
+      **arguments: what the family takes: `num_classes`, `dtype` (compute dtype; parameters are float32), ...
+
+    Raises:
+      UserError: an unknown name or argument.
+    """
+    if name not in MODELS:
+        raise UserError(f"unknown model {name!r}; there are: {', '.join(sorted(MODELS))}")
+    try:
+        return MODELS[name](**arguments)
+    except TypeError as error:
+        raise UserError(f"model {name!r} cannot be made with {sorted(arguments)}: {error}") from None

@@ -1,0 +1,192 @@
+"""From pruning ratios to a structure within its budget: never above it, as near below it as one element allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from dms_jax.errors import UserError
+from dms_jax.space import Group, SearchSpace
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a structure must respect besides its budget. Keys are glob patterns on group names.
+
+    Args:
+      keep: groups to leave alone: all of their elements stay.
+      least: the smallest number of elements (a smaller group keeps all).
+      multiple: the number of elements is a multiple of this (a smaller group keeps all). Device kernels are often
+        fastest at multiples of 8 or more.
+    """
+
+    keep: tuple[str, ...] = ()
+    least: Mapping[str, int] = field(default_factory=dict)
+    multiple: Mapping[str, int] = field(default_factory=dict)
+
+    def counts(self, space: SearchSpace) -> dict[str, np.ndarray]:
+        """The numbers of elements every group may have, ascending.
+
+        Raises:
+          UserError: a pattern that matches no group, or a number below 1.
+        """
+        for pattern in (*self.keep, *self.least, *self.multiple):
+            if not any(fnmatchcase(name, pattern) for name in space.groups):
+                names = ", ".join(list(space.groups)[:6])
+                raise UserError(
+                    f"pattern {pattern!r} matches no group; the groups are {names}, ... (see space.summary())"
+                )
+        for what in ("least", "multiple"):
+            for pattern, number in getattr(self, what).items():
+                if number < 1:
+                    raise UserError(
+                        f"{what} {number} for {pattern!r} is not possible; give a whole number of at least 1"
+                    )
+        return {name: self._allowed(group) for name, group in space.groups.items()}
+
+    def _allowed(self, group: Group) -> np.ndarray:
+        if any(fnmatchcase(group.name, pattern) for pattern in self.keep):
+            return np.array([group.size])
+        least = max((n for p, n in self.least.items() if fnmatchcase(group.name, p)), default=group.least)
+        multiples = [n for p, n in self.multiple.items() if fnmatchcase(group.name, p)]
+        step = int(np.lcm.reduce(multiples)) if multiples else 1
+        allowed = np.arange(0, group.size + 1, step)
+        allowed = allowed[allowed >= max(least, group.least)]
+        return allowed if len(allowed) else np.array([group.size])
+
+
+def smallest(space: SearchSpace, limits: Limits) -> dict[str, int]:
+    """The smallest resources reachable within limits."""
+    return space.resources({name: tuple(range(int(allowed[0]))) for name, allowed in limits.counts(space).items()})
+
+
+def largest(space: SearchSpace, limits: Limits) -> dict[str, int]:
+    """The largest resources reachable within limits (multiples may rule the full network out)."""
+    return space.resources({name: tuple(range(int(allowed[-1]))) for name, allowed in limits.counts(space).items()})
+
+
+def project(
+    space: SearchSpace,
+    ratios: Mapping[str, float],
+    ranking: Mapping[str, np.ndarray],
+    budget: Mapping[str, int],
+    limits: Limits | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """The kept elements nearest to searched ratios that fit a budget.
+
+    All ratios move by one common shift until the budget holds (bisection). Then elements come back while any fits, the
+    one with the most importance per cost first.
+
+    Args:
+      space: the search space.
+      ratios: pruning ratio of every group.
+      ranking: importance `[N]` of every group; the largest stay, ties by index as in the operator.
+      budget: {"macs": int, "params": int}, either or both.
+      limits: smallest numbers, multiples, groups left alone.
+
+    Returns:
+      Kept indices of every group, ascending. No resource exceeds its budget.
+
+    Raises:
+      UserError: the smallest structure within the limits is above the budget.
+    """
+    limits = limits or Limits()
+    least = smallest(space, limits)
+    for name, most in budget.items():
+        if least[name] > most:
+            raise UserError(
+                f"no structure has at most {most:,} {name}; the smallest within the limits has {least[name]:,}"
+            )
+    problem = _Problem(space, dict(ranking), dict(budget), limits.counts(space))
+    counts = problem.shifted(ratios)
+    counts = problem.fill(counts)
+    return {name: tuple(sorted(int(i) for i in problem.order[name][:k])) for name, k in counts.items()}
+
+
+class _Problem:
+    """Counts of kept elements per group; resources of many candidates at once."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        importance: dict[str, np.ndarray],
+        budget: dict[str, int],
+        allowed: dict[str, np.ndarray],
+    ):
+        self.space, self.budget, self.allowed = space, budget, allowed
+        # best first; a stable ascending sort read backwards, so ties fall as the operator's ranks do (NaN lowest)
+        clean = {name: np.where(np.isnan(c), -np.inf, c) for name, c in importance.items()}
+        self.order = {name: np.argsort(c, kind="stable")[::-1] for name, c in clean.items()}
+        self.importance = {name: np.nan_to_num(np.asarray(c, np.float64), nan=0.0) for name, c in importance.items()}
+        self.size = len(next(iter(space.costs.values())).sizes)
+        self.none = np.zeros(self.size, np.int64)
+        self.none[0] = 1
+
+    def elements(self, name: str, start: int, stop: int) -> np.ndarray:
+        """What the elements ranked [start, stop) of a group add to the variables of the costs."""
+        variables = self.space.element_variables(name)[self.order[name][start:stop]]
+        added = np.bincount(variables, minlength=self.size)
+        added[0] = 0
+        return added
+
+    def variables(self, counts: Mapping[str, int]) -> np.ndarray:
+        return self.none + np.sum([self.elements(name, 0, k) for name, k in counts.items()], axis=0)
+
+    def fits(self, variables: np.ndarray) -> np.ndarray:
+        """`[...]` bool for variables `[..., V]`."""
+        checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
+        return np.logical_and.reduce(checks)
+
+    def rounded(self, ratios: Mapping[str, float], shift: float) -> dict[str, int]:
+        """Counts of shifted ratios: k = #{rank / N >= a}, then the nearest allowed number."""
+        counts = {}
+        for name, allowed in self.allowed.items():
+            n, a = self.space.groups[name].size, float(ratios[name]) + shift
+            k = (0.5 >= a) * 1.0 if n == 1 else np.clip(n - np.ceil(a * n - 1e-6), 0, n)
+            counts[name] = int(allowed[np.argmin(np.abs(allowed - k))])
+        return counts
+
+    def shifted(self, ratios: Mapping[str, float]) -> dict[str, int]:
+        """Move all ratios by the smallest shift at which the budget holds."""
+        low, high = -2.5, 2.5  # ratios lie within [-4/lambda, 1] and lambda >= 2: at the ends all stay, or the least
+        if self.fits(self.variables(self.rounded(ratios, low))):
+            return self.rounded(ratios, low)
+        for _ in range(40):
+            middle = (low + high) / 2
+            if self.fits(self.variables(self.rounded(ratios, middle))):
+                high = middle
+            else:
+                low = middle
+        return self.rounded(ratios, high)
+
+    def fill(self, counts: dict[str, int]) -> dict[str, int]:
+        """Take elements back while any fits, by importance per cost."""
+        counts = dict(counts)
+        now = self.variables(counts)
+        while True:
+            steps = {name: self._next(name, k) for name, k in counts.items()}
+            names = [name for name, k in steps.items() if k is not None]
+            if not names:
+                return counts
+            added = np.stack([self.elements(name, counts[name], steps[name]) for name in names])  # type: ignore[arg-type]
+            fitting = np.flatnonzero(self.fits(now + added))
+            if not len(fitting):
+                return counts
+            best = max(fitting, key=lambda i: self._worth(names[i], counts[names[i]], steps[names[i]], now, added[i]))
+            counts[names[best]] = int(steps[names[best]])  # type: ignore[arg-type]
+            now = now + added[best]
+
+    def _next(self, name: str, k: int) -> int | None:
+        more = self.allowed[name][self.allowed[name] > k]
+        return int(more[0]) if len(more) else None
+
+    def _worth(self, name: str, k: int, then: int | None, now: np.ndarray, added: np.ndarray) -> float:
+        gain = float(np.sum(self.importance[name][self.order[name][k:then]]))
+        cost = 0.0
+        for resource, most in self.budget.items():
+            polynomial = self.space.costs[resource]
+            cost += float(polynomial.exact(now + added) - polynomial.exact(now)) / most
+        return gain / cost if cost > 0 else np.inf

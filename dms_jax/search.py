@@ -1,0 +1,331 @@
+"""The search: pure, jit-able, knows no loop, file or device.
+
+One step trains weights and pruning ratios together and evaluates the elements, all from one backward pass:
+
+    masks, pull = vjp(ratios -> masks)                     # importance is a constant here
+    loss, (g_params, g_masks) = value_and_grad(task loss of fold(params, masks))
+    importance <- update(importance, masks, g_masks)       # outside the gradient step
+    g_ratios = pull(g_masks) + balanced pull(d resource loss / d masks)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dms_jax import importance as evaluation
+from dms_jax import projection, resources, topk
+from dms_jax.errors import UserError
+from dms_jax.importance import Evidence, Measure, Segments
+from dms_jax.projection import Limits
+from dms_jax.space import SearchSpace
+from dms_jax.structure import Structure
+
+# (variables, batch, key) -> (mean loss, (collections that changed, such as batch_stats, and metrics))
+Loss: TypeAlias = Callable[[dict[str, Any], Any, jax.Array], tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]]
+
+
+@flax.struct.dataclass
+class SearchState:
+    """Everything a search carries from step to step.
+
+    Attributes:
+      step: int32, steps done.
+      params, model_state: the supernet's parameters and its other collections (batch_stats).
+      opt_state, ratio_opt_state: optimiser states.
+      ratios: `[groups]` float32 pruning ratios, in the order of `space.groups`.
+      importance: {group: [N]} float32 moving averages.
+      task_norm: float32, moving average of the norm of the task gradient on the ratios.
+      weights: {resource: float32} multipliers w.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: dict[str, Any]
+    opt_state: Any
+    ratios: jax.Array
+    ratio_opt_state: Any
+    importance: dict[str, jax.Array]
+    task_norm: jax.Array
+    weights: dict[str, jax.Array]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The supernet's variables, without masks."""
+        return {"params": self.params, **self.model_state}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When what happens.
+
+    Attributes:
+      steps: length of the search.
+      warmup: first steps in which the ratios stay open while weights train and importance gathers.
+      decay: share of what follows the warm-up after which the target stands at the budget.
+      refine: last share of what follows the warm-up in which depth and heads are frozen at their hard masks.
+    """
+
+    steps: int
+    warmup: int = 0
+    decay: float = 0.8
+    refine: float = 0.2
+
+    def __post_init__(self):
+        if self.steps < 1 or not 0 <= self.warmup < self.steps:
+            raise UserError(
+                f"a search of {self.steps} steps with {self.warmup} of warm-up: at least one step must follow"
+            )
+        if not (0 < self.decay <= 1 and 0 <= self.refine < 1):
+            raise UserError(f"decay {self.decay} must lie in (0, 1], refine {self.refine} in [0, 1)")
+
+    @property
+    def active(self) -> int:
+        """Steps after the warm-up."""
+        return self.steps - self.warmup
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A search over one space. `init`, `step` and `structure` are pure functions of their arguments.
+
+    Args:
+      space: the search space.
+      loss: `(variables, batch, key) -> (mean loss, (changed collections, metrics))`. `variables` holds "params" (masks
+        folded in), the remaining "masks", and the model state.
+      optimizer: for the weights; None trains the ratios alone (pipeline p-).
+      budget: {"macs": x, "params": y}, either or both: a fraction of the full network in (0, 1], or a number above 1.
+      schedule: steps, warm-up, decay, refine.
+      limits: groups to leave alone, smallest numbers, multiples.
+      measure: how elements are evaluated.
+      importance_decay: of the moving average.
+      ratio_optimizer: default Adam at a constant 5 / (steps after warm-up), no weight decay.
+      weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
+        paper's plain w * log(r / r_t).
+      fold: multiply masks into kernels where possible; False runs every mask on activations (the reference).
+
+    Raises:
+      UserError: a budget that cannot be met, or patterns that match nothing.
+    """
+
+    space: SearchSpace
+    loss: Loss
+    optimizer: optax.GradientTransformation | None
+    budget: Mapping[str, float]
+    schedule: Schedule
+    limits: Limits = field(default_factory=Limits)
+    measure: Measure = evaluation.taylor
+    importance_decay: float = 0.99
+    ratio_optimizer: optax.GradientTransformation | None = None
+    weight: float | None = None
+    fold: bool = True
+    targets: dict[str, int] = field(init=False)
+    _constants: _Constants = field(init=False)
+
+    def __post_init__(self):
+        unknown = set(self.budget) - set(self.space.costs)
+        if unknown or not self.budget:
+            raise UserError(
+                f"budget on {sorted(unknown) or 'nothing'}: give one on {' or '.join(self.space.costs)}, or both"
+            )
+        full, least = self.space.resources(), projection.smallest(self.space, self.limits)
+        network = type(self.space.model).__name__
+        targets = {
+            name: resources.budget(name, asked, full[name], least[name], network) for name, asked in self.budget.items()
+        }
+        object.__setattr__(self, "targets", targets)
+        if self.ratio_optimizer is None:
+            object.__setattr__(self, "ratio_optimizer", optax.adam(5.0 / self.schedule.active))
+        object.__setattr__(self, "_constants", _Constants.of(self.space, self.limits))
+
+    # --- state ---
+
+    def init(self, variables: Mapping[str, Any]) -> SearchState:
+        """The state before the first step: ratios open, importance zero.
+
+        Args:
+          variables: the supernet's variables, random or pretrained; "masks" is ignored.
+        """
+        params = variables["params"]
+        ratios = jnp.asarray(self._constants.open)
+        return SearchState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state={name: tree for name, tree in variables.items() if name not in ("params", "masks")},
+            opt_state=self.optimizer.init(params) if self.optimizer else (),
+            ratios=ratios,
+            ratio_opt_state=self._ratio_optimizer.init(ratios),
+            importance={name: jnp.zeros((group.size,), jnp.float32) for name, group in self.space.groups.items()},
+            task_norm=jnp.zeros((), jnp.float32),
+            weights={
+                name: jnp.asarray(1.0 if self.weight is None else self.weight, jnp.float32) for name in self.targets
+            },
+        )
+
+    def masks(self, state: SearchState) -> dict[str, jax.Array]:
+        """The masks of a state, {group: [N]}."""
+        flat = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
+        return self.space.by_group(flat)
+
+    def flat_masks(self, ratios: jax.Array, importance: jax.Array, step: jax.Array) -> jax.Array:
+        """Masks `[elements]`: m = sigmoid(lambda (c' - a)); ones where nothing is known yet or a group is left alone.
+
+        While refining, depth and heads are hard.
+        """
+        c = self._constants
+        ranks = topk.normalize_segments(importance, c.segments.sizes)
+        soft = jax.nn.sigmoid(c.sharpness * (ranks - ratios[c.of_element]))
+        untold = c.segments.all_equal(importance) & (jnp.array(c.segments.sizes) > 1)
+        soft = jnp.where((untold | c.fixed)[c.of_element], 1.0, soft)
+        hard = jax.lax.stop_gradient((soft >= 0.5).astype(soft.dtype))
+        return jnp.where(self._refining(step) & c.coarse[c.of_element], hard, soft)
+
+    # --- one step ---
+
+    def step(self, state: SearchState, batch: Any, key: jax.Array) -> tuple[SearchState, dict[str, Any]]:
+        """One step. Jit it with `donate_argnums=0`; it compiles once per search.
+
+        Args:
+          state: the state before.
+          batch: whatever `loss` takes.
+          key: the search's key; the step's own is `fold_in(key, step)`.
+
+        Returns:
+          The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
+          "weight_r"; "importance_skipped"; and what `loss` returned.
+        """
+        c = self._constants
+        importance = self.space.flat(state.importance)
+        masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step), state.ratios)
+        (loss, (changed, metrics)), (g_params, g_masks) = jax.value_and_grad(self._task, (0, 1), has_aux=True)(
+            state.params, masks, state.model_state, batch, jax.random.fold_in(key, state.step)
+        )
+        learning = ~(self._refining(state.step) & c.coarse) & ~c.fixed
+        score = self.measure(self._evidence(masks, g_masks, state.params))
+        importance, skipped = evaluation.update(importance, score, c.segments, learning, decay=self.importance_decay)
+        (g_task,) = pull(g_masks)
+        g_ratios, balance, report = self._balance(state, masks, pull, g_task)
+        ratios, ratio_opt_state = self._move_ratios(state, g_ratios, learning)
+        params, opt_state = self._move_params(state, g_params)
+        new = SearchState(
+            step=state.step + 1,
+            params=params,
+            model_state={**state.model_state, **changed},
+            opt_state=opt_state,
+            ratios=ratios,
+            ratio_opt_state=ratio_opt_state,
+            importance=self.space.by_group(importance),
+            **balance,
+        )
+        return new, {**metrics, "loss": loss, **report, "importance_skipped": skipped}
+
+    def _task(self, params: Any, masks: jax.Array, model_state: dict[str, Any], batch: Any, key: jax.Array):
+        collection = self.space.collection(masks)
+        if self.fold:
+            params, collection = self.space.fold(params, collection)
+        return self.loss({"params": params, "masks": collection, **model_state}, batch, key)
+
+    def _evidence(self, masks: jax.Array, gradient: jax.Array, params: Any) -> Evidence:
+        magnitude = self.space.flat(self.space.magnitudes(params))  # dead code, and removed, where no measure reads it
+        return Evidence(masks, gradient.astype(jnp.float32), magnitude, jnp.asarray(self._constants.position))
+
+    def _balance(self, state: SearchState, masks: jax.Array, pull: Any, g_task: jax.Array):
+        """The gradient on the ratios: task plus resources, and the balance and metrics that go with it."""
+        active = state.step >= self.schedule.warmup
+        norm = jnp.linalg.norm(g_task)
+        average = jnp.where(state.task_norm == 0, norm, 0.9 * state.task_norm + 0.1 * norm)
+        task_norm = jnp.where(active & jnp.isfinite(norm), average, state.task_norm)
+        fractions, to_masks = jax.vjp(lambda m: self.space.fractions(resources.straight_through(m)), masks)
+        full, total, weights, report = self.space.resources(), g_task, {}, {}
+        since = state.step - self.schedule.warmup
+        for name, most in self.targets.items():
+            fraction, w = fractions[name], state.weights[name]
+            goal = resources.target(since, most / full[name], self.schedule.decay * self.schedule.active)
+            slope = jax.grad(resources.excess)(fraction, goal)
+            cotangent = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
+            (g,) = pull(*to_masks(cotangent))
+            scale = 1.0 if self.weight is not None else task_norm / jnp.maximum(jnp.linalg.norm(g), 1e-20)
+            total = total + w * scale * g
+            follow = active & (self.weight is None)
+            weights[name] = jnp.where(follow, resources.next_weight(w, fraction, goal), w)
+            report |= {name: fraction, f"{name}_target": goal, f"weight_{name}": w}
+        return total, {"task_norm": task_norm, "weights": weights}, report
+
+    def _move_ratios(self, state: SearchState, gradient: jax.Array, learning: jax.Array):
+        c = self._constants
+        updates: Any
+        updates, opt_state = self._ratio_optimizer.update(gradient, state.ratio_opt_state, state.ratios)
+        ratios = jnp.clip(state.ratios + updates, c.open, c.closed)
+        active = state.step >= self.schedule.warmup
+        opt_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), opt_state, state.ratio_opt_state)
+        return jnp.where(active & learning, ratios, state.ratios), opt_state
+
+    def _move_params(self, state: SearchState, gradient: Any):
+        if self.optimizer is None:
+            return state.params, state.opt_state
+        updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state
+
+    def _refining(self, step: jax.Array) -> jax.Array:
+        return step >= self.schedule.steps - self.schedule.refine * self.schedule.active
+
+    @property
+    def _ratio_optimizer(self) -> optax.GradientTransformation:
+        assert self.ratio_optimizer is not None
+        return self.ratio_optimizer
+
+    # --- the result ---
+
+    def structure(self, state: SearchState, model: Mapping[str, Any] | None = None) -> Structure:
+        """Project the ratios onto the budget: never above it, within one element's cost below it.
+
+        Args:
+          state: any state of this search; ready before its end, too.
+          model: {"name", "arguments"} to write into the structure.
+        """
+        ratios = np.asarray(state.ratios, np.float64)
+        by_name = {name: float(ratio) for name, ratio in zip(self.space.groups, ratios, strict=True)}
+        ranking = {name: np.asarray(c) for name, c in state.importance.items()}
+        kept = projection.project(self.space, by_name, ranking, self.targets, self.limits)
+        return self.space.structure(kept, model)
+
+
+@dataclass(frozen=True, eq=False)
+class _Constants:
+    """Per-group and per-element constants of a space, laid end to end."""
+
+    segments: Segments
+    of_element: np.ndarray  # [elements] group number
+    sharpness: np.ndarray  # [elements] lambda
+    position: np.ndarray  # [elements] index in the group
+    open: np.ndarray  # [groups] a_open = min(c') - 4 / lambda: the weakest mask is 0.982
+    closed: np.ndarray  # [groups] the largest ratio: at least `least` elements stay
+    coarse: np.ndarray  # [groups] depth and heads
+    fixed: np.ndarray  # [groups] left alone, or nothing to take
+
+    @staticmethod
+    def of(space: SearchSpace, limits: Limits) -> _Constants:
+        groups, allowed = list(space.groups.values()), limits.counts(space)
+        sizes = tuple(group.size for group in groups)
+        sharpness = np.array([group.sharpness for group in groups], np.float32)
+        lowest = np.array([0.5 if n == 1 else 0.0 for n in sizes], np.float32)
+        opened = lowest - 4.0 / sharpness
+        closed = [1.0 if allowed[g.name][0] == 0 else 1.0 - (allowed[g.name][0] + 0.5) / g.size for g in groups]
+        of_element = np.repeat(np.arange(len(groups)), sizes)
+        return _Constants(
+            segments=Segments(sizes),
+            of_element=of_element,
+            sharpness=sharpness[of_element],
+            position=np.concatenate([np.arange(n, dtype=np.float32) for n in sizes]),
+            open=opened,
+            closed=np.maximum(np.array(closed, np.float32), opened),
+            coarse=np.array([group.kind != "width" for group in groups]),
+            fixed=np.array([allowed[g.name][0] >= g.size for g in groups]),
+        )

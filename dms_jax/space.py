@@ -1,0 +1,504 @@
+"""`SearchSpace`: the groups of one model, what they cost, and which parameter axes they slice.
+
+All of it is read off the traced inference program; nothing is allocated and nothing is written by hand per model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from dms_jax import costs, explanation
+from dms_jax.axes import Atom, Axis, Concat, Product, atoms, resolve
+from dms_jax.elements import Declaration, declared
+from dms_jax.errors import TracingError, UserError
+from dms_jax.folding import Reads, find_reads
+from dms_jax.structure import Structure
+from dms_jax.tracing import Gate, Program, Value, control, describe, trace
+
+
+@dataclass(frozen=True)
+class Group:
+    """Elements that compete in one top-k.
+
+    Attributes:
+      name: module path of the declaration.
+      size: number of elements N.
+      kind: "width", "heads" or "depth".
+      least: how many must stay.
+    """
+
+    name: str
+    size: int
+    kind: str
+    least: int
+
+    @property
+    def sharpness(self) -> float:
+        """lambda: N for widths, 4N for heads and depth, 8 for one element (METHOD, "Words")."""
+        if self.size == 1:
+            return 8.0
+        return float(self.size if self.kind == "width" else 4 * self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One array of the model's variables: its axes, and the gates it goes with (all of its uses are behind them)."""
+
+    path: tuple[str, ...]  # with the collection first: ("params", "stage1", "block0", "conv1", "kernel")
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    gates: frozenset[Gate]
+
+
+Owned = dict[Atom, tuple[str, int]]  # atom -> group and offset of its first position in the group
+
+
+class SearchSpace:
+    """Groups, costs and slicing of one model. Make one with `SearchSpace.from_model`.
+
+    Attributes:
+      model: the model it was made of.
+      groups: name -> `Group`, in the order of the network.
+      leaves: path (collection first) -> `Leaf`, for every variable of the model.
+      costs: "macs" and "params" as polynomials in the counts of kept elements.
+      example: the arguments it was traced with; MACs are those of one forward pass of them.
+    """
+
+    def __init__(self, model: nn.Module, program: Program, example: Any, call: Mapping[str, Any], parts: _Parts):
+        self.model, self.example, self._call, self._program = model, example, call, program
+        self._mask_axes = {name: value.axes[0] for value, name in parts.masks.items()}
+        gates = control(program, parts.masks)
+        self.groups = _groups(parts.declared, {name for name, _ in gates.used})
+        self._owned = _own(self.groups, self._mask_axes)
+        self.leaves = {
+            leaf.path: Leaf(leaf.path, leaf.shape, value.axes, gates.gates.get(value, frozenset()))
+            for value, leaf in parts.leaves.items()
+        }
+        self._variables = _Variables(self.groups, self._owned)
+        params = [v for v, leaf in parts.leaves.items() if leaf.path[0] == "params"]
+        self.costs = _cost_polynomials(program, params, gates.gates, self._variables)
+        numbers = {value: i for i, value in enumerate(params)}
+        self.reads: Reads = find_reads(program, parts.masks, numbers)
+        self._params = [parts.leaves[value].path for value in params]
+        self._refuse_idle_groups()
+
+    @staticmethod
+    def from_model(model: nn.Module, *example: Any, **call: Any) -> SearchSpace:
+        """Trace the model's inference program; arrays and `jax.ShapeDtypeStruct`s do equally well.
+
+        Args:
+          model: a Linen module; modules inside that derive from `Searchable` declare the groups.
+          *example: its positional arguments. MACs are counted for exactly this input: give batch 1 for MACs per image.
+          **call: keyword arguments, static. `train=False` is added where the model takes `train`.
+
+        Raises:
+          TracingError: an operation that no group may go through, or a group that slices nothing.
+          UserError: a model without groups.
+        """
+        if "train" in inspect.signature(type(model).__call__).parameters:
+            call.setdefault("train", False)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example)
+        with declared() as record:
+            variables = jax.eval_shape(lambda key, *args: model.init(key, *args, **call), jax.random.key(0), *shapes)
+        if not record:
+            raise UserError(
+                f"{type(model).__name__} declares no groups: derive its modules from dms_jax.Searchable and use "
+                "self.elements(name, size)"
+            )
+        variables = {name: dict(flatten_dict(tree)) for name, tree in variables.items() if name != "masks"}
+        masks = {name: jax.ShapeDtypeStruct((d.size,), jnp.float32) for name, d in record.items()}
+
+        def forward(variables, masks, *args):
+            nested = {name: unflatten_dict(tree) for name, tree in variables.items()}
+            return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
+
+        program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes))
+        return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record))
+
+    def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
+        """Run the inference program that was traced, jitted: of this model, or of a smaller clone of it."""
+        network = self.model if model is None else model
+        return jax.jit(lambda v, *a: network.apply(v, *a, **self._call))(variables, *args)
+
+    # --- costs ---
+
+    def resources(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
+        """Exact resources: {"macs": multiply-adds of one forward pass of the example, "params": trainable numbers}.
+
+        Raises:
+          UserError: the structure does not fit this space.
+        """
+        counts = self._variables.counts(self.kept(structure))
+        return {name: int(cost.exact(counts)) for name, cost in self.costs.items()}
+
+    def variable_counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """`[variables]` int64: what the polynomials of `costs` are evaluated at, for kept elements of every group."""
+        return self._variables.counts(kept)
+
+    def element_variables(self, group: str) -> np.ndarray:
+        """`[N]` int32: which variable of `costs` counts each element of a group."""
+        return self._variables.of_elements[group]
+
+    def fractions(self, masks: jax.Array) -> dict[str, jax.Array]:
+        """Resources as fractions of the full network's, from masks `[elements]` laid end to end; differentiable.
+
+        r = sum over cost terms of coefficient x kept counts (METHOD, "Resource loss"), each count the sum of a mask.
+        """
+        counts = self._variables.soft_counts(masks)
+        return {name: cost.fraction(counts) for name, cost in self.costs.items()}
+
+    @cached_property
+    def smallest(self) -> dict[str, int]:
+        """The smallest resources reachable: every group at its `least` elements."""
+        return self.resources({name: tuple(range(group.least)) for name, group in self.groups.items()})
+
+    # --- structures ---
+
+    def kept(self, structure: Structure | Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+        """The kept elements of every group, checked.
+
+        Raises:
+          UserError: unknown groups, elements out of range, or fewer elements than must stay.
+        """
+        if not isinstance(structure, Structure):
+            structure = Structure({name: tuple(kept) for name, kept in (structure or {}).items()})
+        unknown = sorted(set(structure.kept) - set(self.groups))
+        if unknown:
+            raise UserError(
+                f"the structure has group {unknown[0]!r}, which {type(self.model).__name__} does not have (its groups: "
+                f"{', '.join(list(self.groups)[:4])}, ...): is it another model's?"
+            )
+        found = {}
+        for name, group in self.groups.items():
+            kept = structure.kept.get(name, tuple(range(group.size)))
+            size = structure.sizes.get(name, group.size)
+            if size != group.size or (kept and kept[-1] >= group.size):
+                had = max(size, kept[-1] + 1 if kept else 0)
+                raise UserError(
+                    f"the structure's group {name!r} has {had} elements, the model's {group.size}: another size?"
+                )
+            if len(kept) < group.least:
+                raise UserError(f"the structure keeps {len(kept)} of group {name!r}; at least {group.least} must stay")
+            found[name] = kept
+        return found
+
+    def structure(self, kept: Mapping[str, Sequence[int]], model: Mapping[str, Any] | None = None) -> Structure:
+        """A complete `Structure` with sizes, kinds, and resources before and after."""
+        checked = self.kept(kept)
+        return Structure(
+            kept=checked,
+            sizes={name: group.size for name, group in self.groups.items()},
+            kinds={name: group.kind for name, group in self.groups.items()},
+            model=model,
+            resources={"before": self.resources(), "after": self.resources(checked)},
+            removed=frozenset(self._removed(checked)),
+        )
+
+    def _removed(self, kept: Mapping[str, Sequence[int]]) -> Iterable[str]:
+        """Groups that slice only variables of removed blocks."""
+        gone = {leaf for leaf in self.leaves.values() if any(i not in kept[name] for name, i in leaf.gates)}
+        left = [leaf for leaf in self.leaves.values() if leaf not in gone]
+        alive = {name for leaf in left for axis in leaf.axes for name in self.owners(axis)}
+        alive |= {name for leaf in left for name, _ in leaf.gates}
+        sliced = {name for leaf in gone for axis in leaf.axes for name in self.owners(axis)}
+        return sliced - alive
+
+    # --- masks ---
+
+    def masks(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
+        """The "masks" collection of a structure: 0/1 float32, nested by module; all ones for None."""
+        kept = self.kept(structure)
+        masks = {}
+        for name, group in self.groups.items():
+            masks[name] = jnp.asarray(np.isin(np.arange(group.size), kept[name]), jnp.float32)
+        return unflatten_dict(masks, sep="/")
+
+    def collection(self, flat: jax.Array) -> dict[str, Any]:
+        """Masks `[elements]` laid end to end in the order of `groups` -> the nested "masks" collection."""
+        return unflatten_dict(self.by_group(flat), sep="/")
+
+    def by_group(self, flat: jax.Array) -> dict[str, jax.Array]:
+        """`[elements]` laid end to end -> {group: [N]}."""
+        ends = np.cumsum([group.size for group in self.groups.values()])
+        return {
+            name: jax.lax.slice_in_dim(flat, int(end) - group.size, int(end))
+            for (name, group), end in zip(self.groups.items(), ends, strict=True)
+        }
+
+    def flat(self, by_group: Mapping[str, jax.Array]) -> jax.Array:
+        """{group: [N]} -> `[elements]` laid end to end."""
+        return jnp.concatenate([by_group[name] for name in self.groups])
+
+    def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Multiply masks into the kernels that read them: conv(m x, W) = conv(x, m W).
+
+        Args:
+          params: the "params" collection, nested.
+          masks: a "masks" collection, nested; groups may be missing.
+
+        Returns:
+          The folded parameters (same shapes and dtypes) and the masks that remain: depth gates, masks a normalisation
+          needs, masks between activations. `model.apply({"params": folded, "masks": remaining})` equals
+          `model.apply({"params": params, "masks": masks})`, and so do its gradients.
+        """
+        given: dict[Any, Any] = dict(flatten_dict(dict(masks), sep="/"))
+        flat: dict[Any, Any] = dict(flatten_dict(params))
+        for name, kernels in self.reads.kernels.items():
+            if name not in given:
+                continue
+            mask = given.pop(name)
+            for number, axis in kernels:
+                path = self._params[number]
+                leaf = flat[path[1:]]
+                vector = self._spread(self.leaves[path].axes[axis], name, mask)
+                shape = [1] * leaf.ndim
+                shape[axis] = leaf.shape[axis]
+                flat[path[1:]] = leaf * vector.astype(leaf.dtype).reshape(shape)
+        return unflatten_dict(flat), unflatten_dict(given, sep="/")
+
+    def element_at(self, axis: Axis, name: str) -> np.ndarray:
+        """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""
+        axis = resolve(axis)
+        if isinstance(axis, Concat):
+            return np.concatenate([self.element_at(part, name) for part in axis.parts])
+        if isinstance(axis, Product):
+            at = np.full(1, -1)
+            for factor in axis.factors:
+                at = np.maximum.outer(at, self.element_at(factor, name)).reshape(-1)
+            return at
+        owner, start = self._owned.get(axis, ("", 0))
+        return np.arange(start, start + axis.size) if owner == name else np.full(axis.size, -1)
+
+    def _spread(self, axis: Axis, name: str, mask: jax.Array) -> jax.Array:
+        """The mask of one group as a factor for every position of an axis."""
+        at = self.element_at(axis, name)
+        if np.array_equal(at, np.arange(mask.shape[0])):
+            return mask
+        return jnp.concatenate([mask, jnp.ones((1,), mask.dtype)])[at]  # -1 takes the one at the end
+
+    def magnitudes(self, params: Any) -> dict[str, jax.Array]:
+        """{group: [N]} sum of |w| over the weights that go when an element goes."""
+        flat: dict[Any, Any] = dict(flatten_dict(params))
+        totals = {name: jnp.zeros((group.size,), jnp.float32) for name, group in self.groups.items()}
+        for path in self._params:
+            leaf, weights = self.leaves[path], jnp.abs(flat[path[1:]]).astype(jnp.float32)
+            for name, element in leaf.gates:
+                totals[name] = totals[name].at[element].add(jnp.sum(weights))
+            for axis, term in enumerate(leaf.axes):
+                others = tuple(i for i in range(weights.ndim) if i != axis)
+                for name in self.owners(term):
+                    at = self.element_at(term, name)
+                    along = jnp.where(at < 0, 0.0, jnp.sum(weights, axis=others))
+                    totals[name] = totals[name].at[at].add(along)
+        return totals
+
+    # --- slicing ---
+
+    def indices(self, axis: Axis, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """Which positions of an axis stay, ascending."""
+        axis = resolve(axis)
+        if isinstance(axis, Concat):
+            starts = np.cumsum([0, *(part.size for part in axis.parts)])
+            pieces = zip(axis.parts, starts[:-1], strict=True)
+            return np.concatenate([self.indices(part, kept) + start for part, start in pieces])
+        if isinstance(axis, Product):
+            total = np.zeros(1, np.int64)
+            for factor in axis.factors:
+                total = (total[:, None] * factor.size + self.indices(factor, kept)[None, :]).reshape(-1)
+            return total
+        if axis not in self._owned:
+            return np.arange(axis.size)
+        name, start = self._owned[axis]
+        elements = np.asarray(kept[name], np.int64) - start
+        return elements[(elements >= 0) & (elements < axis.size)]
+
+    # --- for people ---
+
+    def summary(self) -> str:
+        """A table: every group, its size, kind, and what one element of it costs; the resources reachable."""
+        rows = []
+        full = {name: tuple(range(group.size)) for name, group in self.groups.items()}
+        for name, group in self.groups.items():
+            fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else self.resources()
+            cost = {key: value - fewer[key] for key, value in self.resources().items()}
+            where = "kernels" if name in self.reads.kernels else f"activations ({self.reads.refused.get(name, '')})"
+            rows.append(explanation.Row(name, group.kind, group.size, group.least, cost["macs"], cost["params"], where))
+        shapes = jax.tree.leaves(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", self.example))
+        title = f"{type(self.model).__name__}, one forward pass of {', '.join(shapes)}"
+        return explanation.table(title, rows, self.resources(), self.smallest)
+
+    def explain(self, path: str) -> str:
+        """Which groups slice which axes of one variable, and through which operations they are tied.
+
+        Args:
+          path: "params/stage2/block0/conv1/kernel".
+
+        Raises:
+          UserError: the model has no such variable.
+        """
+        leaf = self.leaves.get(tuple(path.split("/")))
+        if leaf is None:
+            known = ["/".join(p) for p in self.leaves]
+            close = difflib.get_close_matches(path, known, n=3, cutoff=0.3)
+            raise UserError(f"no variable {path!r}; the nearest of {len(known)}: {', '.join(close) or known[0]}")
+        lines = [f"{path} {list(leaf.shape)}"]
+        for i, axis in enumerate(leaf.axes):
+            names = self.owners(axis)
+            lines.append(f"  axis {i} ({axis.size}): {'not sliced' if not names else self._formula(axis)}")
+            for name in names:
+                lines.extend(f"    {name}: {step}" for step in self.ties(name, axis))
+        gates = ", ".join(f"{name}[{i}]" for name, i in sorted(leaf.gates))
+        return "\n".join([*lines, f"  goes with the gates: {gates}" if gates else "  no gate removes it"])
+
+    def _formula(self, axis: Axis) -> str:
+        axis = resolve(axis)
+        if isinstance(axis, Concat):
+            return " ++ ".join(self._formula(part) for part in axis.parts)
+        if isinstance(axis, Product):
+            return " x ".join(f"({self._formula(factor)})" for factor in axis.factors)
+        if axis not in self._owned:
+            return str(axis.size)
+        name, start = self._owned[axis]
+        whole = axis.size == self.groups[name].size
+        return name if whole else f"{name}[{start}:{start + axis.size}]"
+
+    def owners(self, axis: Axis) -> list[str]:
+        """The groups whose elements an axis is made of."""
+        return list(dict.fromkeys(self._owned[a][0] for a in atoms(resolve(axis)) if a in self._owned))
+
+    def ties(self, group: str, axis: Axis) -> list[str]:
+        """The operations that tie a group's mask to an axis, nearest the mask first."""
+        return [describe(why) for why in self._program.ties.path(self._mask_axes[group], axis)]
+
+    def _refuse_idle_groups(self) -> None:
+        touched = {name for leaf in self.leaves.values() for axis in leaf.axes for name in self.owners(axis)}
+        gated = {name for leaf in self.leaves.values() for name, _ in leaf.gates}
+        for name, group in self.groups.items():
+            if group.size > group.least and name not in touched | gated:
+                raise TracingError(
+                    f"group {name!r} slices no parameter: its mask must multiply the input of a layer that reads the "
+                    "axis, or gate a block"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """Which input of the program is what."""
+
+    masks: dict[Value, str]
+    leaves: dict[Value, Leaf]
+    declared: dict[str, Declaration]
+
+    @staticmethod
+    def of(program: Program, variables: Any, masks: Any, record: dict[str, Declaration]) -> _Parts:
+        paths: Iterable[Any] = jax.tree_util.tree_flatten_with_path((variables, masks))[0]
+        found_masks, leaves = {}, {}
+        for (path, shape), value in zip(paths, program.inputs, strict=False):
+            if path[0].idx == 1:
+                found_masks[value] = path[1].key
+            else:
+                where = (path[1].key, *path[2].key)
+                leaves[value] = Leaf(where, tuple(shape.shape), value.axes, frozenset())
+        return _Parts(found_masks, leaves, record)
+
+
+def _groups(record: dict[str, Declaration], gated: set[str]) -> dict[str, Group]:
+    groups = {}
+    for name, d in record.items():
+        kind = d.kind or ("depth" if name in gated else "width")
+        least = d.least if d.least is not None else (0 if kind == "depth" else 1)
+        groups[name] = Group(name, d.size, kind, min(least, d.size))
+    return groups
+
+
+def _own(groups: Mapping[str, Group], mask_axes: Mapping[str, Axis]) -> Owned:
+    """Which atoms belong to which group: those that its mask's axis turned out to be made of."""
+    owned: Owned = {}
+    for name, group in groups.items():
+        if group.kind == "depth" or group.size == 1:
+            continue
+        axis = resolve(mask_axes[name])
+        start = 0
+        for part in axis.parts if isinstance(axis, Concat) else (axis,):
+            if isinstance(part, Product):
+                sizes = " x ".join(str(factor.size) for factor in part.factors)
+                raise TracingError(
+                    f"group {name!r}: the network splits its axis into {sizes}, so its elements cannot go one by one; "
+                    "declare a group for one of the factors"
+                )
+            assert isinstance(part, Atom)  # concatenations are flat
+            if part.frozen is not None:
+                raise TracingError(
+                    f"group {name!r}: no element can be taken out of its axis because of {describe(part.frozen)}"
+                )
+            if part in owned:
+                other = owned[part][0]
+                same = "two of its own elements are" if other == name else f"its axis is also that of group {other!r},"
+                raise TracingError(f"group {name!r}: {same} tied together; declare one group and hand it down")
+            owned[part] = (name, start)
+            start += part.size
+    return owned
+
+
+class _Variables:
+    """The variables of the cost polynomials: 0 is the constant 1, then a count for every owned atom and every gate."""
+
+    def __init__(self, groups: Mapping[str, Group], owned: Owned):
+        self._groups = groups
+        self.of_atom: dict[Atom, int] = {}
+        self.of_gate: dict[Gate, int] = {}
+        offsets, total = {}, 0
+        for name, group in groups.items():
+            offsets[name], total = total, total + group.size
+        element = np.zeros(total, np.int32)  # which variable counts an element; 0 for none
+        sizes = [1]
+        for atom, (name, start) in owned.items():
+            self.of_atom[atom] = len(sizes)
+            element[offsets[name] + start : offsets[name] + start + atom.size] = len(sizes)
+            sizes.append(atom.size)
+        for name, group in groups.items():
+            if group.kind == "depth":
+                for i in range(group.size):
+                    self.of_gate[(name, i)] = len(sizes)
+                    element[offsets[name] + i] = len(sizes)
+                    sizes.append(1)
+        self.sizes, self._element = np.array(sizes, np.int64), element
+        self.of_elements = {name: element[offsets[name] : offsets[name] + g.size] for name, g in groups.items()}
+
+    def counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
+        flags = [np.isin(np.arange(group.size), kept[name]) for name, group in self._groups.items()]
+        counts = np.bincount(self._element, np.concatenate(flags), len(self.sizes)).astype(np.int64)
+        counts[0] = 1
+        return counts
+
+    def soft_counts(self, masks: jax.Array) -> jax.Array:
+        counts = jax.ops.segment_sum(masks.astype(jnp.float32), jnp.asarray(self._element), len(self.sizes))
+        return counts.at[0].set(1.0)
+
+
+def _cost_polynomials(
+    program: Program, params: Sequence[Value], gates: Mapping[Value, frozenset[Gate]], variables: _Variables
+) -> dict[str, costs.Polynomial]:
+    def term(axes: Iterable[Axis], behind: Iterable[Gate], times: int = 1) -> costs.Sum:
+        factors = [costs.size_of(axis, variables.of_atom) for axis in axes]
+        present: list[costs.Sum] = [{(variables.of_gate[g],): 1} for g in behind if g in variables.of_gate]
+        return costs.multiply([{(): times}, *factors, *present])
+
+    alive = [p for p in program.products if p.node.outputs[0] in gates]  # what reaches no output is never computed
+    macs = costs.add(term(p.axes, gates[p.node.outputs[0]], p.times) for p in alive)
+    sizes = costs.add(term(value.axes, gates.get(value, ())) for value in params)
+    return {
+        "macs": costs.Polynomial.of(macs, variables.sizes),
+        "params": costs.Polynomial.of(sizes, variables.sizes),
+    }

@@ -1,0 +1,139 @@
+"""`Structure`: the kept elements of every group, the result of a search. Plain JSON on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from dms_jax.errors import UserError
+
+FORMAT, VERSION = "dms_jax.structure", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Which elements of which group stay. Hashable, so it can be an attribute of a Flax module.
+
+    Args:
+      kept: group name -> the indices kept, ascending, of the full group. A group that is not named keeps all.
+      sizes: group name -> number of elements in the full network, where known.
+      kinds: group name -> "width", "heads" or "depth", where known.
+      model: {"name": ..., "arguments": {...}} as `dms_jax.models.create` takes them, or None.
+      resources: {"before": {"macs": int, "params": int}, "after": {...}}, or None. MACs of one forward pass of the
+        example the space was made with.
+      removed: groups that went with a removed block; what `kept` says of them is of no effect.
+
+    Raises:
+      UserError: indices that are not ascending integers >= 0, or lie outside a known size.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, Any] | None = None
+    resources: Mapping[str, Mapping[str, int]] | None = None
+    removed: frozenset[str] = frozenset()
+
+    def __post_init__(self):
+        kept = {name: _indices(name, indices, self.sizes.get(name)) for name, indices in self.kept.items()}
+        object.__setattr__(self, "kept", MappingProxyType(kept))
+        object.__setattr__(self, "sizes", MappingProxyType(dict(self.sizes)))
+        object.__setattr__(self, "kinds", MappingProxyType(dict(self.kinds)))
+        object.__setattr__(self, "removed", frozenset(self.removed))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and dict(self.kept) == dict(other.kept)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.kept.items())))
+
+    def __deepcopy__(self, memo: Any) -> Structure:
+        return self  # immutable; module attributes are deep-copied by Flax's clone
+
+    def __reduce__(self):
+        model = None if self.model is None else dict(self.model)
+        return Structure, (dict(self.kept), dict(self.sizes), dict(self.kinds), model, self.resources, self.removed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The structure as plain JSON values."""
+        groups = {
+            name: {
+                "size": self.sizes.get(name),
+                "kept": list(indices),
+                "kind": self.kinds.get(name),
+                "removed": name in self.removed,
+            }
+            for name, indices in self.kept.items()
+        }
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model and dict(self.model),
+            "groups": groups,
+            "resources": self.resources and {key: dict(value) for key, value in self.resources.items()},
+        }
+
+    @staticmethod
+    def from_json(data: Any, source: str = "structure") -> Structure:
+        """Read what `to_json` made.
+
+        Raises:
+          UserError: it is something else, or of a newer version; `source` is named.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UserError(
+                f'{source} is not a structure: expected JSON with "format": "{FORMAT}", as a search writes it'
+            )
+        if data.get("version") != VERSION:
+            raise UserError(f"{source} has version {data.get('version')!r}; this dms_jax reads version {VERSION}")
+        groups = data.get("groups")
+        if not isinstance(groups, dict) or not all(isinstance(g, dict) and "kept" in g for g in groups.values()):
+            raise UserError(f'{source} is not a structure: "groups" must map names to {{"size", "kept", "kind"}}')
+        return Structure(
+            kept={name: group["kept"] for name, group in groups.items()},
+            sizes={name: group["size"] for name, group in groups.items() if group.get("size") is not None},
+            kinds={name: group["kind"] for name, group in groups.items() if group.get("kind") is not None},
+            model=data.get("model"),
+            resources=data.get("resources"),
+            removed=frozenset(name for name, group in groups.items() if group.get("removed")),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write `structure.json`; an interrupted write leaves the old file whole."""
+        path = Path(path)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        os.replace(part, path)
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Structure:
+        """Read a `structure.json`.
+
+        Raises:
+          UserError: there is no such file, it is not JSON, or not a structure.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); give the structure.json of a search") from None
+        except ValueError:
+            raise UserError(f"{path} is not JSON; give the structure.json of a search") from None
+        return Structure.from_json(data, str(path))
+
+
+def _indices(name: str, indices: Iterable[Any], size: int | None) -> tuple[int, ...]:
+    try:
+        found = tuple(int(i) for i in indices)
+    except (TypeError, ValueError):
+        raise UserError(f"structure: group {name!r} must list indices, not {indices!r}") from None
+    if any(b <= a for a, b in zip((-1, *found), found, strict=False)):
+        raise UserError(f"structure: the indices of group {name!r} must be ascending and not negative")
+    if size is not None and found and found[-1] >= size:
+        raise UserError(f"structure: group {name!r} has {size} elements, there is no element {found[-1]}")
+    return found
