@@ -1,0 +1,76 @@
+"""Measured latency: MACs are a promise, milliseconds are what a user gets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def latencies(
+    networks: Mapping[str, tuple[nn.Module, Any]], example: jax.ShapeDtypeStruct, batch: int, *, seconds: float = 1.0
+) -> dict[str, float]:
+    """Median milliseconds of one forward pass of several networks, measured in turn so that drift hits all alike.
+
+    Args:
+      networks: name -> (model, variables). `model(x, train=False)` is compiled before it is timed.
+      example: shape and dtype of one input with batch 1; zeros of it are fed.
+      batch: how many at once.
+      seconds: how long to measure each network; at least 5 passes are made.
+
+    Returns:
+      name -> median milliseconds of a pass of the whole batch, result awaited, on the default device.
+    """
+    x = jnp.zeros((batch, *example.shape[1:]), example.dtype)
+    passes = {name: jax.jit(_forward(model)).lower(v, x).compile() for name, (model, v) in networks.items()}
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for name, (_, variables) in networks.items():
+        jax.block_until_ready(passes[name](variables, x))
+    end = time.perf_counter() + seconds * len(networks)
+    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+        for name, (_, variables) in networks.items():
+            start = time.perf_counter()
+            jax.block_until_ready(passes[name](variables, x))
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: median(values) for name, values in times.items()}
+
+
+def _forward(model: nn.Module):
+    return lambda variables, x: model.apply(variables, x, train=False)
+
+
+def latency_warnings(
+    full: Mapping[str, float], found: Mapping[str, float], macs: tuple[int, int]
+) -> list[str]:
+    """What to tell a user whose network got smaller and not faster.
+
+    Args:
+      full, found: batch size -> milliseconds, before and after.
+      macs: before and after.
+
+    Returns:
+      A sentence for every batch size at which less than half of the promised speed-up arrived.
+    """
+    promised = macs[0] / max(macs[1], 1)
+    lines = []
+    for batch in full:
+        got = full[batch] / found[batch]
+        if promised > 1.5 and got < promised / 2:
+            lines.append(
+                f"MACs fell {promised:.1f} times, but the time of a batch of {batch} only {got:.1f} times: at this size "
+                "other costs than multiply-adds dominate; try multiples of 8 or more elements, or a larger batch"
+            )
+    return lines
+
+
+def rows(
+    networks: Mapping[str, tuple[nn.Module, Any]], example: jax.ShapeDtypeStruct, batches: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """name -> {batch size: milliseconds}, as a results table takes it."""
+    measured = {batch: latencies(networks, example, batch) for batch in batches}
+    return {name: {str(batch): measured[batch][name] for batch in batches} for name in networks}
