@@ -119,8 +119,8 @@ def _draw_resource(axes: Axes, search: Sequence[Record], name: str) -> None:
     values = [y for _, y in reached + target]
     logarithmic = max(values) > 5 * min(values) > 0
     _value_axis(axes, values, logarithmic)
-    note = ", log scale" if logarithmic else ""
-    axes.set_ylabel(f"{RESOURCES[name]}, %{note}")
+    note = " (log scale)" if logarithmic else ""
+    axes.set_ylabel(f"{RESOURCES[name]}, % of full{note}")
     axes.legend(loc="upper right")
     _step_axis(axes, search, "step of the search")
 
@@ -153,7 +153,7 @@ def _draw_losses(axes: Axes, records: Sequence[Record], panel: Sequence[str]) ->
     values = [y for name in ("loss", "task_loss") for _, y in _points(records, name)]
     logarithmic = min(values) > 0 and max(values) > 20 * min(values)
     _value_axis(axes, values, logarithmic)
-    axes.set_ylabel("loss, log scale" if logarithmic else "loss")
+    axes.set_ylabel("loss (log scale)" if logarithmic else "loss")
     _step_axis(axes, [record for record in records if record["phase"] in panel], "step")
 
 

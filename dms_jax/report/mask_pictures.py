@@ -13,6 +13,7 @@ from dms_jax.report.drawing import (
     MUTED,
     WIDTH,
     even_choice,
+    inches_wide,
     new_figure,
     place,
     printable,
@@ -63,7 +64,8 @@ def masks(mask_records: Sequence[Record], structure: Record) -> Figure:
         axes = place(figure, 0.5 + column * pitch, 0.3 + row * ROW_HEIGHT, pitch - 0.5, 1.2)
         _draw_heat(axes, mask_records, name, structure["groups"][name])
         if column == 0:
-            axes.set_ylabel("elements", labelpad=-12)
+            axes.set_ylabel("elements")
+            axes.yaxis.set_label_coords(-0.1 / inches_wide(axes), 0.5)  # between the ticks 0 and N
         if index + columns >= len(names):
             axes.set_xlabel("step of the search")
     _draw_key(place(figure, WIDTH - 1.15, -0.32, 0.9, 0.09))

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("matplotlib")
-
 BEFORE = {"macs": 40_812_345, "params": 272_474}
 AFTER = {"macs": 1_630_112, "params": 11_203}
 STEPS = 40
