@@ -1,0 +1,7 @@
+"""The pictures of a report, each a matplotlib figure: `widths(structure).savefig("widths.png")`."""
+
+from dms_jax.report.curve_pictures import losses, resources
+from dms_jax.report.mask_pictures import masks
+from dms_jax.report.shape_pictures import depth, widths
+
+__all__ = ["depth", "losses", "masks", "resources", "widths"]

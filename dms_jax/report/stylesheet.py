@@ -1,0 +1,81 @@
+"""The style of the page: one column, system type, light, dark and print."""
+
+from dms_jax.report.drawing import COLORS
+
+
+def stylesheet() -> str:
+    """Returns the CSS of a report: the palette's variables for light, dark and print, then the rules."""
+    light = " ".join(f"--{name}: {value};" for name, (value, _) in COLORS.items())
+    dark = " ".join(f"--{name}: {value};" for name, (_, value) in COLORS.items())
+    return _RULES.replace("LIGHT", f"{light} {_LIGHT_PAPER}").replace("DARK", f"{dark} {_DARK_PAPER}")
+
+
+_LIGHT_PAPER = "--paper: #ffffff; --tint: #f4f6f8; --warn: #fdf3e7;"
+_DARK_PAPER = "--paper: #15181c; --tint: #1e2329; --warn: #33261a;"
+
+_RULES = """
+:root { color-scheme: light; LIGHT }
+@media screen and (prefers-color-scheme: dark) { :root { color-scheme: dark; DARK } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body {
+  margin: 0 auto; padding: 3rem 1.5rem 4rem; max-width: 57rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+}
+h1 { margin: 0 0 1rem; font-size: 1.75rem; line-height: 1.25; font-weight: 650; letter-spacing: -0.01em; }
+h2 { margin: 3rem 0 0.75rem; font-size: 1.15rem; line-height: 1.3; font-weight: 650; }
+h1, h2, p, dd, li { overflow-wrap: anywhere; }
+th, td { overflow-wrap: break-word; }
+.wide + p { margin-top: 0.5rem; font-size: 0.9rem; }
+p { margin: 0 0 0.75rem; max-width: 44rem; }
+.summary { font-size: 1.06rem; }
+.muted, figcaption, .left-out { color: var(--muted); }
+.left-out { font-style: italic; }
+.warnings {
+  margin: 1.5rem 0; padding: 0.85rem 1.1rem; border-left: 4px solid var(--orange); background: var(--warn);
+}
+.warnings p { margin: 0; font-weight: 650; }
+.warnings ul { margin: 0.25rem 0 0; padding-left: 1.2rem; }
+.wide { overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; font-size: 0.9rem; line-height: 1.4; }
+th, td {
+  padding: 0.5rem 0 0.5rem 1rem; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top;
+}
+th:first-child, td:first-child { padding-left: 0; }
+tbody th { font-weight: 400; }
+thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; border-bottom-color: var(--muted); }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
+tr.result > * { font-weight: 650; background: var(--tint); }
+figure { margin: 0; }
+figcaption { margin-top: 0.35rem; max-width: 44rem; font-size: 0.9rem; }
+svg { display: block; max-width: 100%; min-width: 40rem; height: auto; overflow: visible; }
+svg * { stroke-linejoin: round; stroke-linecap: butt; }
+svg image { image-rendering: pixelated; }
+dl {
+  display: grid; grid-template-columns: max-content 1fr; gap: 0.35rem 1.5rem; margin: 0; font-size: 0.95rem;
+}
+dt { color: var(--muted); }
+dd { margin: 0; }
+code { font: 0.9em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; }
+details { margin-top: 1.5rem; }
+summary { cursor: pointer; }
+summary:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
+@media (max-width: 40rem) {
+  body { padding: 1.5rem 1rem 2.5rem; }
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: 0.6rem; }
+}
+@page { margin: 16mm 15mm; }
+@media print {
+  html { font-size: 9.5pt; }
+  body { max-width: none; padding: 0; }
+  * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+  h2 { margin-top: 2rem; break-after: avoid; }
+  svg { min-width: 0; max-height: 240mm; }
+  figure, tr, .warnings, dl { break-inside: avoid; }
+  .wide { overflow: visible; }
+  th, td { padding: 0.35rem 0 0.35rem 0.7rem; }
+  details { display: none; }
+}
+""".strip()

@@ -1,0 +1,82 @@
+"""What a run came to, in sentences."""
+
+from dms_jax.report.quantities import NARROW_SPACE, RESOURCES, accuracy, count, milliseconds, share
+from dms_jax.report.run_files import Record, Run
+
+
+def summary(run: Run) -> str:
+    """Returns one paragraph: what was asked, what came out, accuracy and latency beside the full network."""
+    sentences = [_asked(run), _reached(run), *_compared(run)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def warnings(run: Run) -> list[str]:
+    """Returns the run's own warnings, and one for every budget that the structure exceeds."""
+    after = run.structure["resources"]["after"]
+    exceeded = [
+        f"The structure has {after[name]:,} {RESOURCES[name]}, over the {budget['target']:,} of its budget."
+        for name, budget in run.results["budget"].items()
+        if name in after and after[name] > budget["target"]
+    ]
+    return [*run.results.get("warnings", ()), *exceeded]
+
+
+def result_row(run: Run) -> Record | None:
+    """Returns the row of the search's result: the last one with exactly the structure's resources, if any."""
+    rows = _rows_with(run, run.structure["resources"]["after"])
+    return rows[-1] if rows else None
+
+
+def full_row(run: Run) -> Record | None:
+    """Returns the row of the full network: the first one with exactly its resources, if any."""
+    rows = _rows_with(run, run.structure["resources"]["before"])
+    return rows[0] if rows else None
+
+
+def _rows_with(run: Run, resources: Record) -> list[Record]:
+    rows = run.results["rows"]
+    return [row for row in rows if (row["macs"], row["params"]) == (resources["macs"], resources["params"])]
+
+
+def _asked(run: Run) -> str:
+    model, budget = run.structure["model"]["name"], run.results["budget"]
+    asked = [
+        f"{count(b['target'])} {RESOURCES[name]} ({share(b['target'] / b['full'])} of the full network)"
+        for name, b in budget.items()
+    ]
+    wish = f"The budget of {model} was {' and '.join(asked)}." if asked else f"{model} had no budget."
+    return f"{wish} Data: {run.results['data'].rstrip('.')}."
+
+
+def _reached(run: Run) -> str:
+    before, after = run.structure["resources"]["before"], run.structure["resources"]["after"]
+    parts = [
+        f"from {count(before[name])} to {count(after[name])} {word} ({share(after[name] / before[name])})"
+        for name, word in RESOURCES.items()
+        if before[name]
+    ]
+    return f"The search took it {' and '.join(parts)}."
+
+
+def _compared(run: Run) -> list[str]:
+    """The result's accuracy and latency, beside the full network's where there is one to compare."""
+    result, full = result_row(run), full_row(run) or {}
+    if result is None:
+        return []
+    sentences = []
+    if result.get("accuracy") is not None:
+        beside = "" if full.get("accuracy") is None else f" against {_accuracy(full)}"
+        sentences.append(f"Accuracy is {_accuracy(result)}{beside}.")
+    latency, before = result.get("latency_ms") or {}, full.get("latency_ms") or {}
+    times = [
+        f"{milliseconds(latency[batch])}{NARROW_SPACE}ms at batch {batch}"
+        + (f" (full network {milliseconds(before[batch])}{NARROW_SPACE}ms)" if batch in before else "")
+        for batch in sorted(latency, key=int)
+    ]
+    if times:
+        sentences.append(f"Latency is {' and '.join(times)}.")
+    return sentences
+
+
+def _accuracy(row: Record) -> str:
+    return f"{accuracy(row['accuracy'], row.get('stderr'))} (“{row['name']}”)"

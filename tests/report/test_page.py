@@ -1,0 +1,174 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dms_jax.report import write_report
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class _Outline(HTMLParser):
+    """Checks that elements are balanced and collects what a test asks about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert "svg" in self.open or tag in VOID, f"<{tag}/> is no element of HTML that closes itself"
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1] += data
+
+
+@pytest.fixture(params=["small_groups", "many_groups", "hostile_groups"])
+def run_directory(request, make_run) -> Path:
+    return make_run(request.getfixturevalue(request.param))
+
+
+def test_page_is_balanced_and_needs_nothing_else(run_directory):
+    path = write_report(run_directory)
+    text = path.read_text(encoding="utf-8")
+    outline = _Outline(text)
+    assert path == run_directory / "report.html"
+    assert not {"script", "link", "iframe", "object", "b", "i"} & {tag for tag, _ in outline.tags}
+    assert "://" not in text and "@import" not in text
+    for _, attributes in outline.tags:
+        reference = attributes.get("href") or attributes.get("src") or "#"
+        assert reference.startswith(("#", "data:image/png;base64,"))
+
+
+def test_ids_are_unique_and_every_reference_has_one(run_directory):
+    outline = _Outline(write_report(run_directory).read_text(encoding="utf-8"))
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    references = set()
+    for _, attributes in outline.tags:
+        values = [attributes.get("href") or "", attributes.get("clip-path") or ""]
+        references |= {match for value in values for match in re.findall(r"#([^)]+)", value)}
+    assert len(ids) == len(set(ids))
+    assert references == set(ids)
+
+
+def test_the_same_run_gives_the_same_bytes(run_directory):
+    first = write_report(run_directory).read_bytes()
+    assert write_report(run_directory).read_bytes() == first
+    assert not (run_directory / "report.html.part").exists()
+
+
+def test_pictures_follow_the_theme(run_directory):
+    text = write_report(run_directory).read_text(encoding="utf-8")
+    assert "@media screen and (prefers-color-scheme: dark)" in text
+    assert "@media print" in text
+    styles = [attributes.get("style") or "" for _, attributes in _Outline(text).tags]
+    assert any("fill: var(--blue)" in style for style in styles)
+    assert any("stroke: var(--muted)" in style for style in styles)
+    assert not any("#" in re.sub(r"url\(#[^)]*\)", "", style) or "black" in style for style in styles)
+
+
+def test_text_in_pictures_is_coloured_by_the_theme(run_directory):
+    tags = _Outline(write_report(run_directory).read_text(encoding="utf-8")).tags
+    texts = [attributes["style"] or "" for tag, attributes in tags if tag == "text"]
+    assert len(texts) > 50
+    assert all("fill: var(--" in style and "font-family" not in style for style in texts)
+
+
+def test_table_holds_the_numbers(make_run, small_groups):
+    outline = _Outline(write_report(make_run(small_groups)).read_text(encoding="utf-8"))
+    heads = [
+        "network",
+        "MACs",
+        "of full",
+        "parameters",
+        "accuracy",
+        "ms at batch 1",
+        "ms at batch 64",
+        "steps",
+        "note",
+    ]
+    start = outline.cells.index("network")
+    rows = [_plain(outline.cells[start + 9 * row : start + 9 * row + 9]) for row in range(5)]
+    assert rows[0] == heads
+    assert rows[1] == [
+        "full network, pretrained",
+        "40.8 M",
+        "100 %",
+        "272 k",
+        "98.33 ± 0.67 %",
+        "1.82",
+        "31.4",
+        "1,300",
+        "",
+    ]
+    assert rows[2][1:5] == ["1.63 M", "3.99 %", "11.2 k", "96.94 ± 0.67 %"]
+    assert rows[3][-1] == "control <i>"
+    assert rows[4][4:7] == ["–", "–", "–"]
+    titles = [attributes.get("title") for tag, attributes in outline.tags if tag == "td"]
+    assert "40,812,345 MACs" in titles and "11,203 parameters" in titles
+
+
+def test_summary_says_what_was_asked_and_what_came_out(make_run, small_groups):
+    words = " ".join(_plain([_Outline(write_report(make_run(small_groups)).read_text("utf-8")).words]))
+    assert "The budget of resnet20 was 1.63 M MACs (4.00 % of the full network)." in words
+    assert "from 40.8 M to 1.63 M MACs (3.99 %) and from 272 k to 11.2 k parameters (4.11 %)" in words
+    assert "Accuracy is 96.94 ± 0.67 % (“searched, finetuned”) against 98.33 ± 0.67 %" in words
+    assert "1.82 ms at batch 1 (full network 1.82 ms)" in words
+
+
+def test_warnings_are_shown_and_a_broken_budget_is_one(make_run, small_groups):
+    budget = {"macs": {"asked": 1_000_000, "target": 1_000_000, "full": 40_812_345}}
+    words = _Outline(write_report(make_run(small_groups, budget=budget)).read_text("utf-8")).words
+    assert "the latency of <one> image did not" in words
+    assert "The structure has 1,630,112 MACs, over the 1,000,000 of its budget." in words
+
+
+def test_without_warnings_there_is_no_box(make_run, small_groups):
+    tags = _Outline(write_report(make_run(small_groups, warnings=[])).read_text("utf-8")).tags
+    assert "aside" not in {tag for tag, _ in tags}
+
+
+def test_what_a_run_lacks_is_left_out_with_a_reason(make_run):
+    directory = make_run({"a": (8, "width"), "b": (8, "width")})
+    (directory / "masks.jsonl").unlink()
+    (directory / "metrics.jsonl").write_text('{"phase": "pretrain", "step": 0, "learning_rate": 0.1}\n')
+    outline = _Outline(write_report(directory).read_text("utf-8"))
+    assert outline.words.count("Left out: ") == 4
+    assert "the run kept no masks (masks.jsonl)" in outline.words
+    assert "metrics.jsonl holds no loss" in outline.words
+    assert len([tag for tag, _ in outline.tags if tag == "svg"]) == 1
+
+
+def test_optional_results_may_be_missing(make_run, small_groups):
+    directory = make_run(small_groups)
+    path = directory / "results.json"
+    results = json.loads(path.read_text())
+    for name in ("verify", "warnings", "seconds"):
+        del results[name]
+    results["rows"] = [{"name": "only", "macs": 1, "params": 1}]
+    path.write_text(json.dumps(results))
+    _Outline(write_report(directory).read_text("utf-8"))
+
+
+def _plain(texts: list[str]) -> list[str]:
+    return [re.sub(r"[\u202f\u00a0]", " ", text) for text in texts]
