@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from glob import escape
 
 import numpy as np
 
@@ -190,3 +191,22 @@ class _Problem:
             polynomial = self.space.costs[resource]
             cost += float(polynomial.exact(now + added) - polynomial.exact(now)) / most
         return gain / cost if cost > 0 else np.inf
+
+
+def uniform(
+    space: SearchSpace, ranking: Mapping[str, np.ndarray], budget: Mapping[str, int], limits: Limits | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The control: the same keep ratio in every width and head group, all blocks kept, under the same budget.
+
+    Where even the thinnest network with all blocks is above the budget, blocks go with the same ratio.
+
+    Args:
+      space, budget, limits: as in `project`.
+      ranking: which elements stay, `[N]` of every group; magnitudes, say.
+    """
+    limits = limits or Limits()
+    depth = tuple(name for name, group in space.groups.items() if group.kind == "depth")
+    whole = replace(limits, keep=(*limits.keep, *map(escape, depth)))
+    least = smallest(space, whole)
+    fits = all(least[name] <= most for name, most in budget.items())
+    return project(space, dict.fromkeys(space.groups, 0.5), ranking, budget, whole if fits else limits)

@@ -194,8 +194,16 @@ class SearchSpace:
         return found
 
     def structure(self, kept: Mapping[str, Sequence[int]], model: Mapping[str, Any] | None = None) -> Structure:
-        """A complete `Structure` with sizes, kinds, and resources before and after."""
+        """A complete `Structure` with sizes, kinds, and resources before and after.
+
+        Args:
+          kept: kept elements of every group.
+          model: {"name", "arguments"} for `dms_jax.models.create`; the example's shapes are added.
+        """
         checked = self.kept(kept)
+        if model is not None:
+            shapes = jax.tree.leaves(self.example)
+            model = {**model, "example": [{"shape": list(x.shape), "dtype": str(x.dtype)} for x in shapes]}
         return Structure(
             kept=checked,
             sizes={name: group.size for name, group in self.groups.items()},

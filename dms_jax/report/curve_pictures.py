@@ -141,9 +141,7 @@ def _draw_losses(axes: Axes, records: Sequence[Record], panel: Sequence[str]) ->
         task, total = _thin(_points(lines, "task_loss")), _thin(_points(lines, "loss"))
         color = _color(panel, index)
         if task:  # the total also holds the resource loss: the task's is the one to compare between phases
-            axes.plot(
-                *_xy(total), color=color, linewidth=0.9, linestyle=(0, (1, 1.2)), label="task and resources"
-            )
+            axes.plot(*_xy(total), color=color, linewidth=0.9, linestyle=(0, (1, 1.2)), label="task and resources")
             axes.plot(*_xy(task), color=color, label="task")
         else:
             axes.plot(*_xy(total), color=color, linestyle=_DASHES[index % 4], label=printable(phase, 20))
@@ -224,9 +222,7 @@ def _side_by_side(
     least = min(1.8, room / len(panels))
     spare = room - least * len(panels)
     widths = [least + spare * span / sum(spans) for span in spans]
-    lefts = [
-        0.6 + total + 0.2 * index for index, total in enumerate(itertools.accumulate([0.0, *widths[:-1]]))
-    ]
+    lefts = [0.6 + total + 0.2 * index for index, total in enumerate(itertools.accumulate([0.0, *widths[:-1]]))]
     return list(zip(panels, lefts, widths, strict=True))
 
 
@@ -262,11 +258,7 @@ def _phase(records: Sequence[Record], phase: str) -> list[Record]:
 def _points(records: Sequence[Record], name: str, scale: float = 1.0) -> Points:
     """Steps and finite values of a quantity, where it was recorded."""
     points = [(record["step"], record.get(name)) for record in records]
-    return [
-        (step, scale * value)
-        for step, value in points
-        if isinstance(value, int | float) and math.isfinite(value)
-    ]
+    return [(step, scale * value) for step, value in points if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def _thin(points: Points) -> Points:

@@ -77,14 +77,10 @@ def _draw_heat(axes: Axes, mask_records: Sequence[Record], name: str, group: Rec
     steps = [record["step"] for record in records]
     mask_ExS = np.stack([_decode(record["masks"][name]) for record in records], axis=1)
     kept = set(group["kept"])
-    order = sorted(
-        range(len(mask_ExS)), key=lambda e: (mask_ExS[e, -1], e in kept, mask_ExS[e].sum()), reverse=True
-    )
+    order = sorted(range(len(mask_ExS)), key=lambda e: (mask_ExS[e, -1], e in kept, mask_ExS[e].sum()), reverse=True)
     image = _pixels(mask_ExS[order], steps)
     first, last = steps[0], max(steps[-1], steps[0] + 1)
-    axes.imshow(
-        _heat(image), extent=(first, last, 0, len(order)), aspect="auto", interpolation="none", origin="lower"
-    )
+    axes.imshow(_heat(image), extent=(first, last, 0, len(order)), aspect="auto", interpolation="none", origin="lower")
     axes.set_title(f"{printable(name, 30)}\n{len(kept):,} of {len(order):,} kept", fontsize=7.5, loc="left")
     for side in axes.spines.values():
         side.set_visible(True)

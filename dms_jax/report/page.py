@@ -153,18 +153,14 @@ def _picture_sections(run: Run) -> Iterable[str]:
         "Depth of every stage",
         lambda: pictures.depth(run.structure),
         "depth",
-        None
-        if "depth" in kinds
-        else "the search had no depth groups: every block of the full network is still there",
+        None if "depth" in kinds else "the search had no depth groups: every block of the full network is still there",
         "Blocks that cannot be removed (those that change the shape) are not counted.",
     )
     yield _picture(
         "Resources over the search",
         lambda: pictures.resources(run.metrics),
         "resources",
-        None
-        if budgeted(run.metrics)
-        else "metrics.jsonl holds no line of a search with a resource and its target",
+        None if budgeted(run.metrics) else "metrics.jsonl holds no line of a search with a resource and its target",
         "The target shrinks to the budget; the resource loss is zero where the network is under it.",
     )
     yield _picture(
@@ -210,9 +206,7 @@ def _details(run: Run) -> str:
     if seconds:
         parts = ", ".join(f"{phase} {duration(value)}" for phase, value in seconds.items())
         entries.append(("time", _text(f"{parts}; together {duration(sum(seconds.values()))}")))
-    return (
-        "<dl>\n" + "\n".join(f"<dt>{_text(term)}</dt><dd>{value}</dd>" for term, value in entries) + "\n</dl>"
-    )
+    return "<dl>\n" + "\n".join(f"<dt>{_text(term)}</dt><dd>{value}</dd>" for term, value in entries) + "\n</dl>"
 
 
 def _groups(structure: Record) -> str:

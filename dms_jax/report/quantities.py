@@ -55,8 +55,7 @@ def duration(seconds: float) -> str:
 def without_controls(text: str) -> str:
     """Returns a text with a replacement character for every character that cannot be shown."""
     shown = (
-        c if c.isprintable() or c in f"\n{NARROW_SPACE}{WIDE_SPACE}" else "\N{REPLACEMENT CHARACTER}"
-        for c in text
+        c if c.isprintable() or c in f"\n{NARROW_SPACE}{WIDE_SPACE}" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
     return "".join(shown)
 

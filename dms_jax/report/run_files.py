@@ -57,6 +57,9 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     directory = Path(directory)
     structure = _read_json(directory / "structure.json")
     _check(directory / "structure.json", _check_structure, structure)
+    for group in structure["groups"].values():
+        if group.get("removed"):  # it went with its block, whatever the search kept of it
+            group["kept"] = []
     results = _read_json(directory / "results.json")
     _check(directory / "results.json", _check_results, results)
     metrics = _read_lines(directory / "metrics.jsonl")
@@ -67,9 +70,7 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     # An interrupted run repeats the steps after its last checkpoint: the later line is the one that counts.
     latest_metrics = {(line["phase"], line["step"]): line for line in metrics}
     latest_masks = {line["step"]: line for line in masks}
-    return Run(
-        structure, results, list(latest_metrics.values()), [latest_masks[s] for s in sorted(latest_masks)]
-    )
+    return Run(structure, results, list(latest_metrics.values()), [latest_masks[s] for s in sorted(latest_masks)])
 
 
 def _read_json(path: Path) -> Any:
@@ -153,9 +154,7 @@ def _check_results(content: Any) -> None:
         for name in ("accuracy", "stderr"):
             value = row.get(name)
             is_share = value is None or (isinstance(value, number) and 0 <= value <= 1)
-            _expect(
-                is_share, f"row {row['name']!r} has {name} {value!r}, expected a fraction between 0 and 1"
-            )
+            _expect(is_share, f"row {row['name']!r} has {name} {value!r}, expected a fraction between 0 and 1")
         latency = row.get("latency_ms")
         fits = latency is None or (isinstance(latency, dict) and all(key.isdigit() for key in latency))
         _expect(fits, f"row {row['name']!r} has latency_ms {latency!r:.40}, expected batch size -> ms")
@@ -173,9 +172,7 @@ def _check_masks(lines: list[Any], structure: Record) -> None:
             group = structure["groups"].get(name)
             _expect(group is not None, f"record {number} has a group {name!r} that the structure lacks")
             fits = isinstance(text, str) and _is_hex(text) and len(text) == 2 * group["size"]
-            _expect(
-                fits, f"record {number}: the mask of {name!r} is not {group['size']} bytes in hexadecimal"
-            )
+            _expect(fits, f"record {number}: the mask of {name!r} is not {group['size']} bytes in hexadecimal")
 
 
 def _is_hex(text: str) -> bool:

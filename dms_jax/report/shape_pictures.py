@@ -199,9 +199,7 @@ def _nice_ticks(widest: int, square_root: bool, count: int) -> list[int]:
     return list(range(0, widest + 1, step))
 
 
-def _draw_column(
-    axes: Axes, column: list[_Line], layout: _Layout, colors: dict[str, str], left: float
-) -> None:
+def _draw_column(axes: Axes, column: list[_Line], layout: _Layout, colors: dict[str, str], left: float) -> None:
     """Draws bars, names and numbers; `left` is where the column begins, in widths of the axes."""
     axes.set_ylim(len(column) - 0.5, -0.5)
     axes.set_yticks([])

@@ -52,9 +52,7 @@ def _strip(element: ElementTree.Element) -> None:
     if "style" in element.attrib:
         declarations = (part.partition(":") for part in element.attrib["style"].split(";"))
         pairs = ((key.strip(), value.strip()) for key, _, value in declarations)
-        kept = [
-            f"{key}: {_VARIABLES.get(value, value)}" for key, value in pairs if key and key != "font-family"
-        ]
+        kept = [f"{key}: {_VARIABLES.get(value, value)}" for key, value in pairs if key and key != "font-family"]
         element.attrib["style"] = "; ".join(kept)
     for child in list(element):
         _strip(child)

@@ -44,9 +44,7 @@ def _forward(model: nn.Module):
     return lambda variables, x: model.apply(variables, x, train=False)
 
 
-def latency_warnings(
-    full: Mapping[str, float], found: Mapping[str, float], macs: tuple[int, int]
-) -> list[str]:
+def latency_warnings(full: Mapping[str, float], found: Mapping[str, float], macs: tuple[int, int]) -> list[str]:
     """What to tell a user whose network got smaller and not faster.
 
     Args:
@@ -62,8 +60,8 @@ def latency_warnings(
         got = full[batch] / found[batch]
         if promised > 1.5 and got < promised / 2:
             lines.append(
-                f"MACs fell {promised:.1f} times, but the time of a batch of {batch} only {got:.1f} times: at this size "
-                "other costs than multiply-adds dominate; try multiples of 8 or more elements, or a larger batch"
+                f"MACs fell {promised:.1f} times, but the time of a batch of {batch} only {got:.1f} times: at this "
+                "size other costs than multiply-adds dominate; try multiples of 8 or more elements, or a larger batch"
             )
     return lines
 

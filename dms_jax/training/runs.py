@@ -1,12 +1,12 @@
 """A run directory: one job of several phases that can be stopped anywhere, resumed, and loaded when it is done.
 
-    config.json      what was asked; another job cannot go on here
-    checkpoints/     one directory a phase, and "final": the small network's variables
-    metrics.jsonl    one line a record
-    masks.jsonl      masks over the search
-    structure.json   what was found
-    results.json     what was measured; its presence means that the job is done
-    report.html      all of it, to look at
+config.json      what was asked; another job cannot go on here
+checkpoints/     one directory a phase, and "final": the small network's variables
+metrics.jsonl    one line a record
+masks.jsonl      masks over the search
+structure.json   what was found
+results.json     what was measured; its presence means that the job is done
+report.html      all of it, to look at
 """
 
 from __future__ import annotations

@@ -90,9 +90,14 @@ class Accuracy(NamedTuple):
     stderr: float
 
 
-def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, jax.Array]]) -> Accuracy:
+def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Accuracy:
     """Top-1 accuracy over batches of {"image": [B, ...], "label": [B]}, every image counted once."""
-    right = jax.jit(lambda v, b: jnp.sum(jnp.argmax(model.apply(v, b["image"], train=False), -1) == b["label"]))
+
+    @jax.jit
+    def right(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        logits: Any = model.apply(variables, batch["image"], train=False)
+        return jnp.sum(jnp.argmax(logits, axis=-1) == batch["label"])
+
     counts = [(right(variables, batch), len(batch["label"])) for batch in batches]
     total = sum(n for _, n in counts)
     share = sum(int(count) for count, _ in counts) / total

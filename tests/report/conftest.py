@@ -93,9 +93,7 @@ def _masks(step: int, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     masks = {}
     for name, group in groups.items():
         kept = set(group["kept"])
-        masks[name] = bytes(
-            255 if element in kept else 255 - 6 * step for element in range(group["size"])
-        ).hex()
+        masks[name] = bytes(255 if element in kept else 255 - 6 * step for element in range(group["size"])).hex()
     return {"step": step, "masks": masks}
 
 

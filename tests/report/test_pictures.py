@@ -45,9 +45,7 @@ def test_lines_of_widths_do_not_overlap(request, make_run, groups):
     for index, box in enumerate(boxes):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
         for other in boxes[index + 1 :]:
-            assert not (
-                _overlap(box.x0, box.x1, other.x0, other.x1) and _overlap(box.y0, box.y1, other.y0, other.y1)
-            )
+            assert not (_overlap(box.x0, box.x1, other.x0, other.x1) and _overlap(box.y0, box.y1, other.y0, other.y1))
 
 
 def _overlap(a0: float, a1: float, b0: float, b1: float) -> bool:

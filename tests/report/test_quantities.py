@@ -21,9 +21,7 @@ def test_count(value, text):
     assert quantities.count(value).replace("\u202f", " ") == text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(1, "100 %"), (0.0398, "3.98 %"), (0, "0 %"), (0.00012, "0.0120 %")]
-)
+@pytest.mark.parametrize(("value", "text"), [(1, "100 %"), (0.0398, "3.98 %"), (0, "0 %"), (0.00012, "0.0120 %")])
 def test_share(value, text):
     assert quantities.share(value).replace("\u202f", " ") == text
 

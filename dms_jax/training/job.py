@@ -1,0 +1,94 @@
+"""What every experiment is made of: phases of plain training and of searching, inside one run."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from dms_jax.search import Loss, Search, SearchState
+from dms_jax.training import supervised
+from dms_jax.training.mesh import replicate
+from dms_jax.training.runs import Run
+
+RECORDS = 60  # of metrics and masks, a phase
+
+
+@dataclass(frozen=True)
+class Job:
+    """Phases that share data, loss and devices.
+
+    Attributes:
+      run: the run directory; a phase that is done there is not run again.
+      loss: from a model to its `Loss`.
+      batches: from the number of a step to its batch, on the devices; the same one whenever it is asked.
+      mesh: where states are replicated.
+      key: of the job; every phase has its own, by name.
+      seconds: phase -> seconds it took in this process.
+    """
+
+    run: Run
+    loss: Callable[[nn.Module], Loss]
+    batches: Callable[[int], Any]
+    mesh: jax.sharding.Mesh
+    key: jax.Array
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def train(
+        self, name: str, model: nn.Module, variables: Any, optimizer: optax.GradientTransformation, steps: int
+    ) -> dict[str, Any]:
+        """Train a network from its variables; returns the trained ones (the given ones stay as they are)."""
+        state = self._own(supervised.init(variables, optimizer))
+        step = jax.jit(supervised.make_step(self.loss(model), optimizer), donate_argnums=0)
+        return self._phase(name, step, state, steps=steps, describe=_loss).variables
+
+    def search(self, name: str, search: Search, variables: Any) -> SearchState:
+        """Run a search from the supernet's variables (which stay as they are), recording its masks."""
+        state = self._own(search.init(variables))
+        step = jax.jit(search.step, donate_argnums=0)
+        steps = search.schedule.steps
+
+        def record(step: int, values: Mapping[str, float], masks: Mapping[str, Any]) -> None:
+            self.run.record_masks(name, step, masks)
+
+        return self._phase(
+            name, step, state, steps=steps, describe=_against_target, observe=search.masks, on_log=record
+        )
+
+    def phase_key(self, name: str) -> jax.Array:
+        """The key of a phase, from its name: adding a phase changes no other."""
+        return jax.random.fold_in(self.key, zlib.crc32(name.encode()))
+
+    def _phase(self, name: str, step: Any, state: Any, *, steps: int, **options: Any) -> Any:
+        began = time.monotonic()
+        every = max(steps // RECORDS, 1)
+        state = self.run.phase(
+            name, step, state, self.batches, self.phase_key(name), steps=steps, log_every=every, **options
+        )
+        self.seconds[name] = time.monotonic() - began
+        return state
+
+    def _own(self, state: Any) -> Any:
+        """A copy on the devices: steps donate their state, and what it was made of may be needed again."""
+        return replicate(jax.tree.map(jnp.copy, state), self.mesh)
+
+
+def _loss(values: Mapping[str, float]) -> str:
+    return f"loss {values['loss']:.3f}"
+
+
+def _against_target(values: Mapping[str, float]) -> str:
+    """`loss 0.412  macs 23.1 % > 20.0 %`."""
+    parts = [_loss(values)]
+    for name in values:
+        if f"{name}_target" in values:
+            now, goal = values[name], values[f"{name}_target"]
+            parts.append(f"{name} {now:.1%} {'>' if now > goal else '<='} {goal:.1%}".replace("%", " %"))
+    return "  ".join(parts)
