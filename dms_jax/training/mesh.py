@@ -1,0 +1,75 @@
+"""Data parallelism: one mesh axis, batches cut over it, everything else on every device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA = "data"
+
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """Return a mesh with the single axis `"data"` over `devices`.
+
+    The axis is automatic: XLA's partitioner derives the collectives from the shardings of a step's inputs, so the step
+    is written as if for one device (and BatchNorm needs no axis name).
+
+    Args:
+        devices: `jax.Device`s; all those of every process by default.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that keeps a whole copy on every device of `mesh`."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that cuts the leading axis over the devices of `mesh`."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """Put a batch on the devices, its leading axis cut over them.
+
+    With several processes each hands in its own part, and the global batch is those parts one after another.
+
+    Args:
+        batch: a pytree of arrays `[B, ...]`, B the same in every leaf: this process's examples.
+        mesh: from `make_mesh`.
+
+    Returns:
+        The same tree of `jax.Array`s `[B * number of processes, ...]`, same dtypes.
+
+    Raises:
+        ValueError: a leaf has no leading axis, leaves disagree about B, or this process's devices do not divide B.
+    """
+    devices = len(mesh.local_devices)
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
+    if None in sizes or len(sizes) > 1:
+        given = sorted(str(np.shape(leaf)) for leaf in jax.tree.leaves(batch))
+        raise ValueError(
+            f"the leaves of a batch share their leading axis; these have shapes {', '.join(given)}"
+        )
+    if any(size % devices for size in sizes if size is not None):
+        raise ValueError(
+            f"a batch of {sizes.pop()} cannot be cut over {devices} devices; take a multiple of {devices}"
+        )
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch
+    )
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Put a whole copy of every array of `tree` on every device; every process hands in the same values.
+
+    A leaf that lies there already is returned as it is, not copied: donating the result then consumes the argument.
+    """
+    return jax.device_put(tree, replicated(mesh))

@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from dms_jax.training import batch_sharding, make_mesh, replicate, replicated, run_phase, shard_batch
+
+pytestmark = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
+
+
+def run_on(devices, steps=8):
+    mesh = make_mesh(devices)
+    return run_phase(
+        "toy", toy.step, replicate(toy.init(), mesh), lambda i: shard_batch(toy.batch_of(i), mesh),
+        jax.random.key(1), steps=steps,
+    )  # fmt: skip
+
+
+def test_all_devices_equal_one():
+    one, all_of_them = run_on(jax.devices()[:1]), run_on(None)
+    assert len(all_of_them.params["w/1"].devices()) == jax.device_count()
+    # A sum over 8 parts rounds otherwise than a sum in one go: float32's 1e-7, grown over 8 steps.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), one.params, all_of_them.params
+    )
+
+
+def test_batch_is_cut_and_state_is_not():
+    mesh = make_mesh()
+    n = mesh.size
+    batch = shard_batch({"x": np.arange(4 * n).reshape(2 * n, 2), "i": np.arange(2 * n)}, mesh)
+    assert batch["x"].sharding.is_equivalent_to(batch_sharding(mesh), 2)
+    assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 2)}
+    np.testing.assert_array_equal(batch["i"], np.arange(2 * n))
+    tree = replicate({"a": jnp.ones(3)}, mesh)
+    assert tree["a"].sharding == replicated(mesh)
+    assert {s.data.shape for s in tree["a"].addressable_shards} == {(3,)}
+
+
+def test_a_batch_the_devices_do_not_divide():
+    mesh = make_mesh(jax.devices()[:2])
+    with pytest.raises(ValueError, match="a batch of 5 cannot be cut over 2 devices; take a multiple of 2"):
+        shard_batch({"x": np.zeros((5, 2))}, mesh)
+    with pytest.raises(ValueError, match=r"these have shapes \(4, 2\), \(6,\)"):
+        shard_batch({"x": np.zeros((4, 2)), "y": np.zeros(6)}, mesh)
+    with pytest.raises(ValueError, match=r"these have shapes \(\), \(4, 2\)"):
+        shard_batch({"x": np.zeros((4, 2)), "y": 1.0}, mesh)
