@@ -102,11 +102,11 @@ def soft_mask(importance: ArrayLike, ratio: ArrayLike, *, sharpness: ArrayLike |
         sharpness that is not above 0.
     """
     importance = _checked_importance(importance)
-    logits = _logits(importance, ratio, sharpness)
-    mask = lax.logistic(logits).astype(_mask_dtype(importance))
+    margin = _margin(importance, ratio)
+    mask = lax.logistic(_sharpness(importance, sharpness) * margin).astype(_mask_dtype(importance))
     # m >= 1/2 decides what is kept, and bfloat16 rounds .4995 to .5.
     below_half = 0.5 - float(jnp.finfo(mask.dtype).eps) / 4
-    sided = jnp.where(logits >= 0, mask, jnp.minimum(mask, jnp.array(below_half, mask.dtype)))
+    sided = jnp.where(margin >= 0, mask, jnp.minimum(mask, jnp.array(below_half, mask.dtype)))
     return mask + lax.stop_gradient(sided - mask)
 
 
@@ -127,8 +127,8 @@ def hard_mask(importance: ArrayLike, ratio: ArrayLike, *, sharpness: ArrayLike |
       ValueError: as `soft_mask`.
     """
     importance = _checked_importance(importance)
-    logits = _logits(importance, ratio, sharpness)
-    return (logits >= 0).astype(_mask_dtype(importance))
+    _sharpness(importance, sharpness)  # it changes no side, but a bad one is an error here too
+    return (_margin(importance, ratio) >= 0).astype(_mask_dtype(importance))
 
 
 def kept_count(mask: ArrayLike) -> Array:
@@ -149,16 +149,19 @@ def kept_count(mask: ArrayLike) -> Array:
     return jnp.sum(mask >= 0.5, axis=-1, dtype=jnp.int32)
 
 
-def _logits(importance: Array, ratio: ArrayLike, sharpness: ArrayLike | None) -> Array:
-    """lambda * (c' - a), float32 `[..., N]`."""
+def _margin(importance: Array, ratio: ArrayLike) -> Array:
+    """c' - a, float32 `[..., N]`."""
+    return normalize_importance(importance) - _per_row("ratio", ratio, importance)
+
+
+def _sharpness(importance: Array, sharpness: ArrayLike | None) -> Array:
+    """lambda, float32 `[..., 1]`."""
     size = importance.shape[-1]
     if sharpness is None:
         sharpness = SINGLE_SHARPNESS if size == 1 else float(size)
     elif not isinstance(sharpness, Tracer) and not bool(jnp.all(jnp.asarray(sharpness) > 0)):
         raise ValueError(f"sharpness {sharpness} is not above 0; give lambda > 0, or None for N = {size}")
-    ratio_1 = _per_row("ratio", ratio, importance)
-    sharpness_1 = _per_row("sharpness", sharpness, importance)
-    return sharpness_1 * (normalize_importance(importance) - ratio_1)
+    return _per_row("sharpness", sharpness, importance)
 
 
 def _per_row(name: str, value: ArrayLike, importance: Array) -> Array:
