@@ -84,7 +84,7 @@ install() {
     wanted=$(stamp_text "$extras")
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then return; fi
     printf 'run.sh: installing dms_jax[%s]; this takes some minutes the first time\n' "$extras" >&2
-    PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet --editable "$root[$extras]"
+    PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet --editable "${root}[$extras]"
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -92,7 +92,7 @@ run_checks() {
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -m pyright --pythonpath "$python"
-    exec "$python" -P -m pytest -n 2 "$@"
+    exec "$python" -P -m pytest -n 2
 }
 
 run_tests() {
