@@ -1,0 +1,14 @@
+"""Settings of every test: the CPU, no silent rank promotion, hypothesis without deadlines."""
+
+import os
+
+import hypothesis
+import jax
+
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
+# [N] + [N, 1] is almost always a mistake; code under test broadcasts by name.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a property compiles, so no deadline is fair. A run of CI can be repeated exactly.
+hypothesis.settings.register_profile("dms", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+hypothesis.settings.load_profile("dms")
