@@ -229,21 +229,16 @@ def _checked_importance(importance: ArrayLike) -> Array:
     if importance.shape[-1] == 0:
         raise ValueError(f"importance of shape {importance.shape} has N = 0 elements; give at least one")
     if jnp.issubdtype(importance.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"importance is {importance.dtype}, which has no order; give a real dtype, e.g. its magnitude"
-        )
+        raise ValueError(f"importance is {importance.dtype}, which has no order; give a real dtype, e.g. its magnitude")
     return importance
 
 
 def _check_sizes(importance: Array, sizes: tuple[int, ...]) -> None:
     if importance.ndim != 1:
-        raise ValueError(
-            f"importance of shape {importance.shape} is not a vector; lay the groups end to end as [E]"
-        )
+        raise ValueError(f"importance of shape {importance.shape} is not a vector; lay the groups end to end as [E]")
     if any(size < 1 for size in sizes):
         raise ValueError(f"sizes {sizes} name a group without elements; leave such groups out")
     if sum(sizes) != importance.shape[0]:
         raise ValueError(
-            f"sizes sum to {sum(sizes)}, importance has {importance.shape[0]} elements; "
-            "give the size of every group"
+            f"sizes sum to {sum(sizes)}, importance has {importance.shape[0]} elements; give the size of every group"
         )

@@ -71,9 +71,7 @@ def test_soft_mask_by_hand():
 
 def test_single_element_has_fraction_half_and_sharpness_eight():
     np.testing.assert_allclose(soft_mask(jnp.ones(1), 0.25), sigmoid([2.0]), rtol=FLOAT32_ROUNDING)
-    np.testing.assert_allclose(
-        soft_mask(jnp.ones(1), 0.25, sharpness=4.0), sigmoid([1.0]), rtol=FLOAT32_ROUNDING
-    )
+    np.testing.assert_allclose(soft_mask(jnp.ones(1), 0.25, sharpness=4.0), sigmoid([1.0]), rtol=FLOAT32_ROUNDING)
     assert hard_mask(jnp.ones(1), 0.5) == 1 and hard_mask(jnp.ones(1), 0.51) == 0
 
 
@@ -103,9 +101,7 @@ def test_ratio_of_j_nths_drops_exactly_j(size):
 def test_ranks_are_those_of_comparison(importance):
     expected = ranks_by_comparison(importance)
     np.testing.assert_array_equal(np.sort(expected), np.arange(LENGTH))
-    np.testing.assert_array_equal(
-        normalize_importance(importance), expected.astype(np.float32) / np.float32(LENGTH)
-    )
+    np.testing.assert_array_equal(normalize_importance(importance), expected.astype(np.float32) / np.float32(LENGTH))
 
 
 @given(DISTINCT, st.permutations(range(LENGTH)), RATIOS)
@@ -194,9 +190,7 @@ def test_rows_are_ranked_by_themselves(rows):
 def test_ratio_broadcasts_to_the_leading_axes():
     importance = jax.random.normal(jax.random.key(1), (2, 3, 5))
     ratio = jnp.array([0.1, 0.5, 0.9])
-    np.testing.assert_array_equal(
-        soft_mask(importance, ratio), soft_mask(importance, jnp.broadcast_to(ratio, (2, 3)))
-    )
+    np.testing.assert_array_equal(soft_mask(importance, ratio), soft_mask(importance, jnp.broadcast_to(ratio, (2, 3))))
 
 
 def test_sharpness_may_differ_between_rows():
@@ -242,9 +236,7 @@ def mask_derivatives(ratio, size=16):
 def test_derivatives_are_the_closed_form(ratio):
     m, first, second = mask_derivatives(ratio)
     np.testing.assert_allclose(first, -16 * m * (1 - m), rtol=1e-4, atol=16 * FLOAT32_ROUNDING)
-    np.testing.assert_allclose(
-        second, 16**2 * m * (1 - m) * (1 - 2 * m), rtol=1e-4, atol=16**2 * FLOAT32_ROUNDING
-    )
+    np.testing.assert_allclose(second, 16**2 * m * (1 - m) * (1 - 2 * m), rtol=1e-4, atol=16**2 * FLOAT32_ROUNDING)
 
 
 def test_forward_reverse_and_finite_differences_agree():

@@ -140,9 +140,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._check_match(step, record["leaves"], {name: _describe(leaf) for name, leaf in asked.items()})
         filled = {name: _target(leaf) for name, leaf in asked.items() if leaf.size}
         with self._one_line(f"read checkpoint {step} in"):
-            found = self._open().restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(filled))
-            )["state"]
+            found = self._open().restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(filled)))["state"]
         leaves = [found[name] if leaf.size else _empty(leaf) for name, leaf in asked.items()]
         self.latest = step
         return Restored(step, jax.tree.unflatten(jax.tree.structure(example), leaves), record["meta"])
@@ -187,9 +185,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             write_digests(folder)
 
     def _newest_whole(self) -> int | None:
-        folders = sorted(
-            (p for p in self.directory.iterdir() if p.name.isdecimal()), key=lambda p: -int(p.name)
-        )
+        folders = sorted((p for p in self.directory.iterdir() if p.name.isdecimal()), key=lambda p: -int(p.name))
         faults: dict[Path, str] = {}
         for folder in folders:
             if (fault := find_fault(folder)) is None:
@@ -205,9 +201,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         whole = next((int(p.name) for p in folders if p not in faults), None)
         then = "starting from the first step" if whole is None else f"using the one of step {whole}"
         for path in sorted(self.directory.glob(f"*{_UNFINISHED}*")):
-            self._report(
-                f"checkpoint {path.name.split('.')[0]} in {self.directory} was never finished; {then}"
-            )
+            self._report(f"checkpoint {path.name.split('.')[0]} in {self.directory} was never finished; {then}")
             shutil.rmtree(path)
         for folder, fault in faults.items():
             self._report(f"checkpoint {folder.name} in {self.directory} is not whole ({fault}); {then}")
@@ -277,8 +271,4 @@ def _target(leaf: Any) -> Any:
 
 def _empty(leaf: Any) -> Any:
     """An array without elements, which Orbax does not store."""
-    return (
-        np.zeros(leaf.shape, leaf.dtype)
-        if isinstance(leaf, np.ndarray)
-        else jax.numpy.zeros(leaf.shape, leaf.dtype)
-    )
+    return np.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, np.ndarray) else jax.numpy.zeros(leaf.shape, leaf.dtype)

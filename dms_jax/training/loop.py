@@ -37,13 +37,10 @@ class NonFiniteLoss(UserError):
         self.step = step
         self.last_good = None if checkpoints is None else checkpoints.latest
         where = (
-            "none"
-            if checkpoints is None or self.last_good is None
-            else f"{self.last_good} in {checkpoints.directory}"
+            "none" if checkpoints is None or self.last_good is None else f"{self.last_good} in {checkpoints.directory}"
         )
         super().__init__(
-            f"{phase}: {name} is {value} at step {step} (last good checkpoint: {where}); "
-            "lower the learning rate"
+            f"{phase}: {name} is {value} at step {step} (last good checkpoint: {where}); lower the learning rate"
         )
 
 

@@ -52,19 +52,13 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
     if None in sizes or len(sizes) > 1:
         given = sorted(str(np.shape(leaf)) for leaf in jax.tree.leaves(batch))
-        raise ValueError(
-            f"the leaves of a batch share their leading axis; these have shapes {', '.join(given)}"
-        )
+        raise ValueError(f"the leaves of a batch share their leading axis; these have shapes {', '.join(given)}")
     if any(size % devices for size in sizes if size is not None):
-        raise ValueError(
-            f"a batch of {sizes.pop()} cannot be cut over {devices} devices; take a multiple of {devices}"
-        )
+        raise ValueError(f"a batch of {sizes.pop()} cannot be cut over {devices} devices; take a multiple of {devices}")
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch
-    )
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

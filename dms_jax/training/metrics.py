@@ -132,8 +132,6 @@ def _summary_writer() -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        warn(
-            "TensorBoard files are left out: tensorboardX is not installed; it comes with the extra `report`"
-        )
+        warn("TensorBoard files are left out: tensorboardX is not installed; it comes with the extra `report`")
         return None
     return SummaryWriter

@@ -36,9 +36,7 @@ class Progress(contextlib.AbstractContextManager):
         if self._console.is_terminal and not self._silent:
             columns = ("{task.description}", "{task.fields[text]}", "{task.fields[times]}")
             name, text, times = (TextColumn(column, markup=False) for column in columns)
-            self._bar = Bar(
-                name, BarColumn(bar_width=20), MofNCompleteColumn(), text, times, console=self._console
-            )
+            self._bar = Bar(name, BarColumn(bar_width=20), MofNCompleteColumn(), text, times, console=self._console)
             self._task = self._bar.add_task(phase, total=steps, completed=start, text="", times="")
             self._bar.start()
 

@@ -99,16 +99,12 @@ def test_harmed_files_give_the_same_numbers_or_the_checkpoint_before(harm, two_w
         restored, lines = restore(directory)
         if lines:
             assert_is(restored, 10)
-            assert (
-                len(lines) == 1 and "checkpoint 20 in" in lines[0] and "using the one of step 10" in lines[0]
-            )
+            assert len(lines) == 1 and "checkpoint 20 in" in lines[0] and "using the one of step 10" in lines[0]
             assert "\n" not in lines[0]
             fell_back += 1
         else:
             assert_is(restored, 20)
-    assert (
-        fell_back >= len(files_of(two_whole)) - 4
-    )  # the markers and time stamps of Orbax hold nothing restored
+    assert fell_back >= len(files_of(two_whole)) - 4  # the markers and time stamps of Orbax hold nothing restored
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -169,9 +165,7 @@ def test_none_whole_is_an_error_each_time(copy):
     for step in ("10", "20"):
         (copy / step / "meta" / "metadata").write_text("{")
     for _ in range(2):
-        with pytest.raises(
-            CheckpointError, match="none of the 2 checkpoints .* is whole .step 20: meta/metadata"
-        ) as e:
+        with pytest.raises(CheckpointError, match="none of the 2 checkpoints .* is whole .step 20: meta/metadata") as e:
             restore(copy)
         assert "remove the directory to start again" in str(e.value) and "\n" not in str(e.value)
     assert isinstance(e.value, UserError) and isinstance(e.value, ValueError)
@@ -236,9 +230,7 @@ def test_an_older_step_cannot_follow(copy):
 
 def test_what_cannot_be_written_is_one_line(tmp_path, monkeypatch, capfd):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        CheckpointError, match="cannot make the directory of .*/file/checkpoints: .*Not a directory"
-    ):
+    with pytest.raises(CheckpointError, match="cannot make the directory of .*/file/checkpoints: .*Not a directory"):
         Checkpoints(tmp_path / "file" / "checkpoints")
 
     def full(self, text):

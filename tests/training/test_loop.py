@@ -129,9 +129,7 @@ def test_each_step_has_its_own_key_and_the_same_after_a_resume():
         return state.at[batch].set(jax.random.bits(key)), {"loss": jnp.float32(0)}
 
     def run(state, start, steps):
-        return run_phase(
-            "keys", jax.jit(step), state, lambda i: i, jax.random.key(3), steps=steps, start=start
-        )
+        return run_phase("keys", jax.jit(step), state, lambda i: i, jax.random.key(3), steps=steps, start=start)
 
     once = run(jnp.zeros(9, jnp.uint32), 0, 9)
     again = run(run(jnp.zeros(9, jnp.uint32), 0, 4), 4, 9)

@@ -21,9 +21,7 @@ def test_all_devices_equal_one():
     one, all_of_them = run_on(jax.devices()[:1]), run_on(None)
     assert len(all_of_them.params["w/1"].devices()) == jax.device_count()
     # A sum over 8 parts rounds otherwise than a sum in one go: float32's 1e-7, grown over 8 steps.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), one.params, all_of_them.params
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), one.params, all_of_them.params)
 
 
 def test_batch_is_cut_and_state_is_not():

@@ -16,9 +16,7 @@ def write_steps(writer, phase, steps):
 
 def test_reads_what_was_written(tmp_path):
     with MetricsWriter(tmp_path / "run", tensorboard=False) as writer:
-        writer.write(
-            "search", 1, {"loss": 0.1, "bad": float("nan"), "worse": float("-inf"), "half": np.float16(0.5)}
-        )
+        writer.write("search", 1, {"loss": 0.1, "bad": float("nan"), "worse": float("-inf"), "half": np.float16(0.5)})
         write_steps(writer, "finetune", [2])
     assert read(tmp_path / "run") == [
         {"phase": "search", "step": 1, "loss": 0.1, "bad": None, "worse": None, "half": 0.5},
@@ -35,9 +33,7 @@ def test_resumed_file_is_that_of_a_run_never_stopped(tmp_path):
 
     run(tmp_path / "once", 0, [("a", range(3)), ("eval", [3]), ("a", range(3, 6)), ("b", range(2))])
     position = run(tmp_path / "twice", 0, [("a", range(3)), ("eval", [3])])
-    run(
-        tmp_path / "twice", position, [("a", range(3, 5)), ("eval", [9]), ("b", [0])]
-    )  # after the checkpoint: goes
+    run(tmp_path / "twice", position, [("a", range(3, 5)), ("eval", [9]), ("b", [0])])  # after the checkpoint: goes
     run(tmp_path / "twice", position, [("a", range(3, 6)), ("b", range(2))])
     assert (tmp_path / "twice" / FILE).read_bytes() == (tmp_path / "once" / FILE).read_bytes()
 

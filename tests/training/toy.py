@@ -86,9 +86,7 @@ def main() -> None:
             directory, steps, batches=batches, interrupt=interrupt, log_every=1, checkpoint_every=3,
             on_log=lambda step, values, _: print(step, flush=True),
         )  # fmt: skip
-    np.savez(
-        directory / "last.npz", *jax.tree.leaves(jax.tree.map(lambda x: np.asarray(x, np.float32), state))
-    )
+    np.savez(directory / "last.npz", *jax.tree.leaves(jax.tree.map(lambda x: np.asarray(x, np.float32), state)))
 
 
 if __name__ == "__main__":
