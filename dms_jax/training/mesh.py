@@ -13,8 +13,8 @@ DATA = "data"
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh with the single axis `"data"` over `devices`.
 
-    The axis is automatic: XLA's partitioner derives the collectives from the shardings of a step's inputs, so the step
-    is written as if for one device (and BatchNorm needs no axis name).
+    The axis is automatic: XLA's partitioner derives the collectives from the shardings of a step's inputs, so
+    the step is written as if for one device (and BatchNorm needs no axis name).
 
     Args:
         devices: `jax.Device`s; all those of every process by default.
@@ -46,7 +46,8 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
         The same tree of `jax.Array`s `[B * number of processes, ...]`, same dtypes.
 
     Raises:
-        ValueError: a leaf has no leading axis, leaves disagree about B, or this process's devices do not divide B.
+        ValueError: a leaf has no leading axis, leaves disagree about B, or this process's devices do not
+            divide B.
     """
     devices = len(mesh.local_devices)
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
@@ -64,6 +65,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Put a whole copy of every array of `tree` on every device; every process hands in the same values.
 
-    A leaf that lies there already is returned as it is, not copied: donating the result then consumes the argument.
+    A leaf that lies there already is returned as it is, not copied: donating the result then consumes the
+    argument.
     """
     return jax.device_put(tree, replicated(mesh))
