@@ -136,10 +136,8 @@ class Search:
                 f"budget on {sorted(unknown) or 'nothing'}: give one on {' or '.join(self.space.costs)}, or both"
             )
         full, least = self.space.resources(), projection.smallest(self.space, self.limits)
-        network = type(self.space.model).__name__
-        targets = {
-            name: resources.budget(name, asked, full[name], least[name], network) for name, asked in self.budget.items()
-        }
+        title = self.space.title
+        targets = {name: resources.budget(name, x, full[name], least[name], title) for name, x in self.budget.items()}
         object.__setattr__(self, "targets", targets)
         if self.ratio_optimizer is None:
             object.__setattr__(self, "ratio_optimizer", optax.adam(5.0 / self.schedule.active))

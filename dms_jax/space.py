@@ -342,9 +342,13 @@ class SearchSpace:
             cost = {key: value - fewer[key] for key, value in self.resources().items()}
             where = "kernels" if name in self.reads.kernels else f"activations ({self.reads.refused.get(name, '')})"
             rows.append(explanation.Row(name, group.kind, group.size, group.least, cost["macs"], cost["params"], where))
-        shapes = jax.tree.leaves(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", self.example))
-        title = f"{type(self.model).__name__}, one forward pass of {', '.join(shapes)}"
-        return explanation.table(title, rows, self.resources(), self.smallest)
+        return explanation.table(self.title, rows, self.resources(), self.smallest)
+
+    @property
+    def title(self) -> str:
+        """The network and what its MACs are counted for: `ResNet, one forward pass of float32[1, 224, 224, 3]`."""
+        shapes = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(self.example)]
+        return f"{type(self.model).__name__}, one forward pass of {', '.join(shapes)}"
 
     def explain(self, path: str) -> str:
         """Which groups slice which axes of one variable, and through which operations they are tied.
