@@ -102,17 +102,17 @@ def enter(contender: Contender, size: int, arguments: tuple[Array, ...]) -> Call
     """Compile and warm up for this size, or note why not."""
     if contender.mask is None:
         contender.out = "not installed"
-    elif contender.samples:
+    elif contender.samples and not contender.out:
         predicted = statistics.median(contender.samples) * (size / contender.size) ** contender.order
         if predicted > CALL_LIMIT_SECONDS:
-            contender.out = f"out: {readable_time(predicted)} a call"
+            contender.out = f"out: {readable_time(predicted)} a call at {size:,}"
     if contender.out or contender.mask is None:
         return None
     compiled = program(contender.mask).lower(*arguments).compile()
     memory = compiled.memory_analysis()
     contender.temporary_bytes = memory.temp_size_in_bytes if memory is not None else 0
     if contender.temporary_bytes > MEMORY_LIMIT_BYTES:
-        contender.out = f"out: {readable_bytes(contender.temporary_bytes)}"
+        contender.out = f"out: {readable_bytes(contender.temporary_bytes)} at {size:,}"
         return None
     contender.size, contender.samples = size, []
     jax.block_until_ready(compiled(*arguments))
