@@ -30,9 +30,7 @@ Mask = Callable[[Array, Array], Array]
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 CALL_LIMIT_SECONDS = 20.0
-SAMPLE_SECONDS = (
-    0.01  # short calls are timed in bundles this long, far above the clock's and dispatch's jitter
-)
+SAMPLE_SECONDS = 0.01  # short calls are timed in bundles this long, far above the clock's and dispatch's jitter
 SIZES = (100, 256, 512, 1024, 4096, 16_384, 100_000, 1_000_000, 10_000_000)
 QUICK_SIZES = (100, 256, 1024, 4096)
 

@@ -9,6 +9,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -70,17 +71,27 @@ class SearchSpace:
     Attributes:
       model: the model it was made of.
       groups: name -> `Group`, in the order of the network.
+      counted: names of groups that have one ratio and one count together; most stand alone.
       leaves: path (collection first) -> `Leaf`, for every variable of the model.
       costs: "macs" and "params" as polynomials in the counts of kept elements.
       example: the arguments it was traced with; MACs are those of one forward pass of them.
     """
 
-    def __init__(self, model: nn.Module, program: Program, example: Any, call: Mapping[str, Any], parts: _Parts):
+    def __init__(
+        self,
+        model: nn.Module,
+        program: Program,
+        example: Any,
+        call: Mapping[str, Any],
+        parts: _Parts,
+        tie: Sequence[str] = (),
+    ):
         self.model, self.example, self._call, self._program = model, example, call, program
         self._mask_axes = {name: value.axes[0] for value, name in parts.masks.items()}
         gates = control(program, parts.masks)
         self.groups = _groups(parts.declared, {name for name, _ in gates.used})
         self._owned = _own(self.groups, self._mask_axes)
+        self.counted = _counted(self.groups, tie)
         self.leaves = {
             leaf.path: Leaf(leaf.path, leaf.shape, value.axes, gates.gates.get(value, frozenset()))
             for value, leaf in parts.leaves.items()
@@ -94,17 +105,19 @@ class SearchSpace:
         self._refuse_idle_groups()
 
     @staticmethod
-    def from_model(model: nn.Module, *example: Any, **call: Any) -> SearchSpace:
+    def from_model(model: nn.Module, *example: Any, tie: Sequence[str] = (), **call: Any) -> SearchSpace:
         """Trace the model's inference program; arrays and `jax.ShapeDtypeStruct`s do equally well.
 
         Args:
           model: a Linen module; modules inside that derive from `Searchable` declare the groups.
           *example: its positional arguments. MACs are counted for exactly this input: give batch 1 for MACs per image.
+          tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
+            keeping its own best elements: `"layers/*/hidden"` makes a network with the same hidden size everywhere.
           **call: keyword arguments, static. `train=False` is added where the model takes `train`.
 
         Raises:
           TracingError: an operation that no group may go through, or a group that slices nothing.
-          UserError: a model without groups.
+          UserError: a model without groups, or a pattern to tie that matches none, or groups of different sizes.
         """
         if "train" in inspect.signature(type(model).__call__).parameters:
             call.setdefault("train", False)
@@ -124,7 +137,7 @@ class SearchSpace:
             return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
 
         program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes))
-        return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record))
+        return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record), tie)
 
     def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
         """Run the inference program that was traced, jitted: of this model, or of a smaller clone of it."""
@@ -432,6 +445,23 @@ def _groups(record: dict[str, Declaration], gated: set[str]) -> dict[str, Group]
         least = d.least if d.least is not None else (0 if kind == "depth" else 1)
         groups[name] = Group(name, d.size, kind, min(least, d.size))
     return groups
+
+
+def _counted(groups: Mapping[str, Group], patterns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Partition the groups: those that one pattern matches together, the others alone; in the order of the network."""
+    together: dict[str, tuple[str, ...]] = {}
+    for pattern in patterns:
+        names = tuple(name for name in groups if fnmatchcase(name, pattern) and name not in together)
+        if not names:
+            raise UserError(f"pattern {pattern!r} to tie matches no group that is free; there are {', '.join(groups)}")
+        shapes = {(groups[name].size, groups[name].kind, groups[name].least) for name in names}
+        if len(shapes) > 1:
+            sizes = ", ".join(f"{size} {kind} elements" for size, kind, _ in sorted(shapes))
+            raise UserError(
+                f"pattern {pattern!r} ties groups of {sizes}; only groups of one kind and size can share a count"
+            )
+        together |= dict.fromkeys(names, names)
+    return tuple(dict.fromkeys(together.get(name, (name,)) for name in groups))
 
 
 def _own(groups: Mapping[str, Group], mask_axes: Mapping[str, Axis]) -> Owned:
