@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dms_jax import costs, explanation
 from dms_jax.axes import Atom, Axis, Concat, Product, atoms, resolve
-from dms_jax.elements import Declaration, declared
+from dms_jax.elements import Declaration, declared, reading
 from dms_jax.errors import TracingError, UserError
 from dms_jax.folding import Reads, find_reads
 from dms_jax.structure import Structure
@@ -136,7 +136,8 @@ class SearchSpace:
             nested = {name: unflatten_dict(tree) for name, tree in variables.items()}
             return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
 
-        program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes))
+        with reading():
+            program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes))
         return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record), tie)
 
     def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
