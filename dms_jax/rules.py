@@ -118,8 +118,15 @@ def concatenate(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
         for i, axis in enumerate(other):
             if i != along:
                 t.tie(axes[i], axis)
-    axes[along] = concat(operand[along] for operand in ins)
+    axes[along] = concat(end_to_end(t, [operand[along] for operand in ins]))
     return [tuple(axes)]
+
+
+def end_to_end(t: Any, parts: Sequence[Axis]) -> list[Axis]:
+    """Parts of a longer axis; one of size 1 is one of its positions, which cannot go: all size-1 axes are alike."""
+    named = [Atom(1) if part is UNIT else part for part in parts]
+    t.freeze(*(new for new, part in zip(named, parts, strict=True) if part is UNIT))
+    return named
 
 
 def piece(t: Any, axis: Axis, start: int, stop: int, stride: int = 1) -> Axis:
@@ -158,9 +165,11 @@ def pad(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
         if interior:
             axis = t.meaningful(axis, axis.size + interior * max(axis.size - 1, 0))
         axis = piece(t, axis, max(-low, 0), axis.size - max(-high, 0))
-        filled = [Atom(max(low, 0)), axis, Atom(max(high, 0))]
-        t.freeze(filled[0], filled[2])  # the padding is there in the small network too
-        axes.append(concat(filled) if low > 0 or high > 0 else axis)
+        if low > 0 or high > 0:
+            before, after = Atom(max(low, 0)), Atom(max(high, 0))
+            t.freeze(before, after)  # the padding is there in the small network too
+            axis = concat(end_to_end(t, (before, axis, after)))
+        axes.append(axis)
     return [tuple(axes)]
 
 
