@@ -129,6 +129,26 @@ def end_to_end(t: Any, parts: Sequence[Axis]) -> list[Axis]:
     return named
 
 
+def stack(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    for other in ins[1:]:
+        for a, b in zip(ins[0], other, strict=True):
+            t.tie(a, b)
+    axes, along = list(ins[0]), eqn.params["axis"]
+    axes.insert(along, t.meaningful(UNIT, len(ins)))
+    return [tuple(axes)]
+
+
+def unstack(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    along = eqn.params["axis"]
+    t.freeze(ins[0][along])
+    return [_kept(ins[0], (along,))] * len(eqn.outvars)
+
+
+def tile(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """n positions repeated r times are r x n, the copies being the slower factor."""
+    return [tuple(product((*fresh((r,)), axis)) for axis, r in zip(ins[0], eqn.params["reps"], strict=True))]
+
+
 def piece(t: Any, axis: Axis, start: int, stop: int, stride: int = 1) -> Axis:
     """Positions [start:stop:stride] of an axis."""
     if (start, stop, stride) == (0, axis.size, 1):
@@ -336,6 +356,9 @@ def _table() -> dict[str, Rule]:
         "squeeze": squeeze,
         "reshape": reshape,
         "concatenate": concatenate,
+        "stack": stack,
+        "unstack": unstack,
+        "tile": tile,
         "slice": slice_,
         "split": split,
         "pad": pad,
@@ -358,7 +381,7 @@ def _table() -> dict[str, Rule]:
         ("reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin", reduce_other),
         ("cummax cummin cumprod cumlogsumexp", cumulative_other),
         ("reduce_window_sum reduce_window_max reduce_window_min reduce_window", window),
-        ("scatter scatter-add scatter_add scatter_mul scatter_min scatter_max scatter_sub", scatter),
+        ("scatter scatter-add scatter-mul scatter-min scatter-max scatter-sub", scatter),
         (" ".join(ELEMENTWISE), elementwise),
     ]
     return named | {name: rule for names, rule in families for name in names.split()}

@@ -123,7 +123,7 @@ class SearchSpace:
             nested = {name: unflatten_dict(tree) for name, tree in variables.items()}
             return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
 
-        program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes))
+        program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes), data=len(jax.tree.leaves(shapes)))
         return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record))
 
     def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:

@@ -126,9 +126,7 @@ def programs(draw):
             fresh = [Atom(n) for n in shape]
             start = len(sources)
             sources.extend(fresh)
-            terms = [
-                Term(f, [frozenset({(start + k, j)}) for j in range(f.size)]) for k, f in enumerate(fresh)
-            ]
+            terms = [Term(f, [frozenset({(start + k, j)}) for j in range(f.size)]) for k, f in enumerate(fresh)]
             pairs.append((a, _product(terms)))
             known.extend(terms)
     return sources, known, pairs
