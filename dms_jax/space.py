@@ -137,7 +137,7 @@ class SearchSpace:
             return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
 
         with reading():
-            program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes))
+            program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes), data=len(jax.tree.leaves(shapes)))
         return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record), tie)
 
     def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
