@@ -24,6 +24,7 @@ from dms_jax.axes import Atom, Axis, Concat, Product, atoms, resolve
 from dms_jax.elements import Declaration, declared, reading
 from dms_jax.errors import TracingError, UserError
 from dms_jax.folding import Reads, find_reads
+from dms_jax.gate_folding import Branches, find_branches
 from dms_jax.structure import Structure
 from dms_jax.tracing import Gate, Program, Value, control, describe, trace
 
@@ -101,6 +102,7 @@ class SearchSpace:
         self.costs = _cost_polynomials(program, params, gates.gates, self._variables)
         numbers = {value: i for i, value in enumerate(params)}
         self.reads: Reads = find_reads(program, parts.masks, numbers)
+        self.branches: Branches = find_branches(program, parts.masks, numbers)
         self._params = [parts.leaves[value].path for value in params]
         self._refuse_idle_groups()
 
@@ -252,26 +254,25 @@ class SearchSpace:
 
     def by_group(self, flat: jax.Array) -> dict[str, jax.Array]:
         """`[elements]` laid end to end -> {group: [N]}."""
-        ends = np.cumsum([group.size for group in self.groups.values()])
-        return {
-            name: jax.lax.slice_in_dim(flat, int(end) - group.size, int(end))
-            for (name, group), end in zip(self.groups.items(), ends, strict=True)
-        }
+        pieces = jax.lax.split(flat, [group.size for group in self.groups.values()])
+        return dict(zip(self.groups, pieces, strict=True))
 
     def flat(self, by_group: Mapping[str, jax.Array]) -> jax.Array:
         """{group: [N]} -> `[elements]` laid end to end."""
         return jnp.concatenate([by_group[name] for name in self.groups])
 
     def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Multiply masks into the kernels that read them: conv(m x, W) = conv(x, m W).
+        """Multiply masks into the kernels that read them, gates into what makes their block's result.
+
+        conv(m x, W) = conv(x, m W), and m (a scale + bias) = a (m scale) + m bias.
 
         Args:
           params: the "params" collection, nested.
           masks: a "masks" collection, nested; groups may be missing.
 
         Returns:
-          The folded parameters (same shapes and dtypes) and the masks that remain: depth gates, masks a normalisation
-          needs, masks between activations. `model.apply({"params": folded, "masks": remaining})` equals
+          The folded parameters (same shapes and dtypes) and the masks that remain: those a normalisation needs, and
+          those between activations. `model.apply({"params": folded, "masks": remaining})` equals
           `model.apply({"params": params, "masks": masks})`, and so do its gradients.
         """
         given: dict[Any, Any] = dict(flatten_dict(dict(masks), sep="/"))
@@ -287,6 +288,13 @@ class SearchSpace:
                 shape = [1] * leaf.ndim
                 shape[axis] = leaf.shape[axis]
                 flat[path[1:]] = leaf * vector.astype(leaf.dtype).reshape(shape)
+        for name, branches in self.branches.items():
+            if name not in given:
+                continue
+            gates = jax.lax.split(given.pop(name), [1] * len(branches))
+            for gate, numbers in zip(gates, branches, strict=True):
+                for path in (self._params[number][1:] for number in sorted(numbers)):
+                    flat[path] = flat[path] * gate.astype(flat[path].dtype).reshape(())
         return unflatten_dict(flat), unflatten_dict(given, sep="/")
 
     def element_at(self, axis: Axis, name: str) -> np.ndarray:
@@ -354,7 +362,8 @@ class SearchSpace:
         for name, group in self.groups.items():
             fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else self.resources()
             cost = {key: value - fewer[key] for key, value in self.resources().items()}
-            where = "kernels" if name in self.reads.kernels else f"activations ({self.reads.refused.get(name, '')})"
+            folded = name in self.reads.kernels or name in self.branches
+            where = "kernels" if folded else f"activations ({self.reads.refused.get(name, '')})"
             rows.append(explanation.Row(name, group.kind, group.size, group.least, cost["macs"], cost["params"], where))
         return explanation.table(self.title, rows, self.resources(), self.smallest)
 
