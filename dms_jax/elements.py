@@ -141,7 +141,7 @@ _READ: ContextVar[bool] = ContextVar("program_is_read", default=False)
 
 
 def program_is_read() -> bool:
-    """Whether a `SearchSpace` reads the program now; a module then uses operations that have rules, not a fast kernel."""
+    """Whether a `SearchSpace` reads the program now: a module then uses operations with rules, not a fast kernel."""
     return _READ.get()
 
 

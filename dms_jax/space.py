@@ -363,7 +363,8 @@ class SearchSpace:
             fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else self.resources()
             cost = {key: value - fewer[key] for key, value in self.resources().items()}
             folded = name in self.reads.kernels or name in self.branches
-            where = "kernels" if folded else f"activations ({self.reads.refused.get(name, '')})"
+            why = "gates" if group.kind == "depth" else f"activations ({self.reads.refused.get(name)})"
+            where = "kernels" if folded else why
             rows.append(explanation.Row(name, group.kind, group.size, group.least, cost["macs"], cost["params"], where))
         return explanation.table(self.title, rows, self.resources(), self.smallest)
 

@@ -181,7 +181,9 @@ class Llama(Searchable):
     def _layer(self, i: int) -> Layer:
         kv_heads, scale = self.kv_heads or self.heads, 0.5 / self.layers  # 2 L sums into the residual stream
         if self.heads % kv_heads:
-            raise UserError(f"{self.heads} heads cannot be shared out among {kv_heads} key/value heads; take a multiple")
+            raise UserError(
+                f"{self.heads} heads cannot be shared out among {kv_heads} key/value heads; take a multiple"
+            )
         attention = {
             "kv_heads": kv_heads,
             "queries": self.heads // kv_heads,
@@ -216,7 +218,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None) -> jax
 
 
 def _has_fast_kernel(q: jax.Array) -> bool:
-    """Whether cuDNN's flash attention takes such queries: half precision, a GPU since Ampere, a size of head it knows."""
+    """Whether cuDNN's flash attention takes such queries: half precision, a GPU since Ampere, a head size it knows."""
     if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
     capability = float(getattr(jax.devices()[0], "compute_capability", 0.0))
