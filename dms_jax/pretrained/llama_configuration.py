@@ -156,8 +156,8 @@ def architecture(model: Llama) -> str:
     if not model.query_key_norm and not any(biases) and everywhere:
         return "mistral"
     raise UserError(
-        f"none of {', '.join(ARCHITECTURES)} has query_key_norm={model.query_key_norm}, window={model.window} in layers "
-        f"{model.window_layers or 'all'}, and biases of query/key/value, output and FFN {biases}; the weights can be "
+        f"none of {', '.join(ARCHITECTURES)} has query_key_norm={model.query_key_norm}, window={model.window} in "
+        f"layers {model.window_layers or 'all'}, and biases of query/key/value, output and FFN {biases}; the weights can be "
         "saved and loaded with dms_jax alone"
     )
 
