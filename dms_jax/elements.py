@@ -137,22 +137,22 @@ def _inherited(module: Any) -> Structure | None:
 
 
 _RECORD: ContextVar[dict[str, Declaration] | None] = ContextVar("declared_groups", default=None)
-_READ: ContextVar[bool] = ContextVar("program_is_read", default=False)
+_PORTABLE: ContextVar[bool] = ContextVar("portable_program", default=False)
 
 
-def program_is_read() -> bool:
-    """Whether a `SearchSpace` reads the program now: a module then uses operations with rules, not a fast kernel."""
-    return _READ.get()
+def is_portable() -> bool:
+    """Whether a program is traced that a `SearchSpace` reads or other machines run: no kernel of one device then."""
+    return _PORTABLE.get()
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """Make `program_is_read` true for everything that runs inside."""
-    token = _READ.set(True)
+def portable() -> Iterator[None]:
+    """Make `is_portable` true for everything that is traced inside."""
+    token = _PORTABLE.set(True)
     try:
         yield
     finally:
-        _READ.reset(token)
+        _PORTABLE.reset(token)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from dms_jax.elements import portable
 from dms_jax.errors import UserError
 from dms_jax.models.llama import Llama
 from dms_jax.pretrained.llama import ParamPath, read_json, tensor_of
@@ -124,7 +125,9 @@ def stablehlo(
     """
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in example]
-    exported = jax.export.export(jax.jit(lambda *x: model.apply(variables, *x, **call)), platforms=platforms)(*inputs)
+    with portable():
+        program = jax.jit(lambda *x: model.apply(variables, *x, **call))
+        exported = jax.export.export(program, platforms=platforms)(*inputs)
     try:
         data = exported.serialize()
     except ImportError as error:

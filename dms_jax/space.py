@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dms_jax import costs, explanation
 from dms_jax.axes import Atom, Axis, Concat, Product, atoms, resolve
-from dms_jax.elements import Declaration, declared, reading
+from dms_jax.elements import Declaration, declared, portable
 from dms_jax.errors import TracingError, UserError
 from dms_jax.folding import Reads, find_reads
 from dms_jax.gate_folding import Branches, find_branches
@@ -138,7 +138,7 @@ class SearchSpace:
             nested = {name: unflatten_dict(tree) for name, tree in variables.items()}
             return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
 
-        with reading():
+        with portable():
             program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes), data=len(jax.tree.leaves(shapes)))
         return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record), tie)
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dms_jax.elements import Elements, Searchable, program_is_read
+from dms_jax.elements import Elements, Searchable, is_portable
 from dms_jax.errors import UserError
 from dms_jax.layers import RMSNorm
 from dms_jax.models import rotary
@@ -210,15 +210,15 @@ def _logits(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None) -> jax.Array:
     """Causal attention: q `[B, T, KV, G, hd]`, k and v `[B, T, KV, hd]` -> `[B, T, KV, G, hd]`."""
-    merged = q.reshape(*q.shape[:2], -1, q.shape[-1])
+    merged = q.reshape(*q.shape[:2], q.shape[2] * q.shape[3], q.shape[4])
     local = None if window is None or window >= q.shape[1] else (window - 1, 0)
-    kernel = "cudnn" if _has_fast_kernel(q) and not program_is_read() else "xla"
+    kernel = "cudnn" if _has_fast_kernel(q) and not is_portable() else "xla"
     y = jax.nn.dot_product_attention(merged, k, v, is_causal=True, local_window_size=local, implementation=kernel)
     return y.reshape(q.shape)
 
 
 def _has_fast_kernel(q: jax.Array) -> bool:
-    """Whether cuDNN's flash attention takes such queries: half precision, a GPU since Ampere, a head size it knows."""
+    """Whether cuDNN's flash attention takes such queries: half precision, a GPU since Ampere, a head it knows."""
     if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
     capability = float(getattr(jax.devices()[0], "compute_capability", 0.0))

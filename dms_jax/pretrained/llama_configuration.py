@@ -157,8 +157,8 @@ def architecture(model: Llama) -> str:
         return "mistral"
     raise UserError(
         f"none of {', '.join(ARCHITECTURES)} has query_key_norm={model.query_key_norm}, window={model.window} in "
-        f"layers {model.window_layers or 'all'}, and biases of query/key/value, output and FFN {biases}; the weights can be "
-        "saved and loaded with dms_jax alone"
+        f"layers {model.window_layers or 'all'}, and biases of query/key/value, output and FFN {biases}; dms_jax alone "
+        "can save and load it"
     )
 
 
