@@ -36,8 +36,8 @@ class Interrupted(Exception):
 def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
     """Wrap the `main` of a program: a user's mistake ends it with one line on stderr and no traceback.
 
-    A `UserError` exits with status 2; `Interrupted` (and a bare Ctrl-C) with status 130 after the line that says how
-    to go on. Every other exception is a fault of the program and keeps its traceback.
+    A `UserError` exits with status 2; `Interrupted` (and a bare Ctrl-C) with status 130 after the line that
+    says how to go on. Every other exception is a fault of the program and keeps its traceback.
 
     Args:
         main: any callable.

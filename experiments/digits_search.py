@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -86,6 +87,17 @@ class Config:
         asked = {"macs": self.macs, "params": self.params}
         return {name: value for name, value in asked.items() if value is not None} or {"macs": 0.04}
 
+    def check(self) -> None:
+        """Refuse what no run can be made of, before anything is computed."""
+        for name in ("steps", "pretrain_steps", "finetune_steps", "batch"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} is not possible; give a whole number of at least 1")
+        if not self.learning_rate > 0:
+            raise UserError(f"--learning-rate {self.learning_rate} is not possible; give a number above 0, such as 0.1")
+        if self.batch % len(jax.devices()):
+            raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
@@ -95,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def search_digits(config: Config, command: str) -> None:
     """Run the job, or what is left of it."""
+    config.check()
     model = models.create(config.model, num_classes=digits.CLASSES)
     space = SearchSpace.from_model(model, EXAMPLE)
     limits = Limits(config.keep, config.least, config.multiple)
@@ -109,8 +122,6 @@ def search_digits(config: Config, command: str) -> None:
         measure=MEASURES[config.importance],
         weight=config.weight,
     )
-    if config.batch < 1 or config.batch % len(jax.devices()):
-        raise UserError(f"a batch of {config.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
     identity = {name: value for name, value in dataclasses.asdict(config).items() if name != "workdir"}
     with runs.Run(config.workdir, {"experiment": "digits_search", **identity}) as run:
         report = run.directory / "report.html"
@@ -129,7 +140,7 @@ def search_digits(config: Config, command: str) -> None:
         print(f"report: {write_report(run.directory)}")
 
 
-FULL, FOUND = "full network", "found by DMS"
+FULL, FOUND, UNIFORM, LONGER = "full network", "found by DMS", "same ratio everywhere", "full network, trained on"
 
 
 @dataclass(frozen=True)
@@ -177,13 +188,10 @@ def _phases(config: Config, run: runs.Run, search: Search) -> Finished:
     networks = {FULL: (model, pretrained)} if before else {}
     networks |= {
         FOUND: (small, found),
-        "same keep ratio everywhere": (
-            uniform,
-            train("uniform", uniform, dms_jax.shrink(space, pretrained, even), extra),
-        ),
+        UNIFORM: (uniform, train("uniform", uniform, dms_jax.shrink(space, pretrained, even), extra)),
     }
     if extra:
-        networks["full network, same extra steps"] = (model, train("full", model, pretrained, extra))
+        networks[LONGER] = (model, train("full", model, pretrained, extra))
     steps = dict.fromkeys(networks, before + extra) | {FULL: before, FOUND: before + config.steps + after}
     return Finished(structure, networks, steps, difference, job.seconds)
 
@@ -208,7 +216,7 @@ def _measure(config: Config, finished: Finished, search: Search, command: str) -
         )
     full = search.space.resources()
     budget = {n: {"asked": config.budget[n], "target": t, "full": full[n]} for n, t in search.targets.items()}
-    before = milliseconds.get(FULL) or milliseconds["full network, same extra steps"]
+    before = milliseconds.get(FULL) or milliseconds[LONGER]
     found = next(row for row in rows if row["name"] == FOUND)
     share = ", ".join(f"{t / full[n]:.3g} of the {n}" for n, t in search.targets.items())
     return {
@@ -242,13 +250,13 @@ def warm_cosine(peak: float, steps: int) -> optax.Schedule:
 
 
 def _table(results: dict[str, Any]) -> Table:
-    table = Table(title=results["title"])
-    table.add_column("network")
-    for head in ("MACs", "parameters", "accuracy", "ms, 1 image", "ms, 64 images", "steps"):
-        table.add_column(head, justify="right")
+    table = Table(title=results["title"], box=box.SIMPLE_HEAD)
+    table.add_column("network", no_wrap=True)
+    for head in ("MACs", "params", "accuracy", "ms x1", "ms x64", "steps"):
+        table.add_column(head, justify="right", no_wrap=True)
     for row in results["rows"]:
         times = (f"{row['latency_ms'][batch]:.2f}" for batch in ("1", "64"))
-        accuracy = f"{row['accuracy']:.3f} \u00b1 {row['stderr']:.3f}"
+        accuracy = f"{100 * row['accuracy']:.1f}\u00b1{100 * row['stderr']:.1f}%"
         table.add_row(row["name"], f"{row['macs']:,}", f"{row['params']:,}", accuracy, *times, f"{row['steps']:,}")
     return table
 

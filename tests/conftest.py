@@ -6,6 +6,8 @@ import hypothesis
 import jax
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
+# Eight devices for the tests of sharding; every other test runs on the first.
+jax.config.update("jax_num_cpu_devices", 8)
 # [N] + [N, 1] is almost always a mistake; code under test broadcasts by name.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
-from dms_jax.models import efficientnet, mobilenet, resnet, swin, vit
+from dms_jax.models import efficientnet, llama, mobilenet, resnet, swin, vit
 
-FAMILIES = (resnet, mobilenet, efficientnet, vit, swin)
+FAMILIES = (resnet, mobilenet, efficientnet, vit, swin, llama)
 MODELS: dict[str, Callable[..., Searchable]] = {
     name: make for family in FAMILIES for name, make in family.MODELS.items()
 }
-
 
 def create(name: str, **arguments: Any) -> Searchable:
     """Make a model of the zoo.

@@ -50,8 +50,8 @@ def warn(line: str) -> None:
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one directory.
 
-    A state is any pytree of arrays (no typed PRNG keys); on disk it is a flat table from the path of a leaf to its
-    array. With several processes every method is called by all of them, over one shared file system.
+    A state is any pytree of arrays (no typed PRNG keys); on disk it is a flat table from the path of a leaf
+    to its array. With several processes every method is called by all of them, over one shared file system.
 
     Args:
         directory: where they lie; made if need be.
@@ -117,12 +117,12 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore(self, example: Any) -> Restored | None:
         """Read the newest whole checkpoint.
 
-        Newer ones that are not whole are reported and renamed to `<step>.not-whole`; writes that never finished are
-        reported and dropped.
+        Newer ones that are not whole are reported and renamed to `<step>.not-whole`; writes that never
+        finished are reported and dropped.
 
         Args:
-            example: a tree of arrays or `jax.ShapeDtypeStruct`s: the structure, shapes, dtypes and shardings to
-                restore to. NumPy leaves come back as NumPy.
+            example: a tree of arrays or `jax.ShapeDtypeStruct`s: the structure, shapes, dtypes and shardings
+                to restore to. NumPy leaves come back as NumPy.
 
         Returns:
             What was saved, or None where no checkpoint was ever finished.
@@ -233,8 +233,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             if saved.get(name) != asked.get(name):
                 there, wanted = (" ".join(map(str, d.get(name, ["absent"]))) for d in (saved, asked))
                 raise CheckpointError(
-                    f"checkpoint {step} in {self.directory} is of another model: state{name} is {there} there "
-                    f"and {wanted} here; take the settings it was made with, or another directory"
+                    f"checkpoint {step} in {self.directory} is of another model: state{name} is {there} "
+                    f"there and {wanted} here; take the settings it was made with, or another directory"
                 )
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Whether the files of a checkpoint are those that were written.
 
-Orbax does not notice a flipped byte in array data: other numbers come back, and no error. So the last file written
-into a checkpoint lists all the others with a digest of each.
+Orbax does not notice a flipped byte in array data: other numbers come back, and no error. So the last file
+written into a checkpoint lists all the others with a digest of each.
 """
 
 import hashlib

@@ -14,8 +14,8 @@ _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it, and the second Ctrl-C lea
 class InterruptFlag(contextlib.AbstractContextManager):
     """A flag, set by SIGINT or SIGTERM inside the `with` block; a second SIGINT ends the process at once.
 
-    Python delivers signals to the main thread alone; in any other the block changes nothing and the flag stays down
-    until somebody sets `requested`.
+    Python delivers signals to the main thread alone; in any other the block changes nothing and the flag
+    stays down until somebody sets `requested`.
     """
 
     def __init__(self) -> None:

@@ -66,13 +66,14 @@ def run_phase(
     meta: Mapping[str, Any] | None = None,
     interrupt: InterruptFlag | None = None,
 ) -> State:
-    """Run steps `start` to `steps`; stopped anywhere and resumed, the state returned is the same, bit for bit.
+    """Run steps `start` to `steps`; stopped anywhere and resumed, the last state is the same, bit for bit.
 
-    Step i (from 0) computes `state, metrics = step(state, batches(i), fold_in(key, i))`, so what it sees depends on i
-    alone. `fold_in` is a compiled call of its own (about 10 us, not waited for) rather than part of `step`: a step
-    stays usable by itself, and its donation is its own. Nothing waits for the device between logs: the metrics of a
-    logged step are fetched when the next one is dispatched, and the losses in between are kept on the device and looked
-    at then too. A step counts from 1 in everything that is shown or saved: it is the number of steps done.
+    Step i (from 0) computes `state, metrics = step(state, batches(i), fold_in(key, i))`, so what it sees
+    depends on i alone. `fold_in` is a compiled call of its own (about 10 us, not waited for) rather than part
+    of `step`: a step stays usable by itself, and its donation is its own. Nothing waits for the device
+    between logs: the metrics of a logged step are fetched when the next one is dispatched, and the losses in
+    between are kept on the device and looked at then too. A step counts from 1 in everything that is shown or
+    saved: it is the number of steps done.
 
     Args:
         phase: the name in records and messages.
@@ -82,21 +83,24 @@ def run_phase(
         key: the base key of the phase.
         steps: where the phase ends.
         start: steps done already: `Restored.step`.
-        finite: names of the metrics that have to stay finite. A step whose loss is finite can still have spoilt its
-            parameters; with the norm of the gradient among these names, such a state is not saved either.
+        finite: names of the metrics that have to stay finite. A step whose loss is finite can still have
+            spoilt its parameters; with the norm of the gradient among these names, such a state is not saved
+            either.
         log_every: steps between records; the first and the last step are recorded too.
         describe: from a record to the text beside the progress bar; the metrics named in `finite` by default.
-        observe: traced; from a state to whatever `on_log` is to see of it. (By then the state itself is donated.)
-        on_log: called with the step, its metrics and what `observe` returned, as NumPy, after the record is written.
+        observe: traced; from a state to whatever `on_log` is to see of it. (By then the state itself is
+            donated.)
+        on_log: called with the step, its metrics and what `observe` returned, as NumPy, after the record is
+            written.
         writer: gets the records.
         progress: shows them.
-        checkpoints: where states of this phase, and of no other, are saved: at the end, on interruption, and as the
-            next two say.
+        checkpoints: where states of this phase, and of no other, are saved: at the end, on interruption, and
+            as the next two say.
         checkpoint_every: steps between two checkpoints.
         checkpoint_seconds: seconds between two checkpoints.
         meta: goes with every checkpoint, beside `metrics_position` (see `MetricsWriter`).
-        interrupt: looked at before every step. (Several processes have to agree to stop or to save by time: they
-            do so once every `log_every` steps.)
+        interrupt: looked at before every step. (Several processes have to agree to stop or to save by time:
+            they do so once every `log_every` steps.)
 
     Raises:
         NonFiniteLoss: at the first log or checkpoint after it came up. No state from it on is saved.

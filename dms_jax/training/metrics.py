@@ -19,14 +19,16 @@ FILE = "metrics.jsonl"
 class MetricsWriter(contextlib.AbstractContextManager):
     """Appends records to `metrics.jsonl`, and to TensorBoard event files under `tensorboard/<phase>`.
 
-    `position` is stored with a checkpoint (`run_phase` does so, as `meta["metrics_position"]`). Handed back as
-    `resume_at`, it cuts off everything written after that checkpoint, so that a resumed run leaves the file an
-    uninterrupted one would have left, byte for byte. Only process 0 writes.
+    `position` is stored with a checkpoint (`run_phase` does so, as `meta["metrics_position"]`). Handed back
+    as `resume_at`, it cuts off everything written after that checkpoint, so that a resumed run leaves the
+    file an uninterrupted one would have left, byte for byte. Only process 0 writes.
 
     Args:
         directory: the run directory; made if need be.
-        resume_at: a `position`: records beyond it are dropped; 0 begins a new file. None appends to what is there.
-        tensorboard: write event files too. Needs tensorboardX (the extra `report`); without it one line says so.
+        resume_at: a `position`: records beyond it are dropped; 0 begins a new file. None appends to what is
+            there.
+        tensorboard: write event files too. Needs tensorboardX (the extra `report`); without it one line says
+            so.
 
     Raises:
         UserError: `directory` cannot be written.
@@ -83,7 +85,7 @@ class MetricsWriter(contextlib.AbstractContextManager):
         self.close()
 
     def _board(self, phase: str, step: int) -> Any:
-        """A directory for each phase: TensorBoard's purge goes by steps of a directory, and phases restart them."""
+        """One directory a phase: TensorBoard purges by the steps of a directory, and phases restart them."""
         if phase not in self._boards:
             assert self._board_class is not None
             folder = self._directory / "tensorboard" / phase
@@ -103,7 +105,8 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
         directory: a run directory.
 
     Returns:
-        One dictionary a record: `phase`, `step` and the values, of which null stands for a number that was not finite.
+        One dictionary a record: `phase`, `step` and the values, of which null stands for a number that was
+            not finite.
 
     Raises:
         UserError: the file is missing, or a line of it is not JSON.

@@ -15,8 +15,8 @@ _SECONDS_BETWEEN_DRAWINGS = 0.1
 class Progress(contextlib.AbstractContextManager):
     """Shows a phase: its name, steps done, free text, the time so far and the time left.
 
-    The time left is estimated from the steps after the first update, so that compilation does not count. Only process 0
-    shows anything.
+    The time left is estimated from the steps after the first update, so that compilation does not count. Only
+    process 0 shows anything.
 
     Args:
         phase: the name shown.

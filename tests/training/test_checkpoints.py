@@ -168,7 +168,7 @@ def test_none_whole_is_an_error_each_time(copy):
         with pytest.raises(CheckpointError, match="none of the 2 checkpoints .* is whole .step 20: meta/metadata") as e:
             restore(copy)
         assert "remove the directory to start again" in str(e.value) and "\n" not in str(e.value)
-    assert isinstance(e.value, UserError) and isinstance(e.value, ValueError)
+        assert isinstance(e.value, UserError) and isinstance(e.value, ValueError)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,8 @@ def test_what_a_checkpoint_does_not_hold(tmp_path):
             checkpoints.save(1, {"k": jax.random.key(0)})
         with pytest.raises(TypeError, match=r"state\['k'\] is a float"):
             checkpoints.save(1, {"k": 1.0})
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            checkpoints.save(1, state_at(1), {"x": jnp.ones(1)})
         with pytest.raises(TypeError, match="a state without a single number"):
             checkpoints.save(1, {"k": jnp.zeros((0, 3))})
     with pytest.raises(ValueError, match="keep=1: at least 2"):

@@ -56,7 +56,7 @@ def assert_goes_on(directory, never_stopped):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_command_goes_on(number, never_stopped, tmp_path):
-    process = start(tmp_path, 0.2)
+    process = start(tmp_path, 0.3)
     wait_for_step(process, 4)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -74,6 +74,7 @@ def test_a_second_ctrl_c_ends_at_once(never_stopped, tmp_path):
     process = start(tmp_path, 0.5)
     wait_for_step(process, 4)
     process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
     for line in process.stderr:
         if "stopping after this step" in line:
             break

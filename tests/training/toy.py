@@ -35,7 +35,7 @@ def init() -> State:
 def _step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
     def loss_of(params):
         noise = 0.1 * jax.random.normal(key, batch["x"].shape)
-        y = jnp.tanh((batch["x"] + noise) @ params["w/1"] + params["b.1"])
+        y = jnp.tanh((batch["x"] + noise) @ params["w/1"] + params["b.1"][None])
         return jnp.mean((y - batch["y"]) ** 2)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
@@ -58,6 +58,7 @@ def batch_of(i: int) -> dict[str, np.ndarray]:
 
 def train(directory: Path, steps: int, *, batches=batch_of, step=step, **options: Any) -> State:
     """One command: begins, or goes on from the newest checkpoint."""
+    options = {"log_every": 4} | options
     with Checkpoints(directory / "checkpoints", report=print) as checkpoints:
         restored = checkpoints.restore(init())
         start, state, position = 0, init(), 0
@@ -69,7 +70,7 @@ def train(directory: Path, steps: int, *, batches=batch_of, step=step, **options
         ):
             return run_phase(
                 "toy", step, state, batches, jax.random.key(KEY_SEED), steps=steps, start=start,
-                writer=writer, progress=progress, checkpoints=checkpoints, **{"log_every": 4} | options,
+                writer=writer, progress=progress, checkpoints=checkpoints, **options,
             )  # fmt: skip
 
 
