@@ -14,6 +14,7 @@ MODELS: dict[str, Callable[..., Searchable]] = {
     name: make for family in FAMILIES for name, make in family.MODELS.items()
 }
 
+
 def create(name: str, **arguments: Any) -> Searchable:
     """Make a model of the zoo.
 

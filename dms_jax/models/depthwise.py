@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dms_jax.elements import is_portable
+
 
 class DepthwiseConv(nn.Module):
     """A `size` x `size` depthwise convolution without bias, padded as TensorFlow's "SAME".
@@ -45,9 +47,11 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.A
     """
     strides = (stride, stride)
     pads = tuple(jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, "SAME"))
+    native = partial(native_convolution, stride=stride, pads=pads)
+    if is_portable():
+        return native(x, kernel)
     # Differentiated as it stands, the sum would keep k^2 shifted copies of `x`; so it is computed again instead.
     shifted = jax.checkpoint(partial(shifted_products, stride=stride, pads=pads))
-    native = partial(native_convolution, stride=stride, pads=pads)
     return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=native)
 
 
