@@ -1,6 +1,7 @@
 """Both forms of the depthwise convolution are one function, and are read as one."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from dms_jax.tracing import trace
 from tests.helpers import BFLOAT16_ROUNDING, FLOAT32_GRADIENTS, FLOAT32_ROUNDING
 
 
-def operands(height, width, size, dtype=jnp.float32):
+def operands(height: int, width: int, size: int, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array]:
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, height, width, 5)), rng.normal(size=(size, size, 1, 5)) / size
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
@@ -28,7 +29,7 @@ def both(x, size, stride):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (2, 1)])
 def test_both_forms_agree(size, stride, shape):
-    x, kernel = operands(*shape, size)
+    x, kernel = operands(shape[0], shape[1], size)
     native, shifted = both(x, size, stride)
     expected = native(x, kernel)
     assert expected.shape[1:3] == tuple(-(-n // stride) for n in shape)
@@ -72,5 +73,5 @@ def test_the_platforms_choice_is_traced_as_one_convolution():
 
 def test_the_layer_initialises_for_its_fan():
     layer = DepthwiseConv(3, stride=2)
-    variables = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 4096)))
+    variables: Any = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 4096)))
     assert float(jnp.std(variables["params"]["kernel"])) == pytest.approx((2 / 9) ** 0.5, rel=0.05)
