@@ -103,18 +103,21 @@ class Block(Searchable):
     @nn.compact
     def __call__(self, x: jax.Array, gate: jax.Array, *, train: bool) -> jax.Array:
         drop = partial(nn.Dropout, self.drop_path, (1, 2, 3), deterministic=not train)
-        x = x + gate * drop(name="drop1")(self.attention(_norm(name="norm1")(x)))
+        x = x + drop(name="drop1")(self.attention(_norm(name="norm1")(x), gate))
         mlp = Mlp(hidden=4 * x.shape[-1], dtype=self.dtype, name="mlp")
         return x + gate * drop(name="drop2")(mlp(_norm(name="norm2")(x)))
 
-    def attention(self, x: jax.Array) -> jax.Array:
-        """Attention inside the (shifted) windows of `x: [B, H, W, C]`."""
+    def attention(self, x: jax.Array, gate: jax.Array) -> jax.Array:
+        """Attention inside the (shifted) windows of `x: [B, H, W, C]`, times the gate.
+
+        The gate acts before the windows are put back in place: there it is next to a dense layer, which can take it.
+        """
         _, height, width, _ = x.shape
         shift = self.shift if height > self.window else 0  # a single window has nowhere to shift
         mask = shift_mask(height, self.window, shift) if shift else None
         y = window_partition(jnp.roll(x, (-shift, -shift), (1, 2)) if shift else x, self.window)
-        y = WindowAttention(heads=self.heads, window=self.window, dtype=self.dtype, name="attention")(y, mask)
-        y = window_merge(y, height, width)
+        attention = WindowAttention(heads=self.heads, window=self.window, dtype=self.dtype, name="attention")
+        y = window_merge(gate * attention(y, mask), height, width)
         return jnp.roll(y, (shift, shift), (1, 2)) if shift else y
 
 

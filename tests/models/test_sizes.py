@@ -79,6 +79,6 @@ def test_all_blocks_of_swin_can_go():
     assert set(groups_of(space, "heads").values()) == {3, 6, 12, 24}
 
 
-@pytest.mark.parametrize("name", sorted(models.MODELS))
+@pytest.mark.parametrize("name", sorted(set(models.MODELS) - set(models.llama.MODELS)))
 def test_every_name_makes_a_network(name):
     assert isinstance(models.create(name), models.Searchable)
