@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -144,8 +144,12 @@ class SearchSpace:
 
     def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
         """Run the inference program that was traced, jitted: of this model, or of a smaller clone of it."""
+        return jax.jit(self.forward(model))(variables, *args)
+
+    def forward(self, model: nn.Module | None = None) -> Callable[..., Any]:
+        """`(variables, *args) -> outputs`, the inference program that was traced, of this model or a smaller clone."""
         network = self.model if model is None else model
-        return jax.jit(lambda v, *a: network.apply(v, *a, **self._call))(variables, *args)
+        return lambda variables, *args: network.apply(variables, *args, **self._call)
 
     # --- costs ---
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from dms_jax.errors import UserError
 
-
 TEACHER = "teacher_logits"
 
 

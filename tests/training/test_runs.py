@@ -40,7 +40,7 @@ def test_the_same_job_goes_on_and_makes_its_directory(tmp_path):
     "other, named",
     [
         (CONFIG | {"steps": 10}, ["steps 9 there, 10 asked"]),
-        (CONFIG | {"experiment": "resnet", "budget": {"params": 0.5}}, ["'toy' there, 'resnet' asked", "budget {'macs'"]),
+        (CONFIG | {"experiment": "net", "budget": {"params": 0.5}}, ["'toy' there, 'net' asked", "budget {'macs'"]),
         (CONFIG | {"new": 1}, ["new absent there, 1 asked"]),
         ({k: v for k, v in CONFIG.items() if k != "none"}, ["none None there, absent asked"]),
         ({}, ["and 1 more"]),
