@@ -52,7 +52,7 @@ class Product:
 
 Axis: TypeAlias = Atom | Concat | Product
 
-UNIT = Atom(1)  # broadcasting axes say nothing about positions: they are never tied
+UNIT = Atom(1)  # every axis of size 1 of an array: it says nothing about positions, so it is never tied
 
 
 def concat(parts: Iterable[Axis]) -> Axis:
@@ -64,10 +64,10 @@ def concat(parts: Iterable[Axis]) -> Axis:
 
 
 def product(factors: Iterable[Axis]) -> Axis:
-    """Merge axes: nested products are flattened, size-1 factors dropped, a leading concatenation distributed."""
+    """Merge axes: nested products are flattened, units dropped, a leading concatenation distributed."""
     flat: list[Axis] = []
     for factor in factors:
-        flat.extend(factor.factors if isinstance(factor, Product) else (factor,) if factor.size != 1 else ())
+        flat.extend(factor.factors if isinstance(factor, Product) else (factor,) if factor is not UNIT else ())
     if not flat:
         return UNIT
     if len(flat) == 1:
@@ -154,7 +154,7 @@ class Ties:
 
     def tie(self, a: Axis, b: Axis, why: Any) -> None:
         """State that position i of `a` is position i of `b`, because of the operation `why`."""
-        if a is b or a.size == 1:
+        if a is b:
             return
         self._note(a, b, why)
         self._unify(a, b, why)
@@ -188,7 +188,11 @@ class Ties:
 
     def _unify(self, a: Axis, b: Axis, why: Any) -> None:
         a, b = resolve(a), resolve(b)
-        if a is b or a.size == 1:
+        if a is b:
+            return
+        if a is UNIT or b is UNIT:  # nothing may take an axis of an array away
+            self.freeze(a, why)
+            self.freeze(b, why)
             return
         if isinstance(a, Atom):
             self._bind(a, b, why)
@@ -233,6 +237,11 @@ class Ties:
         right: list[Axis] = list(b.factors)
         while left and right:
             p, q = _take(left, Product), _take(right, Product)
+            if (p.size == 1) != (q.size == 1):  # a single position times the rest: it has no counterpart
+                lone, other, side = (p, q, right) if p.size == 1 else (q, p, left)
+                self.freeze(lone, why)
+                side.insert(0, other)
+                continue
             if p.size > q.size:
                 p, more = _factor(p, q.size)
                 left.insert(0, more)
@@ -240,6 +249,8 @@ class Ties:
                 q, more = _factor(q, p.size)
                 right.insert(0, more)
             self._unify(p, q, why)
+        for rest in (*left, *right):  # one position each, with no counterpart
+            self.freeze(rest, why)
 
     def _unify_mixed(self, a: Concat, b: Product, why: Any) -> None:
         """(a ++ b ++ ...) == f x rest: cut f where the parts end; each part is then a piece of f times the rest."""

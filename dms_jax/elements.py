@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -28,6 +29,8 @@ class Declaration:
     least: int | None
 
 
+# A pytree, so that it can be handed to a module under `nn.remat`, `nn.scan` and other lifted transforms.
+@partial(jax.tree_util.register_dataclass, data_fields=["mask"], meta_fields=["name", "kept", "declared"])
 @dataclass(frozen=True, eq=False)
 class Elements:
     """The elements of one group inside a running module.
@@ -134,6 +137,22 @@ def _inherited(module: Any) -> Structure | None:
 
 
 _RECORD: ContextVar[dict[str, Declaration] | None] = ContextVar("declared_groups", default=None)
+_PORTABLE: ContextVar[bool] = ContextVar("portable_program", default=False)
+
+
+def is_portable() -> bool:
+    """Whether a program is traced that a `SearchSpace` reads or other machines run: no kernel of one device then."""
+    return _PORTABLE.get()
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """Make `is_portable` true for everything that is traced inside."""
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import escape
+from typing import TypeAlias
 
 import numpy as np
 
@@ -102,13 +103,16 @@ def project(
                 f"no structure has at most {most:,} {name}; the smallest within the limits has {least[name]:,}"
             )
     problem = _Problem(space, dict(ranking), dict(budget), limits.counts(space))
-    counts = problem.shifted(ratios)
-    counts = problem.fill(counts)
-    return {name: tuple(sorted(int(i) for i in problem.order[name][:k])) for name, k in counts.items()}
+    counts = problem.fill(problem.shifted(ratios))
+    chosen = {name: problem.order[name][:k] for names, k in counts.items() for name in names}
+    return {name: tuple(sorted(int(i) for i in chosen[name])) for name in space.groups}
+
+
+Together: TypeAlias = tuple[str, ...]  # groups that have one count
 
 
 class _Problem:
-    """Counts of kept elements per group; resources of many candidates at once."""
+    """Counts of kept elements, one for groups counted together; resources of many candidates at once."""
 
     def __init__(
         self,
@@ -117,7 +121,8 @@ class _Problem:
         budget: dict[str, int],
         allowed: dict[str, np.ndarray],
     ):
-        self.space, self.budget, self.allowed = space, budget, allowed
+        self.space, self.budget = space, budget
+        self.allowed = {names: allowed[names[0]] for names in space.counted}
         # best first; a stable ascending sort read backwards, so ties fall as the operator's ranks do (NaN lowest)
         clean = {name: np.where(np.isnan(c), -np.inf, c) for name, c in importance.items()}
         self.order = {name: np.argsort(c, kind="stable")[::-1] for name, c in clean.items()}
@@ -126,33 +131,33 @@ class _Problem:
         self.none = np.zeros(self.size, np.int64)
         self.none[0] = 1
 
-    def elements(self, name: str, start: int, stop: int) -> np.ndarray:
-        """What the elements ranked [start, stop) of a group add to the variables of the costs."""
-        variables = self.space.element_variables(name)[self.order[name][start:stop]]
-        added = np.bincount(variables, minlength=self.size)
+    def elements(self, names: Together, start: int, stop: int) -> np.ndarray:
+        """What the elements ranked [start, stop) of some groups add to the variables of the costs."""
+        variables = [self.space.element_variables(name)[self.order[name][start:stop]] for name in names]
+        added = np.bincount(np.concatenate(variables), minlength=self.size)
         added[0] = 0
         return added
 
-    def variables(self, counts: Mapping[str, int]) -> np.ndarray:
-        return self.none + np.sum([self.elements(name, 0, k) for name, k in counts.items()], axis=0)
+    def variables(self, counts: Mapping[Together, int]) -> np.ndarray:
+        return self.none + np.sum([self.elements(names, 0, k) for names, k in counts.items()], axis=0)
 
     def fits(self, variables: np.ndarray) -> np.ndarray:
         """`[...]` bool for variables `[..., V]`."""
         checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
         return np.logical_and.reduce(checks)
 
-    def rounded(self, ratios: Mapping[str, float], shift: float) -> dict[str, int]:
+    def rounded(self, ratios: Mapping[str, float], shift: float) -> dict[Together, int]:
         """Counts of shifted ratios: k = #{rank / N >= a}, then the nearest allowed number."""
         counts = {}
-        for name, allowed in self.allowed.items():
-            n, a = self.space.groups[name].size, float(ratios[name]) + shift
+        for names, allowed in self.allowed.items():
+            n, a = self.space.groups[names[0]].size, float(ratios[names[0]]) + shift
             k = (0.5 >= a) * 1.0 if n == 1 else np.clip(n - np.ceil(a * n - 1e-6), 0, n)
-            counts[name] = int(allowed[np.argmin(np.abs(allowed - k))])
+            counts[names] = int(allowed[np.argmin(np.abs(allowed - k))])
         return counts
 
-    def shifted(self, ratios: Mapping[str, float]) -> dict[str, int]:
+    def shifted(self, ratios: Mapping[str, float]) -> dict[Together, int]:
         """Move all ratios by the smallest shift at which the budget holds."""
-        low, high = -2.5, 2.5  # ratios lie within [-4/lambda, 1] and lambda >= 2: at the ends all stay, or the least
+        low, high = -2.5, 2.5  # ratios lie within [-2, 1]: at the ends all stay, or the least
         if self.fits(self.variables(self.rounded(ratios, low))):
             return self.rounded(ratios, low)
         for _ in range(40):
@@ -163,34 +168,44 @@ class _Problem:
                 low = middle
         return self.rounded(ratios, high)
 
-    def fill(self, counts: dict[str, int]) -> dict[str, int]:
+    def fill(self, counts: Mapping[Together, int]) -> dict[Together, int]:
         """Take elements back while any fits, by importance per cost."""
         counts = dict(counts)
         now = self.variables(counts)
         while True:
-            steps = {name: self._next(name, k) for name, k in counts.items()}
-            names = [name for name, k in steps.items() if k is not None]
-            if not names:
+            steps = {names: self._next(names, k) for names, k in counts.items()}
+            open_ = [(names, counts[names], then) for names, then in steps.items() if then is not None]
+            if not open_:
                 return counts
-            added = np.stack([self.elements(name, counts[name], steps[name]) for name in names])  # type: ignore[arg-type]
+            added = np.stack([self.elements(*step) for step in open_])
             fitting = np.flatnonzero(self.fits(now + added))
             if not len(fitting):
                 return counts
-            best = max(fitting, key=lambda i: self._worth(names[i], counts[names[i]], steps[names[i]], now, added[i]))
-            counts[names[best]] = int(steps[names[best]])  # type: ignore[arg-type]
-            now = now + added[best]
+            best = max(fitting, key=lambda i: self._worth(*open_[i], now, added[i]))
+            names, _, then = open_[best]
+            counts[names], now = then, now + added[best]
 
-    def _next(self, name: str, k: int) -> int | None:
-        more = self.allowed[name][self.allowed[name] > k]
+    def _next(self, names: Together, k: int) -> int | None:
+        more = self.allowed[names][self.allowed[names] > k]
         return int(more[0]) if len(more) else None
 
-    def _worth(self, name: str, k: int, then: int | None, now: np.ndarray, added: np.ndarray) -> float:
-        gain = float(np.sum(self.importance[name][self.order[name][k:then]]))
+    def _worth(self, names: Together, k: int, then: int, now: np.ndarray, added: np.ndarray) -> float:
+        gain = sum(float(np.sum(self.importance[name][self.order[name][k:then]])) for name in names)
         cost = 0.0
         for resource, most in self.budget.items():
             polynomial = self.space.costs[resource]
             cost += float(polynomial.exact(now + added) - polynomial.exact(now)) / most
         return gain / cost if cost > 0 else np.inf
+
+
+def _shared(names: Together, allowed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The numbers that all groups of a count may have; limits that contradict each other are the user's to mend."""
+    common = allowed[names[0]]
+    for name in names[1:]:
+        common = np.intersect1d(common, allowed[name])
+    if not len(common):
+        raise UserError(f"the limits leave {names[0]!r} and {names[1]!r}, which share one count, no number in common")
+    return common
 
 
 def uniform(

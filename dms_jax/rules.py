@@ -118,8 +118,35 @@ def concatenate(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
         for i, axis in enumerate(other):
             if i != along:
                 t.tie(axes[i], axis)
-    axes[along] = concat(operand[along] for operand in ins)
+    axes[along] = concat(end_to_end(t, [operand[along] for operand in ins]))
     return [tuple(axes)]
+
+
+def end_to_end(t: Any, parts: Sequence[Axis]) -> list[Axis]:
+    """Parts of a longer axis; one of size 1 is one of its positions, which cannot go: all size-1 axes are alike."""
+    named = [Atom(1) if part is UNIT else part for part in parts]
+    t.freeze(*(new for new, part in zip(named, parts, strict=True) if part is UNIT))
+    return named
+
+
+def stack(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    for other in ins[1:]:
+        for a, b in zip(ins[0], other, strict=True):
+            t.tie(a, b)
+    axes, along = list(ins[0]), eqn.params["axis"]
+    axes.insert(along, t.meaningful(UNIT, len(ins)))
+    return [tuple(axes)]
+
+
+def unstack(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    along = eqn.params["axis"]
+    t.freeze(ins[0][along])
+    return [_kept(ins[0], (along,))] * len(eqn.outvars)
+
+
+def tile(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """n positions repeated r times are r x n, the copies being the slower factor."""
+    return [tuple(product((*fresh((r,)), axis)) for axis, r in zip(ins[0], eqn.params["reps"], strict=True))]
 
 
 def piece(t: Any, axis: Axis, start: int, stop: int, stride: int = 1) -> Axis:
@@ -158,9 +185,11 @@ def pad(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
         if interior:
             axis = t.meaningful(axis, axis.size + interior * max(axis.size - 1, 0))
         axis = piece(t, axis, max(-low, 0), axis.size - max(-high, 0))
-        filled = [Atom(max(low, 0)), axis, Atom(max(high, 0))]
-        t.freeze(filled[0], filled[2])  # the padding is there in the small network too
-        axes.append(concat(filled) if low > 0 or high > 0 else axis)
+        if low > 0 or high > 0:
+            before, after = Atom(max(low, 0)), Atom(max(high, 0))
+            t.freeze(before, after)  # the padding is there in the small network too
+            axis = concat(end_to_end(t, (before, axis, after)))
+        axes.append(axis)
     return [tuple(axes)]
 
 
@@ -327,6 +356,9 @@ def _table() -> dict[str, Rule]:
         "squeeze": squeeze,
         "reshape": reshape,
         "concatenate": concatenate,
+        "stack": stack,
+        "unstack": unstack,
+        "tile": tile,
         "slice": slice_,
         "split": split,
         "pad": pad,
@@ -349,7 +381,7 @@ def _table() -> dict[str, Rule]:
         ("reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin", reduce_other),
         ("cummax cummin cumprod cumlogsumexp", cumulative_other),
         ("reduce_window_sum reduce_window_max reduce_window_min reduce_window", window),
-        ("scatter scatter-add scatter_add scatter_mul scatter_min scatter_max scatter_sub", scatter),
+        ("scatter scatter-add scatter-mul scatter-min scatter-max scatter-sub", scatter),
         (" ".join(ELEMENTWISE), elementwise),
     ]
     return named | {name: rule for names, rule in families for name in names.split()}

@@ -40,7 +40,7 @@ class SearchState:
       step: int32, steps done.
       params, model_state: the supernet's parameters and its other collections (batch_stats).
       opt_state, ratio_opt_state: optimiser states.
-      ratios: `[groups]` float32 pruning ratios, in the order of `space.groups`.
+      ratios: `[ratios]` float32 pruning ratios, in the order of `space.counted`: one a group, but for tied groups.
       importance: {group: [N]} float32 moving averages.
       task_norm: float32, moving average of the norm of the task gradient on the ratios.
       weights: {resource: float32} multipliers w.
@@ -152,7 +152,7 @@ class Search:
           variables: the supernet's variables, random or pretrained; "masks" is ignored.
         """
         params = variables["params"]
-        ratios = jnp.asarray(self._constants.open)
+        ratios = jnp.asarray(self._constants.per_ratio(self._constants.open))
         return SearchState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -179,7 +179,7 @@ class Search:
         """
         c = self._constants
         ranks = topk.normalize_segments(importance, c.segments.sizes)
-        soft = jax.nn.sigmoid(c.sharpness * (ranks - ratios[c.of_element]))
+        soft = jax.nn.sigmoid(c.sharpness * (ranks - ratios[c.ratio[c.of_element]]))
         untold = c.segments.all_equal(importance) & (jnp.array(c.segments.sizes) > 1)
         soft = jnp.where((untold | c.fixed)[c.of_element], 1.0, soft)
         hard = jax.lax.stop_gradient((soft >= 0.5).astype(soft.dtype))
@@ -260,10 +260,10 @@ class Search:
         c = self._constants
         updates: Any
         updates, opt_state = self._ratio_optimizer.update(gradient, state.ratio_opt_state, state.ratios)
-        ratios = jnp.clip(state.ratios + updates, c.open, c.closed)
+        ratios = jnp.clip(state.ratios + updates, c.per_ratio(c.open), c.per_ratio(c.closed))
         active = state.step >= self.schedule.warmup
         opt_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), opt_state, state.ratio_opt_state)
-        return jnp.where(active & learning, ratios, state.ratios), opt_state
+        return jnp.where(active & c.per_ratio(learning), ratios, state.ratios), opt_state
 
     def _move_params(self, state: SearchState, gradient: Any):
         if self.optimizer is None:
@@ -289,7 +289,7 @@ class Search:
           model: {"name", "arguments"} to write into the structure.
         """
         ratios = np.asarray(state.ratios, np.float64)
-        by_name = {name: float(ratio) for name, ratio in zip(self.space.groups, ratios, strict=True)}
+        by_name = {n: float(ratio) for names, ratio in zip(self.space.counted, ratios, strict=True) for n in names}
         ranking = {name: np.asarray(c) for name, c in state.importance.items()}
         kept = projection.project(self.space, by_name, ranking, self.targets, self.limits)
         return self.space.structure(kept, model)
@@ -301,12 +301,18 @@ class _Constants:
 
     segments: Segments
     of_element: np.ndarray  # [elements] group number
+    ratio: np.ndarray  # [groups] number of the ratio that a group follows
+    first: np.ndarray  # [ratios] number of the first group that follows a ratio
     sharpness: np.ndarray  # [elements] lambda
     position: np.ndarray  # [elements] index in the group
     open: np.ndarray  # [groups] a_open = min(c') - 4 / lambda: the weakest mask is 0.982
     closed: np.ndarray  # [groups] the largest ratio: at least `least` elements stay
     coarse: np.ndarray  # [groups] depth and heads
     fixed: np.ndarray  # [groups] left alone, or nothing to take
+
+    def per_ratio(self, per_group: Any) -> Any:
+        """`[groups]` -> `[ratios]`: tied groups have the same size, kind and limits, so the first speaks for all."""
+        return per_group[self.first]
 
     @staticmethod
     def of(space: SearchSpace, limits: Limits) -> _Constants:
@@ -317,9 +323,13 @@ class _Constants:
         opened = lowest - 4.0 / sharpness
         closed = [1.0 if allowed[g.name][0] == 0 else 1.0 - (allowed[g.name][0] + 0.5) / g.size for g in groups]
         of_element = np.repeat(np.arange(len(groups)), sizes)
+        numbers = {name: i for i, names in enumerate(space.counted) for name in names}
+        ratio = np.array([numbers[group.name] for group in groups])
         return _Constants(
             segments=Segments(sizes),
             of_element=of_element,
+            ratio=ratio,
+            first=np.unique(ratio, return_index=True)[1],
             sharpness=sharpness[of_element],
             position=np.concatenate([np.arange(n, dtype=np.float32) for n in sizes]),
             open=opened,

@@ -9,6 +9,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -20,9 +21,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dms_jax import costs, explanation
 from dms_jax.axes import Atom, Axis, Concat, Product, atoms, resolve
-from dms_jax.elements import Declaration, declared
+from dms_jax.elements import Declaration, declared, portable
 from dms_jax.errors import TracingError, UserError
 from dms_jax.folding import Reads, find_reads
+from dms_jax.gate_folding import Branches, find_branches
 from dms_jax.structure import Structure
 from dms_jax.tracing import Gate, Program, Value, control, describe, trace
 
@@ -70,17 +72,27 @@ class SearchSpace:
     Attributes:
       model: the model it was made of.
       groups: name -> `Group`, in the order of the network.
+      counted: names of groups that have one ratio and one count together; most stand alone.
       leaves: path (collection first) -> `Leaf`, for every variable of the model.
       costs: "macs" and "params" as polynomials in the counts of kept elements.
       example: the arguments it was traced with; MACs are those of one forward pass of them.
     """
 
-    def __init__(self, model: nn.Module, program: Program, example: Any, call: Mapping[str, Any], parts: _Parts):
+    def __init__(
+        self,
+        model: nn.Module,
+        program: Program,
+        example: Any,
+        call: Mapping[str, Any],
+        parts: _Parts,
+        tie: Sequence[str] = (),
+    ):
         self.model, self.example, self._call, self._program = model, example, call, program
         self._mask_axes = {name: value.axes[0] for value, name in parts.masks.items()}
         gates = control(program, parts.masks)
         self.groups = _groups(parts.declared, {name for name, _ in gates.used})
         self._owned = _own(self.groups, self._mask_axes)
+        self.counted = _counted(self.groups, tie)
         self.leaves = {
             leaf.path: Leaf(leaf.path, leaf.shape, value.axes, gates.gates.get(value, frozenset()))
             for value, leaf in parts.leaves.items()
@@ -90,21 +102,24 @@ class SearchSpace:
         self.costs = _cost_polynomials(program, params, gates.gates, self._variables)
         numbers = {value: i for i, value in enumerate(params)}
         self.reads: Reads = find_reads(program, parts.masks, numbers)
+        self.branches: Branches = find_branches(program, parts.masks, numbers)
         self._params = [parts.leaves[value].path for value in params]
         self._refuse_idle_groups()
 
     @staticmethod
-    def from_model(model: nn.Module, *example: Any, **call: Any) -> SearchSpace:
+    def from_model(model: nn.Module, *example: Any, tie: Sequence[str] = (), **call: Any) -> SearchSpace:
         """Trace the model's inference program; arrays and `jax.ShapeDtypeStruct`s do equally well.
 
         Args:
           model: a Linen module; modules inside that derive from `Searchable` declare the groups.
           *example: its positional arguments. MACs are counted for exactly this input: give batch 1 for MACs per image.
+          tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
+            keeping its own best elements: `"layers/*/hidden"` makes a network with the same hidden size everywhere.
           **call: keyword arguments, static. `train=False` is added where the model takes `train`.
 
         Raises:
           TracingError: an operation that no group may go through, or a group that slices nothing.
-          UserError: a model without groups.
+          UserError: a model without groups, or a pattern to tie that matches none, or groups of different sizes.
         """
         if "train" in inspect.signature(type(model).__call__).parameters:
             call.setdefault("train", False)
@@ -123,8 +138,9 @@ class SearchSpace:
             nested = {name: unflatten_dict(tree) for name, tree in variables.items()}
             return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
 
-        program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes))
-        return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record))
+        with portable():
+            program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes), data=len(jax.tree.leaves(shapes)))
+        return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record), tie)
 
     def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
         """Run the inference program that was traced, jitted: of this model, or of a smaller clone of it."""
@@ -238,26 +254,25 @@ class SearchSpace:
 
     def by_group(self, flat: jax.Array) -> dict[str, jax.Array]:
         """`[elements]` laid end to end -> {group: [N]}."""
-        ends = np.cumsum([group.size for group in self.groups.values()])
-        return {
-            name: jax.lax.slice_in_dim(flat, int(end) - group.size, int(end))
-            for (name, group), end in zip(self.groups.items(), ends, strict=True)
-        }
+        pieces = jax.lax.split(flat, [group.size for group in self.groups.values()])
+        return dict(zip(self.groups, pieces, strict=True))
 
     def flat(self, by_group: Mapping[str, jax.Array]) -> jax.Array:
         """{group: [N]} -> `[elements]` laid end to end."""
         return jnp.concatenate([by_group[name] for name in self.groups])
 
     def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Multiply masks into the kernels that read them: conv(m x, W) = conv(x, m W).
+        """Multiply masks into the kernels that read them, gates into what makes their block's result.
+
+        conv(m x, W) = conv(x, m W), and m (a scale + bias) = a (m scale) + m bias.
 
         Args:
           params: the "params" collection, nested.
           masks: a "masks" collection, nested; groups may be missing.
 
         Returns:
-          The folded parameters (same shapes and dtypes) and the masks that remain: depth gates, masks a normalisation
-          needs, masks between activations. `model.apply({"params": folded, "masks": remaining})` equals
+          The folded parameters (same shapes and dtypes) and the masks that remain: those a normalisation needs, and
+          those between activations. `model.apply({"params": folded, "masks": remaining})` equals
           `model.apply({"params": params, "masks": masks})`, and so do its gradients.
         """
         given: dict[Any, Any] = dict(flatten_dict(dict(masks), sep="/"))
@@ -273,6 +288,13 @@ class SearchSpace:
                 shape = [1] * leaf.ndim
                 shape[axis] = leaf.shape[axis]
                 flat[path[1:]] = leaf * vector.astype(leaf.dtype).reshape(shape)
+        for name, branches in self.branches.items():
+            if name not in given:
+                continue
+            gates = jax.lax.split(given.pop(name), [1] * len(branches))
+            for gate, numbers in zip(gates, branches, strict=True):
+                for path in (self._params[number][1:] for number in sorted(numbers)):
+                    flat[path] = flat[path] * gate.astype(flat[path].dtype).reshape(())
         return unflatten_dict(flat), unflatten_dict(given, sep="/")
 
     def element_at(self, axis: Axis, name: str) -> np.ndarray:
@@ -340,7 +362,9 @@ class SearchSpace:
         for name, group in self.groups.items():
             fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else self.resources()
             cost = {key: value - fewer[key] for key, value in self.resources().items()}
-            where = "kernels" if name in self.reads.kernels else f"activations ({self.reads.refused.get(name, '')})"
+            folded = name in self.reads.kernels or name in self.branches
+            why = "gates" if group.kind == "depth" else f"activations ({self.reads.refused.get(name)})"
+            where = "kernels" if folded else why
             rows.append(explanation.Row(name, group.kind, group.size, group.least, cost["macs"], cost["params"], where))
         return explanation.table(self.title, rows, self.resources(), self.smallest)
 
@@ -432,6 +456,23 @@ def _groups(record: dict[str, Declaration], gated: set[str]) -> dict[str, Group]
         least = d.least if d.least is not None else (0 if kind == "depth" else 1)
         groups[name] = Group(name, d.size, kind, min(least, d.size))
     return groups
+
+
+def _counted(groups: Mapping[str, Group], patterns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Partition the groups: those that one pattern matches together, the others alone; in the order of the network."""
+    together: dict[str, tuple[str, ...]] = {}
+    for pattern in patterns:
+        names = tuple(name for name in groups if fnmatchcase(name, pattern) and name not in together)
+        if not names:
+            raise UserError(f"pattern {pattern!r} to tie matches no group that is free; there are {', '.join(groups)}")
+        shapes = {(groups[name].size, groups[name].kind, groups[name].least) for name in names}
+        if len(shapes) > 1:
+            sizes = ", ".join(f"{size} {kind} elements" for size, kind, _ in sorted(shapes))
+            raise UserError(
+                f"pattern {pattern!r} ties groups of {sizes}; only groups of one kind and size can share a count"
+            )
+        together |= dict.fromkeys(names, names)
+    return tuple(dict.fromkeys(together.get(name, (name,)) for name in groups))
 
 
 def _own(groups: Mapping[str, Group], mask_axes: Mapping[str, Axis]) -> Owned:

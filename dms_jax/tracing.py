@@ -45,6 +45,7 @@ class Node:
     inputs: list[Value]
     outputs: list[Value]
     eqn: Any = None
+    callers: tuple[Any, ...] = ()  # the calls it is nested in, outermost first
 
 
 @dataclass(eq=False, slots=True)
@@ -67,14 +68,20 @@ class Program:
     ties: Ties = field(default_factory=Ties)
 
 
-def trace(closed: Any) -> Program:
-    """Trace a `ClosedJaxpr`; its inputs are `Program.inputs`, in order."""
+def trace(closed: Any, data: int = 0) -> Program:
+    """Trace a `ClosedJaxpr`; its inputs are `Program.inputs`, in order.
+
+    The last `data` inputs and all outputs are what the network takes and gives: they keep their shapes.
+    """
     inputs = [Value(fresh(var.aval.shape)) for var in closed.jaxpr.invars]
     program = Program(inputs, [])
     tracer = Tracer(program)
     consts = [tracer.constant(value) for value in closed.consts]
     program.outputs = tracer.run(closed.jaxpr, consts, inputs)
     _freeze_means(program)
+    for values, what in ((inputs[len(inputs) - data :], "an input"), (program.outputs, "an output")):
+        for axis in (axis for value in values for axis in value.axes):
+            program.ties.freeze(axis, f"its being an axis of {what} of the network")
     return program
 
 
@@ -82,12 +89,14 @@ def describe(why: Any) -> str:
     """What tied or froze an axis, for people: `dot_general at models/resnet.py:41 (Bottleneck.__call__)`."""
     if isinstance(why, str):
         return why
-    traceback = why.source_info.traceback
-    for frame in traceback.frames if traceback is not None else ():
-        if not frame.file_name.startswith(_NOT_THE_MODEL):
-            short = os.path.join(*frame.file_name.split(os.sep)[-2:])
-            return f"{why.primitive.name} at {short}:{frame.line_num} ({frame.function_name})"
-    return str(why.primitive.name)
+    name = why.eqn.primitive.name
+    for eqn in (why.eqn, *reversed(why.callers)):  # what JAX itself jits (sort, fft, ...) knows no line of the model
+        traceback = eqn.source_info.traceback
+        for frame in traceback.frames if traceback is not None else ():
+            if not frame.file_name.startswith(_NOT_THE_MODEL):
+                short = os.path.join(*frame.file_name.split(os.sep)[-2:])
+                return f"{name} at {short}:{frame.line_num} ({frame.function_name})"
+    return str(name)
 
 
 class Tracer:
@@ -97,15 +106,16 @@ class Tracer:
         self.program = program
         self.times: int | None = 1  # how often the current operation runs; None in a `while` loop
         self.node: Node = Node("start", [], [])
+        self.callers: tuple[Any, ...] = ()
 
     # --- what rules may say ---
 
     def tie(self, a: Axis, b: Axis) -> None:
-        self.program.ties.tie(a, b, self.node.eqn)
+        self.program.ties.tie(a, b, self.node)
 
     def freeze(self, *axes: Axis) -> None:
         for axis in axes:
-            self.program.ties.freeze(axis, self.node.eqn)
+            self.program.ties.freeze(axis, self.node)
 
     def frozen_at(self, axes: AxesOf, dims: Iterable[int]) -> AxesOf:
         self.freeze(*(axes[i] for i in dims))
@@ -120,7 +130,7 @@ class Tracer:
     def multiply_adds(self, axes: AxesOf) -> None:
         if self.times is None:
             raise TracingError(
-                f"{describe(self.node.eqn)} is a matrix product inside a `while` loop: how often it runs is unknown, "
+                f"{describe(self.node)} is a matrix product inside a `while` loop: how often it runs is unknown, "
                 "so its cost is too; use `jax.lax.scan`, or `fori_loop` with fixed bounds"
             )
         self.program.products.append(ProductTerm(axes, self.times, self.node))
@@ -159,8 +169,8 @@ class Tracer:
             return self.cond(eqn, ins)
         inner = _called(eqn) if name not in RULES else None
         if inner is not None:
-            return self.call(inner, ins)
-        self.node = node = Node(name, ins, [], eqn)
+            return self.call(eqn, inner, ins)
+        self.node = node = Node(name, ins, [], eqn, self.callers)
         axes = RULES.get(name, no_rule)(self, eqn, [value.axes for value in ins])
         node.outputs = [Value(a) for a in axes]
         self.program.nodes.append(node)
@@ -170,18 +180,21 @@ class Tracer:
         """`target` is `source`, seen from inside or outside a nested program."""
         self.program.nodes.append(Node("alias", [source], [target], eqn))
 
-    def call(self, inner: Any, args: Sequence[Value]) -> list[Value]:
+    def call(self, eqn: Any, inner: Any, args: Sequence[Value]) -> list[Value]:
         jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
-        return self.run(jaxpr, [self.constant(value) for value in consts], args)
+        callers, self.callers = self.callers, (*self.callers, eqn)
+        outs = self.run(jaxpr, [self.constant(value) for value in consts], args)
+        self.callers = callers
+        return outs
 
     def _loop(self, eqn: Any, body: Any, shared: Sequence[Value], carry: Sequence[Value], rows: Sequence[Value]):
         """Run a loop body once, tying what it carries in to what it carries out; returns (carried, others)."""
         inside = [Value(value.axes) for value in carry]
         for outer, inner in zip(carry, inside, strict=True):
             self.alias(outer, inner, eqn)
-        outs = self.call(body, [*shared, *inside, *rows])
+        outs = self.call(eqn, body, [*shared, *inside, *rows])
         carried = []
-        self.node = Node("loop", [], [], eqn)
+        self.node = Node("loop", [], [], eqn, self.callers)
         for inner, out in zip(inside, outs[: len(carry)], strict=True):
             for a, b in zip(inner.axes, out.axes, strict=True):
                 self.tie(a, b)
@@ -193,7 +206,7 @@ class Tracer:
     def scan(self, eqn: Any, ins: list[Value]) -> list[Value]:
         p, times = eqn.params, self.times
         n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
-        self.node = Node("scan", [], [], eqn)
+        self.node = Node("scan", [], [], eqn, self.callers)
         rows = []
         for value in ins[m:]:
             self.freeze(value.axes[0])
@@ -214,7 +227,7 @@ class Tracer:
         p, times = eqn.params, self.times
         n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
         self.times = None
-        stop = self.call(p["cond_jaxpr"], [*ins[:n], *ins[m:]])
+        stop = self.call(eqn, p["cond_jaxpr"], [*ins[:n], *ins[m:]])
         carried, _ = self._loop(eqn, p["body_jaxpr"], ins[n:m], ins[m:], ())
         self.times = times
         for value in carried:  # the condition decides what comes out
@@ -227,10 +240,10 @@ class Tracer:
         before = self.program.products
         for branch in eqn.params["branches"]:
             self.program.products = []
-            results.append(self.call(branch, ins[1:]))
+            results.append(self.call(eqn, branch, ins[1:]))
             dearest = max(dearest, self.program.products, key=_full_cost)
         self.program.products = before + dearest
-        self.node = Node("cond", [], [], eqn)
+        self.node = Node("cond", [], [], eqn, self.callers)
         outs = [Value(value.axes) for value in results[0]]
         for branch in results:
             for value, out in zip(branch, outs, strict=True):
@@ -252,11 +265,17 @@ def _uniform(value: np.ndarray, axis: int) -> bool:
 
 def _called(eqn: Any) -> Any:
     """The program that a call-like operation (jit, remat, custom_jvp, ...) runs on its own operands, if it is one."""
+
+    def shapes(variables: Any) -> list[Any]:
+        return [getattr(var.aval, "shape", None) for var in variables]
+
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(key)
         jaxpr = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
-        if isinstance(jaxpr, core.Jaxpr) and len(jaxpr.invars) == len(eqn.invars):
-            return inner if len(jaxpr.outvars) == len(eqn.outvars) and not jaxpr.constvars else None
+        # a reduction's body has scalars, a shard's program has pieces of the operands
+        if isinstance(jaxpr, core.Jaxpr) and shapes(jaxpr.invars) == shapes(eqn.invars):
+            known = inner is not jaxpr or not jaxpr.constvars
+            return inner if shapes(jaxpr.outvars) == shapes(eqn.outvars) and known else None
     return None
 
 
@@ -272,12 +291,15 @@ def _freeze_means(program: Program) -> None:
         elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias"):
             if node.inputs[0] in summed:
                 summed[node.outputs[0]] = summed[node.inputs[0]]
-        elif node.name in ("div", "mul") and node.inputs[0] in summed and node.inputs[1].constant is not None:
-            axes, by = summed[node.inputs[0]], float(node.inputs[1].constant)
+        elif node.name in ("div", "mul"):
+            total, other = node.inputs if node.inputs[0] in summed or node.name == "div" else node.inputs[::-1]
+            if total not in summed or other.constant is None:
+                continue
+            axes, by = summed[total], float(other.constant)
             size = float(np.prod([axis.size for axis in axes]))
             if size > 1 and np.isclose(by if node.name == "div" else 1 / by if by else 0.0, size):
                 for axis in axes:
-                    program.ties.freeze(axis, f"{describe(node.eqn)}, a mean over its full size (see dms_jax.layers)")
+                    program.ties.freeze(axis, f"{describe(node)}, a mean over its full size (see dms_jax.layers)")
 
 
 # --- depth gates ---------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from typing import Any
 
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
-from dms_jax.models import resnet
+from dms_jax.models import llama, resnet
 
-MODELS: dict[str, Callable[..., Searchable]] = {**resnet.MODELS}
+MODELS: dict[str, Callable[..., Searchable]] = {**llama.MODELS, **resnet.MODELS}
 
 
 def create(name: str, **arguments: Any) -> Searchable:

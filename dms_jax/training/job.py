@@ -14,7 +14,7 @@ import optax
 
 from dms_jax.search import Loss, Search, SearchState
 from dms_jax.training import supervised
-from dms_jax.training.mesh import replicate
+from dms_jax.training.mesh import place, replicated, shardings
 from dms_jax.training.runs import Run
 
 RECORDS = 60  # of metrics and masks, a phase
@@ -28,7 +28,7 @@ class Job:
       run: the run directory; a phase that is done there is not run again.
       loss: from a model to its `Loss`.
       batches: from the number of a step to its batch, on the devices; the same one whenever it is asked.
-      mesh: where states are replicated.
+      mesh: where states lie.
       key: of the job; every phase has its own, by name.
     """
 
@@ -43,20 +43,19 @@ class Job:
     ) -> dict[str, Any]:
         """Train a network from its variables; returns the trained ones (the given ones stay as they are)."""
         state = self._own(supervised.init(variables, optimizer))
-        step = jax.jit(supervised.make_step(self.loss(model), optimizer), donate_argnums=0)
+        step = supervised.make_step(self.loss(model), optimizer)
         return self._phase(name, step, state, steps=steps, describe=_loss).variables
 
     def search(self, name: str, search: Search, variables: Any) -> SearchState:
         """Run a search from the supernet's variables (which stay as they are), recording its masks."""
         state = self._own(search.init(variables))
-        step = jax.jit(search.step, donate_argnums=0)
         steps = search.schedule.steps
 
         def record(step: int, values: Mapping[str, float], masks: Mapping[str, Any]) -> None:
             self.run.record_masks(name, step, masks)
 
         return self._phase(
-            name, step, state, steps=steps, describe=_against_target, observe=search.masks, on_log=record
+            name, search.step, state, steps=steps, describe=_against_target, observe=search.masks, on_log=record
         )
 
     def phase_key(self, name: str) -> jax.Array:
@@ -65,13 +64,16 @@ class Job:
 
     def _phase(self, name: str, step: Any, state: Any, *, steps: int, **options: Any) -> Any:
         every = max(steps // RECORDS, 1)
+        # where the state lies after a step is where it lay before: or the next step would be compiled anew
+        where = (shardings(state, self.mesh), replicated(self.mesh))
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=where)
         return self.run.phase(
-            name, step, state, self.batches, self.phase_key(name), steps=steps, log_every=every, **options
+            name, jitted, state, self.batches, self.phase_key(name), steps=steps, log_every=every, **options
         )
 
     def _own(self, state: Any) -> Any:
         """A copy on the devices: steps donate their state, and what it was made of may be needed again."""
-        return replicate(jax.tree.map(jnp.copy, state), self.mesh)
+        return place(jax.tree.map(jnp.copy, state), self.mesh)
 
 
 def _loss(values: Mapping[str, float]) -> str:

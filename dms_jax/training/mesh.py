@@ -1,4 +1,4 @@
-"""Data parallelism: one mesh axis, batches cut over it, everything else on every device."""
+"""Devices: a mesh of two axes. Batches are cut over both, large parameters over "fsdp", everything else is copied."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,20 +7,30 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA = "data"
+from dms_jax.errors import UserError
+
+DATA, FSDP = "data", "fsdp"
+SMALL = 2**16  # numbers; smaller arrays are copied to every device: cutting them saves nothing
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """Return a mesh with the single axis `"data"` over `devices`.
+def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int = 1) -> Mesh:
+    """Return a mesh with the axes `"data"` and `"fsdp"` over `devices`.
 
-    The axis is automatic: XLA's partitioner derives the collectives from the shardings of a step's inputs, so
+    The axes are automatic: XLA's partitioner derives the collectives from the shardings of a step's inputs, so
     the step is written as if for one device (and BatchNorm needs no axis name).
 
     Args:
         devices: `jax.Device`s; all those of every process by default.
+        fsdp: over how many devices large parameters and optimiser states are cut; 1 copies them everywhere.
+
+    Raises:
+        UserError: `fsdp` does not divide the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+    if fsdp < 1 or len(devices) % fsdp:
+        raise UserError(f"fsdp={fsdp} does not divide {len(devices)} devices; take one of its divisors")
+    shape = (len(devices) // fsdp, fsdp)
+    return jax.make_mesh(shape, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -30,7 +40,31 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding that cuts the leading axis over the devices of `mesh`."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """Return where every array of a state lies: large ones cut over "fsdp" along their longest axis that it divides.
+
+    Args:
+        tree: arrays or `jax.ShapeDtypeStruct`s; parameters, optimiser states, a whole `SearchState`.
+        mesh: from `make_mesh`.
+    """
+    parts = mesh.shape[FSDP]
+
+    def one(leaf: Any) -> NamedSharding:
+        cuttable = [axis for axis, n in enumerate(leaf.shape) if n % parts == 0]
+        if parts == 1 or np.prod(leaf.shape, dtype=np.int64) < SMALL or not cuttable:
+            return replicated(mesh)
+        axis = max(cuttable, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*(FSDP if i == axis else None for i in range(len(leaf.shape)))))
+
+    return jax.tree.map(one, tree)
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Put a state on the devices as `shardings` says; arrays that lie there already are returned as they are."""
+    return jax.device_put(tree, shardings(tree, mesh))
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:

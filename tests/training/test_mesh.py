@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import toy
 
-from dms_jax.training import batch_sharding, make_mesh, replicate, replicated, run_phase, shard_batch
+from dms_jax.training import batch_sharding, make_mesh, place, replicate, replicated, run_phase, shard_batch
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices")
 
@@ -44,3 +44,20 @@ def test_a_batch_the_devices_do_not_divide():
         shard_batch({"x": np.zeros((4, 2)), "y": np.zeros(6)}, mesh)
     with pytest.raises(ValueError, match=r"these have shapes \(\), \(4, 2\)"):
         shard_batch({"x": np.zeros((4, 2)), "y": 1.0}, mesh)
+
+
+def test_large_arrays_are_cut_over_fsdp():
+    mesh = make_mesh(fsdp=4)
+    assert dict(mesh.shape) == {"data": jax.device_count() // 4, "fsdp": 4}
+    tree = {
+        "kernel": jnp.ones((300, 512)),
+        "odd": jnp.ones((301, 333)),
+        "long": jnp.ones((2**16, 3)),
+        "bias": jnp.ones(512),
+        "step": jnp.zeros((), jnp.int32),
+    }
+    placed = place(tree, mesh)
+    shapes = {name: array.addressable_shards[0].data.shape for name, array in placed.items()}
+    assert shapes == {"kernel": (300, 128), "odd": (301, 333), "long": (2**14, 3), "bias": (512,), "step": ()}
+    with pytest.raises(ValueError, match=r"fsdp=3 does not divide 8 devices"):
+        make_mesh(fsdp=3)

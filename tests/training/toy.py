@@ -35,7 +35,7 @@ def init() -> State:
 def _step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
     def loss_of(params):
         noise = 0.1 * jax.random.normal(key, batch["x"].shape)
-        y = jnp.tanh((batch["x"] + noise) @ params["w/1"] + params["b.1"])
+        y = jnp.tanh((batch["x"] + noise) @ params["w/1"] + params["b.1"][None])
         return jnp.mean((y - batch["y"]) ** 2)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
