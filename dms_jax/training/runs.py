@@ -216,7 +216,7 @@ def _claim(directory: Path, config: dict[str, Any]) -> None:
     there = _read(path)
     if there != config:
         asked, there = config, there if isinstance(there, dict) else {}
-        names = [name for name in asked | there if asked.get(name) != there.get(name)]
+        names = [name for name in asked | there if _shown(asked, name) != _shown(there, name)]
         differ = ", ".join(f"{name} {_shown(there, name)} there, {_shown(asked, name)} asked" for name in names[:4])
         more = f", and {len(names) - 4} more" if len(names) > 4 else ""
         raise UserError(f"{directory} holds another job ({differ}{more}); {ELSEWHERE}, or remove that one")
