@@ -91,7 +91,7 @@ def project(
       Kept indices of every group, ascending. No resource exceeds its budget.
 
     Raises:
-      UserError: the smallest structure within the limits is above the budget.
+      UserError: the smallest structure within the limits is above the budget, or a ratio is not a number.
     """
     limits = limits or Limits()
     least = smallest(space, limits)
@@ -100,6 +100,9 @@ def project(
             raise UserError(
                 f"no structure has at most {most:,} {name}; the smallest within the limits has {least[name]:,}"
             )
+    lost = [name for name in space.groups if not np.isfinite(ratios[name])]
+    if lost:
+        raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
     problem = _Problem(space, dict(ranking), dict(budget), limits.counts(space))
     counts = problem.shifted(ratios)
     counts = problem.fill(counts)
@@ -120,7 +123,10 @@ class _Problem:
         # best first; a stable ascending sort read backwards, so ties fall as the operator's ranks do (NaN lowest)
         clean = {name: np.where(np.isnan(c), -np.inf, c) for name, c in importance.items()}
         self.order = {name: np.argsort(c, kind="stable")[::-1] for name, c in clean.items()}
-        self.importance = {name: np.nan_to_num(np.asarray(c, np.float64), nan=0.0) for name, c in importance.items()}
+        self.importance = {
+            name: np.nan_to_num(np.asarray(c, np.float64), nan=0.0, posinf=1e100, neginf=-1e100)
+            for name, c in importance.items()
+        }
         self.size = len(next(iter(space.costs.values())).sizes)
         self.none = np.zeros(self.size, np.int64)
         self.none[0] = 1
@@ -151,7 +157,7 @@ class _Problem:
 
     def shifted(self, ratios: Mapping[str, float]) -> dict[str, int]:
         """Move all ratios by the smallest shift at which the budget holds."""
-        low, high = -2.5, 2.5  # ratios lie within [-4/lambda, 1] and lambda >= 2: at the ends all stay, or the least
+        low, high = -max(ratios.values()), 1.0 - min(ratios.values())  # at the ends all stay, or the least
         if self.fits(self.variables(self.rounded(ratios, low))):
             return self.rounded(ratios, low)
         for _ in range(40):
@@ -163,30 +169,45 @@ class _Problem:
         return self.rounded(ratios, high)
 
     def fill(self, counts: dict[str, int]) -> dict[str, int]:
-        """Take elements back while any fits, by importance per cost."""
-        counts = dict(counts)
+        """Take elements back while any fits, by importance per cost.
+
+        What costs nothing lies in removed blocks and comes last: taken first it would only make the blocks dearer.
+        """
+        names, counts = list(counts), dict(counts)
         now = self.variables(counts)
+        steps = [self._step(name, counts[name]) for name in names]
         while True:
-            steps = {name: self._next(name, k) for name, k in counts.items()}
-            names = [name for name, k in steps.items() if k is not None]
-            if not names:
-                return counts
-            added = np.stack([self.elements(name, counts[name], steps[name]) for name in names])  # type: ignore[arg-type]
-            fitting = np.flatnonzero(self.fits(now + added))
+            after = now + np.stack([added for added, _ in steps])
+            cost = self.price(after) - self.price(now)
+            fitting = np.flatnonzero(self.fits(after) & (cost > 0))
             if not len(fitting):
-                return counts
-            best = max(fitting, key=lambda i: self._worth(names[i], counts[names[i]], steps[names[i]], now, added[i]))
-            counts[names[best]] = int(steps[names[best]])  # type: ignore[arg-type]
-            now = now + added[best]
+                return self._free(counts, now)
+            gains = np.array([steps[i][1] for i in fitting])
+            best = int(fitting[np.argmax(gains / cost[fitting])])
+            name, now = names[best], after[best]
+            counts[name] = self._next(name, counts[name])
+            steps[best] = self._step(name, counts[name])
 
-    def _next(self, name: str, k: int) -> int | None:
+    def price(self, variables: np.ndarray) -> np.ndarray:
+        """`[...]` float: the sum of the resources, each as a share of its budget, for variables `[..., V]`."""
+        prices = [self.space.costs[name].exact(variables) / most for name, most in self.budget.items()]
+        return np.sum(prices, axis=0).astype(np.float64)
+
+    def _free(self, counts: dict[str, int], now: np.ndarray) -> dict[str, int]:
+        """All elements that cost nothing."""
+        most = {name: int(allowed[-1]) for name, allowed in self.allowed.items()}
+        free = [
+            name
+            for name, k in counts.items()
+            if self.price(now + self.elements(name, k, most[name])) == self.price(now)
+        ]
+        return counts | {name: max(most[name], counts[name]) for name in free}
+
+    def _next(self, name: str, k: int) -> int:
         more = self.allowed[name][self.allowed[name] > k]
-        return int(more[0]) if len(more) else None
+        return int(more[0]) if len(more) else k
 
-    def _worth(self, name: str, k: int, then: int | None, now: np.ndarray, added: np.ndarray) -> float:
-        gain = float(np.sum(self.importance[name][self.order[name][k:then]]))
-        cost = 0.0
-        for resource, most in self.budget.items():
-            polynomial = self.space.costs[resource]
-            cost += float(polynomial.exact(now + added) - polynomial.exact(now)) / most
-        return gain / cost if cost > 0 else np.inf
+    def _step(self, name: str, k: int) -> tuple[np.ndarray, float]:
+        """The next elements of a group: what they add to the variables, and their importance."""
+        then = self._next(name, k)
+        return self.elements(name, k, then), float(np.sum(self.importance[name][self.order[name][k:then]]))

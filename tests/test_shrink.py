@@ -86,7 +86,7 @@ OPTIMIZERS = {
     "schedule": optax.adam(optax.cosine_decay_schedule(1e-2, 10)),
     "multi": optax.multi_transform(
         {"fast": optax.adam(1e-2), "slow": optax.sgd(1e-2, momentum=0.9)},
-        lambda params: {name: jax.tree.map(lambda _: LABELS[name], tree) for name, tree in params.items()},
+        lambda params: jax.tree_util.tree_map_with_path(lambda path, _: LABELS[path[0].key], params),
     ),
     "masked": optax.masked(
         optax.adam(1e-2), lambda params: jax.tree_util.tree_map_with_path(lambda p, _: "kernel" in str(p), params)
