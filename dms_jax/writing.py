@@ -145,6 +145,8 @@ class _Scaled:
         return sorted(((self.graph.leaves[v], self.place[v]) for v in scaled), key=lambda pair: pair[0])
 
     def add(self, value: Value, place: Place) -> None:
+        if any(value in node.outputs for node, _ in self.sites):
+            raise Refused("a square of the mask")
         if value not in self.place:
             self.place[value] = place
             self.stack.append(value)

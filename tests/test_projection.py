@@ -50,7 +50,9 @@ def test_a_common_shift_keeps_differences(space):
 
 
 def filled(space, counts, importance, budget):
-    return _Problem(space, importance, {"macs": budget}, Limits().counts(space)).fill(counts)
+    alone = {(name,): count for name, count in counts.items()}  # every group has a count of its own here
+    filled = _Problem(space, importance, {"macs": budget}, Limits().counts(space)).fill(alone)
+    return {name: count for (name,), count in filled.items()}
 
 
 def test_the_most_important_element_per_cost_comes_back_first(space):
