@@ -131,6 +131,9 @@ class SearchSpace:
                 f"{type(model).__name__} declares no groups: derive its modules from dms_jax.Searchable and use "
                 "self.elements(name, size)"
             )
+        for name in record:
+            if any(other.startswith(f"{name}/") for other in record):
+                raise UserError(f"group {name!r} has the name of a module that declares groups; rename one of them")
         variables = {name: dict(flatten_dict(tree)) for name, tree in variables.items() if name != "masks"}
         masks = {name: jax.ShapeDtypeStruct((d.size,), jnp.float32) for name, d in record.items()}
 

@@ -1,5 +1,9 @@
 """Declaring groups: names, sizes, masks, gates, and structures handed down."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -127,6 +131,14 @@ def test_bad_declarations():
         _model(lambda self, x: x * self.elements("depth", 2).gate(2))().init(jax.random.key(0), X)
     with pytest.raises(UserError, match=r"mask 'width' must have shape \(5,\), got \(4,\)"):
         _model(lambda self, x: self.elements("width", 5)(x))().apply({"masks": {"width": jnp.ones(4)}}, X)
+
+
+def test_a_group_named_like_a_module_with_groups():
+    def body(self, x):
+        return Leaf(name="mid")(self.elements("mid", 5)(x))
+
+    with pytest.raises(UserError, match="group 'mid' has the name of a module"):
+        SearchSpace.from_model(_model(body)(), X)
 
 
 def test_least_and_kind():

@@ -1,5 +1,9 @@
 """The laws of the design over every model of the zoo; hypothesis draws the structures."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 from functools import cache
 
 import chex

@@ -1,5 +1,9 @@
 """Mask-aware normalisations: with 0/1 masks exactly the norm of the pruned vector."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 import chex
 import flax.linen as nn
 import hypothesis

@@ -1,5 +1,9 @@
 """Limits and the projection on small cases that can be checked by hand. Its law is in test_laws.py."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np

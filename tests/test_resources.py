@@ -1,5 +1,9 @@
 """Target, excess, multiplier, straight-through counts and budgets, by closed form."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 import math
 
 import chex

@@ -1,13 +1,17 @@
 """`shrink` on every kind of tree that training keeps: variables, optimiser states, moving averages, shapes."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 import chex
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict, freeze
 from flax.training.train_state import TrainState
 
 import dms_jax
@@ -136,8 +140,8 @@ def test_shapes_numpy_and_frozen_dictionaries(space, variables, structure, small
     arrays = dms_jax.shrink(space, jax.tree.map(np.asarray, variables), structure)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(arrays))
     chex.assert_trees_all_equal(arrays, small)
-    frozen = dms_jax.shrink(space, flax.core.freeze(variables), structure)
-    assert isinstance(frozen, flax.core.FrozenDict)
+    frozen = dms_jax.shrink(space, freeze(variables), structure)
+    assert isinstance(frozen, FrozenDict)
     chex.assert_trees_all_equal(frozen.unfreeze(), small)
 
 

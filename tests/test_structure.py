@@ -1,5 +1,9 @@
 """`Structure`: what it accepts, equality, JSON, and how files that are not one are refused."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 import copy
 import json
 import pickle

@@ -1,5 +1,9 @@
 """Operations of real networks, each in a tiny model: masked == shrunk, costs == an independent count, or an error."""
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 from functools import partial
 from pathlib import Path
 
