@@ -75,7 +75,7 @@ class _Flow:
         return Reads(kept, self.refused)
 
     def visit(self, node: Node) -> None:
-        moved = _movement(node)
+        moved = movement(node)
         if moved is not None:
             self._move(node, moved)
         elif node.name == "mul":
@@ -191,7 +191,7 @@ class _Flow:
                 elif axis in contracted[side] or group in carried:
                     self.refuse([group], "a product of two activations")
                 else:
-                    carried[group] = _dot_place(node, side, axis)
+                    carried[group] = dot_place(node, side, axis)
             if other in self.origin:
                 self.uses.setdefault(self.origin[other][0], []).append(read)
         if carried:
@@ -223,7 +223,7 @@ class _Flow:
             self.carried[node.outputs[0]] = carried
 
 
-def _dot_place(node: Node, side: int, axis: int) -> int:
+def dot_place(node: Node, side: int, axis: int) -> int:
     """Where a free or batch axis of one operand stands in the result of a `dot_general`."""
     contracted, batch = node.eqn.params["dimension_numbers"]
     if axis in batch[side]:
@@ -233,7 +233,7 @@ def _dot_place(node: Node, side: int, axis: int) -> int:
     return (len(batch[0]) if side == 0 else left) + free.index(axis)
 
 
-def _movement(node: Node) -> list[tuple[int, ...]] | None:
+def movement(node: Node) -> list[tuple[int, ...]] | None:
     """For an operation that only moves, adds, drops or merges axes: the operand axes of each result axis."""
     if len(node.inputs) != 1 or len(node.outputs) != 1:
         return _padding(node)

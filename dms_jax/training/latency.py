@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+Network: TypeAlias = tuple[Callable[..., Any], Any]  # (variables, x) -> outputs, and the variables
 
 LEAST_PROMISE = 1.25
 """MACs before / after; below it nothing is said about latency."""
 
 
 def latencies(
-    networks: Mapping[str, tuple[nn.Module, Any]], example: jax.ShapeDtypeStruct, batch: int, *, seconds: float = 1.0
+    networks: Mapping[str, Network], example: jax.ShapeDtypeStruct, batch: int, *, seconds: float = 1.0
 ) -> dict[str, float]:
     """Median milliseconds of one forward pass of several networks, measured in turn so that drift hits all alike.
 
     Args:
-      networks: name -> (model, variables). `model(x, train=False)` is compiled before it is timed.
+      networks: name -> (forward, variables). `forward(variables, x)` is compiled before it is timed.
       example: shape and dtype of one input with batch 1; zeros of it are fed.
       batch: how many at once.
       seconds: how long to measure each network; at least 5 passes are made.
@@ -30,7 +31,7 @@ def latencies(
       name -> median milliseconds of a pass of the whole batch, result awaited, on the default device.
     """
     x = jnp.zeros((batch, *example.shape[1:]), example.dtype)
-    passes = {name: jax.jit(_forward(model)).lower(v, x).compile() for name, (model, v) in networks.items()}
+    passes = {name: jax.jit(forward).lower(v, x).compile() for name, (forward, v) in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in networks}
     for name, (_, variables) in networks.items():
         jax.block_until_ready(passes[name](variables, x))
@@ -41,10 +42,6 @@ def latencies(
             jax.block_until_ready(passes[name](variables, x))
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: median(values) for name, values in times.items()}
-
-
-def _forward(model: nn.Module):
-    return lambda variables, x: model.apply(variables, x, train=False)
 
 
 def latency_warnings(full: Mapping[str, float], found: Mapping[str, float], macs: tuple[int, int]) -> list[str]:
@@ -70,7 +67,7 @@ def latency_warnings(full: Mapping[str, float], found: Mapping[str, float], macs
 
 
 def rows(
-    networks: Mapping[str, tuple[nn.Module, Any]], example: jax.ShapeDtypeStruct, batches: Sequence[int]
+    networks: Mapping[str, Network], example: jax.ShapeDtypeStruct, batches: Sequence[int]
 ) -> dict[str, dict[str, float]]:
     """name -> {batch size: milliseconds}, as a results table takes it."""
     measured = {batch: latencies(networks, example, batch) for batch in batches}
