@@ -2,7 +2,8 @@
 
 Groups: the layers, in every layer the key/value heads with their queries and the query heads within a key/value head
 (the same ones in each), and the hidden features of the FFN; with `search_width` the residual width as well. A layer is
-one removable block: y = x + m (a + f), with a = attention(x) and f = FFN(x + a).
+one removable block: h = x + m attention(x), y = h + m FFN(h). (Gating x + m (attention + FFN) instead would be the same
+for m = 0 and 1, but such a gate cannot be folded: the attention's output is read again inside the block.)
 
 What `jax.nn.dot_product_attention` has a fast kernel for runs on it; softmax and norms are float32 in any case.
 """
@@ -96,20 +97,23 @@ class FeedForward(Searchable):
 
 
 class Layer(Searchable):
-    """What a layer adds to the residual stream, [B, T, D]: a + FFN(norm(x + a)), with a = attention(norm(x))."""
+    """Layer `number` of the depth group: h = x + m attention(norm(x)), then h + m FFN(norm(h)); `[B, T, D]`."""
 
+    number: int
     attention: Mapping[str, Any]
     feed_forward: Mapping[str, Any]
     norm_epsilon: float
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array, width: Elements | None) -> jax.Array:
-        norm = partial(RMSNorm, self.norm_epsilon, self.dtype)
+    def __call__(
+        self, x: jax.Array, cos: jax.Array, sin: jax.Array, depth: Elements, width: Elements | None
+    ) -> jax.Array:
+        gate, norm = depth.gate(self.number, x.dtype), partial(RMSNorm, self.norm_epsilon, self.dtype)
         attend = Attention(**self.attention, dtype=self.dtype, name="attention")
-        a = attend(norm(name="attention_norm")(x, width), cos, sin)
+        x = x + gate * attend(norm(name="attention_norm")(x, width), cos, sin)
         feed = FeedForward(**self.feed_forward, dtype=self.dtype, name="feed_forward")
-        return a + feed(norm(name="feed_forward_norm")(x + a, width))
+        return x + gate * feed(norm(name="feed_forward_norm")(x, width))
 
 
 class Llama(Searchable):
@@ -167,8 +171,7 @@ class Llama(Searchable):
         turn = rotary.table(tokens.shape[1], self._head_dim, self.rope_theta, self.rope_scaling, self.max_positions)
         depth = self.elements("depth", self.layers)
         for i in depth.kept:
-            y = self._layer(i)(x, *turn, width)
-            x = x + depth.gate(i, x.dtype) * y
+            x = self._layer(i)(x, *turn, depth, width)
         x = RMSNorm(self.norm_epsilon, self.dtype, name="norm")(x, width)
         if self.tied:
             return _logits("btd,vd->btv", x, embedding)
@@ -196,7 +199,7 @@ class Llama(Searchable):
         }
         feed_forward = {"hidden": self.hidden, "bias": self.feed_forward_bias, "output_scale": scale}
         make = nn.remat(Layer) if self.remat else Layer
-        return make(attention, feed_forward, self.norm_epsilon, self.dtype, name=f"layer{i}")
+        return make(i, attention, feed_forward, self.norm_epsilon, self.dtype, name=f"layer{i}")
 
 
 def _bias(module: nn.Module, name: str, shape: tuple[int, ...]) -> jax.Array:
