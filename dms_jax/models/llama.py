@@ -53,22 +53,24 @@ class Attention(Searchable):
 
     @nn.compact
     def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-        kv = self.elements("heads", self.kv_heads, kind="heads")
-        query = self.elements("queries", self.queries, kind="heads") if self.queries > 1 else None
-        queries = query.size if query is not None else 1
-        q = self._project(x, "query", (kv.size, queries, self.head_dim))
-        k = self._project(x, "key", (kv.size, self.head_dim))
-        v = self._project(x, "value", (kv.size, self.head_dim))
+        kv, query = self._heads("heads", self.kv_heads), self._heads("queries", self.queries)
+        heads, queries = kv.size if kv is not None else 1, query.size if query is not None else 1
+        q = self._project(x, "query", (heads, queries, self.head_dim))
+        k = self._project(x, "key", (heads, self.head_dim))
+        v = self._project(x, "value", (heads, self.head_dim))
         if self.norm_epsilon is not None:
             q = RMSNorm(self.norm_epsilon, self.dtype, name="query_norm")(q)
             k = RMSNorm(self.norm_epsilon, self.dtype, name="key_norm")(k)
         y = _attend(rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin), v, self.window)
-        y = kv(y, axis=2)
-        y = query(y, axis=3) if query is not None else y
-        shape = (kv.size, queries, self.head_dim, x.shape[-1])
+        y = y if kv is None else kv(y, axis=2)
+        y = y if query is None else query(y, axis=3)
+        shape = (heads, queries, self.head_dim, x.shape[-1])
         kernel = self.param("output", _init((0, 1, 2), self.output_scale), shape, jnp.float32)
         y = jnp.einsum("btkgh,kghd->btd", y, kernel.astype(self.dtype))
         return y + _bias(self, "output_bias", y.shape[2:]) if self.output_bias else y
+
+    def _heads(self, name: str, size: int) -> Elements | None:
+        return self.elements(name, size, kind="heads") if size > 1 else None  # one has to stay: nothing to search
 
     def _project(self, x: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
         kernel = self.param(name, _init((0,)), (x.shape[-1], *shape), jnp.float32)
