@@ -2,6 +2,7 @@
 
 import time
 from functools import cache
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -17,8 +18,10 @@ from dms_jax.pretrained.llama_configuration import from_config
 from tests.counting import flat_masks, multiply_adds, numbers, random_structure, random_variables, structures
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 
-SMALL = dict(vocabulary=32, width=24, layers=2, heads=6, kv_heads=3, head_dim=8, hidden=20, max_positions=16)
-VARIANTS = {
+SMALL: dict[str, Any] = dict(
+    vocabulary=32, width=24, layers=2, heads=6, kv_heads=3, head_dim=8, hidden=20, max_positions=16
+)
+VARIANTS: dict[str, dict[str, Any]] = {
     "grouped": {},
     "one query a head": dict(kv_heads=6),
     "one key/value head": dict(kv_heads=1),
@@ -33,7 +36,7 @@ LENGTH = 12
 EXAMPLE = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
 
 # Published configurations and their numbers of parameters.
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, tuple[int, dict[str, Any]]] = {
     "Llama-2-7B": (
         6_738_415_616,
         dict(model_type="llama", vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
@@ -119,7 +122,7 @@ def test_folded_is_masked(name):
 
     def loss(params, masks, fold):
         params, masks = space.fold(params, masks) if fold else (params, masks)
-        logits = space.model.apply({"params": params, "masks": masks}, tokens())
+        logits: Any = space.model.apply({"params": params, "masks": masks}, tokens())
         return jnp.mean(jnp.square(jax.nn.log_softmax(logits)))
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
