@@ -17,7 +17,8 @@ from flax.traverse_util import flatten_dict
 from dms_jax.elements import portable
 from dms_jax.errors import UserError
 from dms_jax.models.llama import Llama
-from dms_jax.pretrained.llama import ParamPath, read_json, tensor_of
+from dms_jax.pretrained.directory import read_json
+from dms_jax.pretrained.llama import ParamPath, tensor_of
 from dms_jax.pretrained.llama_configuration import LayerSizes, to_config
 
 SHARD_BYTES = 5 * 10**9

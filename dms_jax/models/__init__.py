@@ -7,9 +7,12 @@ from typing import Any
 
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
-from dms_jax.models import llama, resnet
+from dms_jax.models import efficientnet, llama, mobilenet, resnet, swin, vit
 
-MODELS: dict[str, Callable[..., Searchable]] = {**llama.MODELS, **resnet.MODELS}
+FAMILIES = (resnet, mobilenet, efficientnet, vit, swin, llama)
+MODELS: dict[str, Callable[..., Searchable]] = {
+    name: make for family in FAMILIES for name, make in family.MODELS.items()
+}
 
 
 def create(name: str, **arguments: Any) -> Searchable:

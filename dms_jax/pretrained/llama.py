@@ -6,8 +6,7 @@ memory and that of one tensor.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,12 +18,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dms_jax.errors import UserError
 from dms_jax.models.llama import Llama
+from dms_jax.pretrained.directory import DTYPES, StoredTensor, read_json, read_tensors, stored_tensors
 from dms_jax.pretrained.llama_configuration import from_config
 
 ParamPath: TypeAlias = tuple[str, ...]
 Place: TypeAlias = Callable[[ParamPath, np.ndarray], jax.Array]
 
-_DTYPES = ("F32", "BF16", "F16", "F64")
 _SHOWN = 8  # names in an error; a wrong directory has hundreds
 
 
@@ -128,87 +127,19 @@ def load(
     model = from_config(read_json(directory / "config.json"), dtype=dtype, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 2), jnp.int32))["params"]
     leaves: dict[ParamPath, Any] = dict(flatten_dict(shapes))
-    stored = _stored(directory)
+    stored = stored_tensors(directory)
     _check(directory, {path: (tensor_of(path), leaf.shape) for path, leaf in leaves.items()}, stored, model.tied)
     kind = jnp.dtype(dtype if param_dtype is None else param_dtype)
     paths = {tensor_of(path).name: path for path in leaves}
     params = {}
-    for name, array in _tensors(stored, paths):
+    for name, array in read_tensors(stored, paths):
         path = paths[name]
         array = np.asarray(tensor_of(path).from_stored(array, leaves[path].shape), dtype=kind, order="C")
         params[path] = jnp.asarray(array) if place is None else place(path, array)
     return model, {"params": unflatten_dict({path: params[path] for path in leaves})}
 
 
-@dataclass(frozen=True)
-class _Stored:
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a Hugging Face model directory") from None
-    except ValueError:
-        data = None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not a JSON object; give a Hugging Face model directory")
-    return data
-
-
-def _open(file: Path) -> Any:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise UserError("weights are read with safetensors, which is missing: install dms_jax[hub]") from error
-    try:
-        return safe_open(file, "numpy")
-    except SafetensorError as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error}); fetch it again") from None
-
-
-def _files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if not index.exists():
-        files = [directory / "model.safetensors"]
-    else:
-        files = [directory / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
-        raise UserError(f"{directory} lacks {', '.join(missing)} of {len(files)} weight files; fetch them again")
-    return files
-
-
-def _stored(directory: Path) -> dict[str, _Stored]:
-    found = {}
-    for file in _files(directory):
-        with _open(file) as tensors:
-            for name in tensors.keys():
-                view = tensors.get_slice(name)
-                found[name] = _Stored(file, tuple(view.get_shape()), view.get_dtype())
-    return found
-
-
-def _tensors(stored: Mapping[str, _Stored], names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """One tensor at a time, file by file."""
-    by_file: dict[Path, list[str]] = {}
-    for name in names:
-        by_file.setdefault(stored[name].file, []).append(name)
-    for file, inside in by_file.items():
-        with _open(file) as tensors:
-            for name in inside:
-                yield name, tensors.get_tensor(name)
-
-
-def _check(directory: Path, wanted: Mapping[ParamPath, Any], stored: Mapping[str, _Stored], tied: bool) -> None:
+def _check(directory: Path, wanted: Mapping[ParamPath, Any], stored: Mapping[str, StoredTensor], tied: bool) -> None:
     """One error that lists everything that does not fit."""
     faults = []
     names = {tensor.name for tensor, _ in wanted.values()}
@@ -218,8 +149,8 @@ def _check(directory: Path, wanted: Mapping[ParamPath, Any], stored: Mapping[str
             faults.append(f"{tensor.name} is missing ({'/'.join(path)} stays empty)")
         elif stored[tensor.name].shape != expected:
             faults.append(f"{tensor.name} has shape {stored[tensor.name].shape}, the configuration says {expected}")
-        elif stored[tensor.name].dtype not in _DTYPES:
-            faults.append(f"{tensor.name} holds {stored[tensor.name].dtype}, not one of {', '.join(_DTYPES)}")
+        elif stored[tensor.name].dtype not in DTYPES:
+            faults.append(f"{tensor.name} holds {stored[tensor.name].dtype}, not one of {', '.join(DTYPES)}")
     for name in stored:
         known = name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight")  # follow from the rest
         if name not in names and not known:

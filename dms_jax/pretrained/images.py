@@ -1,0 +1,136 @@
+"""Weights of the image families from a Hugging Face directory: config.json and safetensors, one or many shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from dms_jax import models
+from dms_jax.errors import UserError
+from dms_jax.models.efficientnet import EfficientNet
+from dms_jax.models.mobilenet import MobileNetV2
+from dms_jax.models.resnet import ResNet
+from dms_jax.models.swin import Swin
+from dms_jax.models.vit import VisionTransformer
+from dms_jax.pretrained import efficientnet, mobilenet, resnet, swin, vit
+from dms_jax.pretrained.directory import DTYPES, StoredTensor, read_json, read_tensors, stored_tensors
+
+# Each family says `tensor_name(module, leaf, model)`: where a leaf of a module is stored; `configuration(model)`: what
+# config.json has to say where it says anything; `example(model)`: the shape of an input.
+_FAMILIES: dict[type[nn.Module], ModuleType] = {
+    ResNet: resnet,
+    MobileNetV2: mobilenet,
+    EfficientNet: efficientnet,
+    VisionTransformer: vit,
+    Swin: swin,
+}
+
+# Follow from the rest: counters of BatchNorm, and tables that older versions of transformers wrote out.
+_DERIVED = ("num_batches_tracked", "relative_position_index")
+
+# How many leading axes of a kernel are inputs, where it is not all but the last.
+_READS = {"query": 1, "key": 1, "value": 1}
+
+
+def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str, Any]:
+    """Load the weights of a network of the zoo.
+
+    Args:
+      name: as in `dms_jax.models.create`, such as "resnet50".
+      path: a Hugging Face directory: config.json, and model.safetensors or the shards of model.safetensors.index.json.
+      **arguments: as in `dms_jax.models.create`, such as `num_classes=1001`; the variables are for this network.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} (the latter where there is BatchNorm), float32, on the default device.
+
+    Raises:
+      UserError: an unknown name, a family that is not read, no such directory, missing shards; or anything that does
+        not fit: entries of config.json, tensors that are missing, not used, or of another shape or type, all listed.
+    """
+    model, path = models.create(name, **arguments), Path(path)
+    family = _FAMILIES.get(type(model))
+    if family is None:
+        known = ", ".join(known.__name__ for known in _FAMILIES)
+        raise UserError(f"{name!r} is of no family whose weights are read here: {known} (language models: llama.load)")
+    config, stored = read_json(path / "config.json"), stored_tensors(path)
+    leaves = _leaves(model, family.example(model))
+    wanted = {leaf: family.tensor_name(leaf[1:-1], leaf[-1], model) for leaf in leaves}
+    faults = [*_config_faults(config, family.configuration(model)), *_tensor_faults(leaves, wanted, stored)]
+    if faults:
+        raise UserError(f"{path} does not fit {name}, {len(faults)} faults: {'; '.join(faults)}")
+    paths = {key: leaf for leaf, key in wanted.items()}
+    filled = {
+        paths[key]: from_stored(array, paths[key], leaves[paths[key]]) for key, array in read_tensors(stored, paths)
+    }
+    return unflatten_dict({leaf: jnp.asarray(filled[leaf]) for leaf in leaves})
+
+
+Leaf = tuple[str, ...]  # collection, modules, name
+
+
+def _leaves(model: nn.Module, example: tuple[int, ...]) -> dict[Leaf, tuple[int, ...]]:
+    image = jax.ShapeDtypeStruct(example, jnp.float32)
+    flat: dict[Leaf, Any] = dict(flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), image))))
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+
+
+def stored_shape(leaf: Leaf, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in the file of a leaf: kernels `[outputs, inputs, ...]`, biases flat, all else as it is here."""
+    if leaf[-1] == "bias":
+        return (int(np.prod(shape)),)
+    if leaf[-1] != "kernel":
+        return shape
+    if len(shape) == 4:
+        height, width, inputs, outputs = shape
+        return outputs, inputs, height, width
+    reads = _READS.get(leaf[-2], len(shape) - 1)
+    return int(np.prod(shape[reads:])), int(np.prod(shape[:reads]))
+
+
+def from_stored(array: np.ndarray, leaf: Leaf, shape: tuple[int, ...]) -> np.ndarray:
+    """What is in the file -> the leaf of shape `shape`, float32."""
+    if leaf[-1] == "kernel":
+        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    return np.asarray(array.reshape(shape), np.float32, order="C")
+
+
+def _config_faults(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    return [
+        f"config.json has {key} {config[key]!r}, the network {value!r}"
+        for key, value in expected.items()
+        if key in config and not _same(config[key], value)
+    ]
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, tuple):
+        return isinstance(found, list) and tuple(found) == expected
+    if isinstance(expected, frozenset):  # any of these
+        return found in expected
+    return found == expected
+
+
+def _tensor_faults(
+    leaves: Mapping[Leaf, tuple[int, ...]], wanted: Mapping[Leaf, str], stored: Mapping[str, StoredTensor]
+) -> list[str]:
+    faults = []
+    for leaf, key in wanted.items():
+        expected = stored_shape(leaf, leaves[leaf])
+        if key not in stored:
+            faults.append(f"{key} is missing ({'/'.join(leaf)} stays empty)")
+        elif stored[key].shape != expected:
+            hint = f"; make it with num_classes={stored[key].shape[0]}" if leaf[1].endswith("classifier") else ""
+            faults.append(f"{key} has shape {stored[key].shape}, the network's is {expected}{hint}")
+        elif stored[key].dtype not in DTYPES:
+            faults.append(f"{key} holds {stored[key].dtype}, not one of {', '.join(DTYPES)}")
+    used = set(wanted.values())
+    return faults + [f"{key} is not used" for key in stored if key not in used and not key.endswith(_DERIVED)]
