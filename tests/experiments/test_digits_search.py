@@ -22,6 +22,7 @@ from dms_jax.errors import exit_on_user_error
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import latency, runs
+from dms_jax.training.pipeline import FOUND, FULL, LONGER, UNIFORM
 from experiments import digits_search
 from tests import tiny
 
@@ -109,11 +110,11 @@ def test_end_to_end(unbroken, shared):
     assert not more_fits(structure, target)
 
     rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == [digits_search.FULL, digits_search.FOUND, digits_search.UNIFORM, digits_search.LONGER]
-    assert rows[digits_search.FOUND]["macs"] == structure.resources["after"]["macs"]
-    assert rows[digits_search.UNIFORM]["macs"] <= target
+    assert list(rows) == [FULL, FOUND, UNIFORM, LONGER]
+    assert rows[FOUND]["macs"] == structure.resources["after"]["macs"]
+    assert rows[UNIFORM]["macs"] <= target
     assert [row["steps"] for row in rows.values()] == [6, 76, 76, 76]
-    assert rows[digits_search.LONGER]["accuracy"] > 0.5  # of ten classes: something was learnt
+    assert rows[LONGER]["quality"] > 0.5  # of ten classes: something was learnt
     assert found["verify"]["max_abs_difference"] < 1e-4
     assert set(found["seconds"]) == set(PHASES)
 
@@ -142,8 +143,8 @@ def test_load_gives_the_network_that_was_measured(unbroken):
     model, variables = dms_jax.load(unbroken)
     test = digits.load().test
     logits = np.asarray(model.apply(variables, test["image"], train=False))
-    row = next(row for row in results(unbroken)["rows"] if row["name"] == digits_search.FOUND)
-    assert np.mean(np.argmax(logits, -1) == test["label"]) == pytest.approx(row["accuracy"], abs=1.5 / 360)
+    row = next(row for row in results(unbroken)["rows"] if row["name"] == FOUND)
+    assert np.mean(np.argmax(logits, -1) == test["label"]) == pytest.approx(row["quality"], abs=1.5 / 360)
 
 
 def test_stopped_twice_and_resumed_is_never_stopped(unbroken, start, tmp_path):
@@ -167,7 +168,7 @@ def test_stopped_twice_and_resumed_is_never_stopped(unbroken, start, tmp_path):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     ours, theirs = results(directory), results(unbroken)
-    assert [row["accuracy"] for row in ours["rows"]] == [row["accuracy"] for row in theirs["rows"]]
+    assert [row["quality"] for row in ours["rows"]] == [row["quality"] for row in theirs["rows"]]
 
 
 def test_a_finished_run_says_so_and_does_nothing(unbroken, start):
@@ -232,7 +233,7 @@ def test_from_random_weights_and_retrained_from_scratch(quick, tmp_path):
     _, before, after, found = read_run(tmp_path)
     assert set(found["budget"]) == {"params"} and after["params"] <= 0.5 * before["params"]
     names = [row["name"] for row in found["rows"]]
-    assert names == [digits_search.FOUND, digits_search.UNIFORM, digits_search.LONGER]
+    assert names == [FOUND, UNIFORM, LONGER]
     assert {row["steps"] for row in found["rows"]} == {9}
     assert set(found["seconds"]) == {"search", "finetune", "uniform", "full"}
     assert (tmp_path / "report.html").exists()
@@ -260,7 +261,7 @@ def test_structure_alone_under_both_budgets_and_all_limits_on_eight_devices(limi
     assert sizes["stem"] == 4
     assert all(n >= 4 and n % 2 == 0 for name, n in sizes.items() if name.startswith("stage2/"))
     assert "x 8" in found["machine"] and found["seed"] == 7
-    assert [row["name"] for row in found["rows"]] == [digits_search.FULL, digits_search.FOUND, digits_search.UNIFORM]
+    assert [row["name"] for row in found["rows"]] == [FULL, FOUND, UNIFORM]
     assert set(found["seconds"]) == {"pretrain", "search"}  # and no retraining
 
 
