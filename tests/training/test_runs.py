@@ -400,7 +400,7 @@ def test_load_of_no_structure(text, says, copy):
     "change, says",
     [
         (lambda d: d.update(model=None), "does not say which model"),
-        (lambda d: d.update(model="resnet20"), "does not say which model"),
+        (lambda d: d.update(model="resnet20"), "is not a structure"),
         (lambda d: d["model"].pop("example"), "does not say which model"),
         (lambda d: d["model"].update(example=[{"shape": 3, "dtype": "float32"}]), "does not say which model"),
         (lambda d: d["model"].update(example=[{"shape": [1, 8, 8, 3], "dtype": "float5"}]), "does not say which model"),
