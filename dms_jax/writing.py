@@ -64,6 +64,9 @@ def find_writes(
     return found
 
 
+# Values on the way that something else reads too (it may not bear the scale: silu(x) = x sigmoid(x)), then numbers to
+# multiply.
+Price: TypeAlias = tuple[float, float]
 Site: TypeAlias = tuple[Node, Value, Value]  # a product, the mask or gate in it, and what is multiplied
 
 
@@ -81,7 +84,7 @@ class _Graph:
                 self.makers.setdefault(value, []).append(node)
             for value in node.inputs:
                 self.users.setdefault(value, []).append(node)
-        self._price: dict[tuple[Value, Place], float] = {}
+        self._price: dict[tuple[Value, Place], Price] = {}
 
     def sites(self, mask: Value, gates: Mapping[Value, object]) -> list[Site]:
         """Every product with the mask, or with a gate of it; the mask may go nowhere else, and no other piece of it."""
@@ -110,22 +113,27 @@ class _Graph:
             raise Refused("an input, or a value from several places")
         return makers[0]
 
-    def price(self, value: Value, place: Place) -> float:
-        """How many numbers would be multiplied to scale a value, looking back alone; infinite if it cannot be."""
+    def price(self, value: Value, place: Place) -> Price:
+        """What it would take to scale a value, looking back alone; infinite if it cannot be scaled."""
         key = (value, place)
         if key not in self._price:
-            self._price[key] = math.inf  # a loop leads back here: no
+            self._price[key] = (math.inf, math.inf)  # a loop leads back here: no
             self._price[key] = self._priced(value, place)
         return self._price[key]
 
-    def _priced(self, value: Value, place: Place) -> float:
+    def total(self, needed: list[tuple[Value, Place]]) -> Price:
+        """What it would take to scale several values together."""
+        prices = [self.price(value, place) for value, place in needed]
+        return sum(shared for shared, _ in prices), sum(numbers for _, numbers in prices)
+
+    def _priced(self, value: Value, place: Place) -> Price:
         if value in self.leaves:
-            return math.prod(axis.size for axis in value.axes)
+            return 0, math.prod(axis.size for axis in value.axes)
         try:
-            alternatives = sources(self.maker(value), place)
+            shared, numbers = min(self.total(needed) for needed in sources(self.maker(value), place))
         except Refused:
-            return math.inf
-        return min(sum(self.price(v, p) for v, p in needed) for needed in alternatives)
+            return math.inf, math.inf
+        return shared + (len(self.users.get(value, ())) > 1), numbers
 
 
 class _Scaled:
@@ -175,10 +183,14 @@ class _Scaled:
         taken = [needed for needed in alternatives if any(v in self.place for v, _ in needed)]
         if len(taken) > 1:
             raise Refused("scaled twice")
-        best = taken[0] if taken else min(alternatives, key=lambda n: sum(self.graph.price(v, p) for v, p in n))
-        if not math.isfinite(sum(self.graph.price(v, p) for v, p in best)) and not taken:
+        best = taken[0] if taken else min(alternatives, key=self._cost)
+        if not math.isfinite(self.graph.total(best)[0]) and not taken:
             raise Refused("no parameter")
         return best
+
+    def _cost(self, needed: list[tuple[Value, Place]]) -> tuple[Price, bool]:
+        """The price; of equal ones (an FFN's two matrices) the parameter at hand."""
+        return self.graph.total(needed), not all(value in self.graph.leaves for value, _ in needed)
 
 
 _SUMS = ("add", "add_any", "sub")
