@@ -125,7 +125,7 @@ class Bench:
         """(name, (jitted step, its first state)), every state with buffers of its own."""
         variables = jax.tree.map(jnp.copy, self.variables)
         plain = ({**variables}, self.optimizer.init(variables["params"]))
-        made = [("plain", (jax.jit(self.plain, donate_argnums=0), plain))]
+        made: list[tuple[str, tuple[Any, Any]]] = [("plain", (jax.jit(self.plain, donate_argnums=0), plain))]
         for name, fold in (("folded", True), ("unfolded", False)):
             schedule = Schedule(steps=10_000, warmup=0)
             search = Search(self.space, self.loss, self.optimizer, {"macs": 0.25}, schedule, fold=fold)

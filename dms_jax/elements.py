@@ -113,10 +113,10 @@ class Searchable(nn.Module, kw_only=True):
             raise UserError(f"group {path!r} was declared with {size} elements; at least 1 is needed")
         structure = self.structure if self.structure is not None else _inherited(self.parent)
         kept = tuple(range(size)) if structure is None else structure.kept.get(path, tuple(range(size)))
-        if kept and kept[-1] >= size:
-            raise UserError(
-                f"the structure keeps element {kept[-1]} of group {path!r}, which has {size}: another model's?"
-            )
+        had = size if structure is None else structure.sizes.get(path, size)
+        if had != size or (kept and kept[-1] >= size):
+            last = had if had != size else kept[-1] + 1
+            raise UserError(f"the structure has {last} elements of group {path!r}, the model {size}: another model's?")
         record = _RECORD.get()
         if record is not None:
             record.setdefault(path, Declaration(path, len(kept), kind, least))

@@ -49,7 +49,7 @@ class PerLayer{base}({base}):
 
 def huggingface(
     directory: str | os.PathLike[str],
-    model: Llama,
+    model: nn.Module,
     variables: Mapping[str, Any],
     tokenizer: str | os.PathLike[str] | Any = None,
     *,

@@ -53,6 +53,7 @@ class _Flow:
             value: (leaf, tuple((i,) for i in range(len(value.axes)))) for value, leaf in leaves.items()
         }
         self.carried: dict[Value, dict[str, int]] = {}
+        self.entered: set[Value] = set()
         self.refused: dict[str, str] = {}
         self.groups = list(masks.values())
         self.uses: dict[int, list[dict[str, frozenset[int]]]] = {}  # leaf -> a record per use: group -> leaf axes
@@ -74,7 +75,7 @@ class _Flow:
         return Reads(kept, self.refused)
 
     def visit(self, node: Node) -> None:
-        moved = _movement(node)
+        moved = movement(node)
         if moved is not None:
             self._move(node, moved)
         elif node.name == "mul":
@@ -111,13 +112,16 @@ class _Flow:
     def _move(self, node: Node, moved: list[tuple[int, ...]]) -> None:
         """Result axis j is made of the operand axes moved[j]."""
         value, out = node.inputs[0], node.outputs[0]
-        if out in self.carried or out in self.scale or out in self.origin:
-            self._end(node, [value])  # a second way into one value: a loop's carry
+        if out in self.entered:
+            self._meet(node, value, out)
             return
+        self.entered.add(out)
         place = {i: j for j, sources in enumerate(moved) for i in sources}
         if value in self.scale:
             group, axis = self.scale[value]
-            if axis in place:
+            if node.name == "pad":
+                self._end(node, [value])  # not the same mask everywhere
+            elif axis in place:
                 self.scale[out] = (group, place[axis])
             elif out.axes or value.axes[axis].size != 1:
                 self._end(node, [value])
@@ -128,6 +132,14 @@ class _Flow:
         if value in self.origin:
             leaf, axes = self.origin[value]
             self.origin[out] = (leaf, tuple(tuple(x for i in sources for x in axes[i]) for sources in moved))
+
+    def _meet(self, node: Node, value: Value, out: Value) -> None:
+        """A second way into one value (a loop's carry, a branch): what holds on one way only does not hold."""
+        mine, theirs = self.carried.get(value, {}), self.carried.get(out, {})
+        differ = [group for group in {**mine, **theirs} if mine.get(group) != theirs.get(group)]
+        self.refuse(differ, f"a value that is masked on one way into it and not on another ({node.eqn.primitive.name})")
+        if self.scale.get(value) != self.scale.get(out) or self.origin.get(value) != self.origin.get(out):
+            self._end(node, [v for v in (value, out) if v in self.scale or v in self.origin])
 
     def _multiply(self, node: Node) -> None:
         out, carried = node.outputs[0], {}
@@ -179,7 +191,7 @@ class _Flow:
                 elif axis in contracted[side] or group in carried:
                     self.refuse([group], "a product of two activations")
                 else:
-                    carried[group] = _dot_place(node, side, axis)
+                    carried[group] = dot_place(node, side, axis)
             if other in self.origin:
                 self.uses.setdefault(self.origin[other][0], []).append(read)
         if carried:
@@ -211,7 +223,7 @@ class _Flow:
             self.carried[node.outputs[0]] = carried
 
 
-def _dot_place(node: Node, side: int, axis: int) -> int:
+def dot_place(node: Node, side: int, axis: int) -> int:
     """Where a free or batch axis of one operand stands in the result of a `dot_general`."""
     contracted, batch = node.eqn.params["dimension_numbers"]
     if axis in batch[side]:
@@ -221,7 +233,7 @@ def _dot_place(node: Node, side: int, axis: int) -> int:
     return (len(batch[0]) if side == 0 else left) + free.index(axis)
 
 
-def _movement(node: Node) -> list[tuple[int, ...]] | None:
+def movement(node: Node) -> list[tuple[int, ...]] | None:
     """For an operation that only moves, adds, drops or merges axes: the operand axes of each result axis."""
     if len(node.inputs) != 1 or len(node.outputs) != 1:
         return _padding(node)

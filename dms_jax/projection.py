@@ -93,7 +93,7 @@ def project(
       Kept indices of every group, ascending. No resource exceeds its budget.
 
     Raises:
-      UserError: the smallest structure within the limits is above the budget.
+      UserError: the smallest structure within the limits is above the budget, or a ratio is not a number.
     """
     limits = limits or Limits()
     least = smallest(space, limits)
@@ -102,6 +102,9 @@ def project(
             raise UserError(
                 f"no structure has at most {most:,} {name}; the smallest within the limits has {least[name]:,}"
             )
+    lost = [name for name in space.groups if not np.isfinite(ratios[name])]
+    if lost:
+        raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
     problem = _Problem(space, dict(ranking), dict(budget), limits.counts(space))
     counts = problem.fill(problem.shifted(ratios))
     chosen = {name: problem.order[name][:k] for names, k in counts.items() for name in names}
@@ -126,7 +129,10 @@ class _Problem:
         # best first; a stable ascending sort read backwards, so ties fall as the operator's ranks do (NaN lowest)
         clean = {name: np.where(np.isnan(c), -np.inf, c) for name, c in importance.items()}
         self.order = {name: np.argsort(c, kind="stable")[::-1] for name, c in clean.items()}
-        self.importance = {name: np.nan_to_num(np.asarray(c, np.float64), nan=0.0) for name, c in importance.items()}
+        self.importance = {
+            name: np.nan_to_num(np.asarray(c, np.float64), nan=0.0, posinf=1e100, neginf=-1e100)
+            for name, c in importance.items()
+        }
         self.size = len(next(iter(space.costs.values())).sizes)
         self.none = np.zeros(self.size, np.int64)
         self.none[0] = 1
@@ -157,7 +163,7 @@ class _Problem:
 
     def shifted(self, ratios: Mapping[str, float]) -> dict[Together, int]:
         """Move all ratios by the smallest shift at which the budget holds."""
-        low, high = -2.5, 2.5  # ratios lie within [-2, 1]: at the ends all stay, or the least
+        low, high = -max(ratios.values()), 1.0 - min(ratios.values())  # at the ends all stay, or the least
         if self.fits(self.variables(self.rounded(ratios, low))):
             return self.rounded(ratios, low)
         for _ in range(40):
@@ -169,33 +175,49 @@ class _Problem:
         return self.rounded(ratios, high)
 
     def fill(self, counts: Mapping[Together, int]) -> dict[Together, int]:
-        """Take elements back while any fits, by importance per cost."""
-        counts = dict(counts)
+        """Take elements back while any fits, by importance per cost.
+
+        What costs nothing lies in removed blocks and comes last: taken first it would only make the blocks dearer.
+        """
+        all_names, counts = list(counts), dict(counts)
         now = self.variables(counts)
+        steps = [self._step(names, counts[names]) for names in all_names]
         while True:
-            steps = {names: self._next(names, k) for names, k in counts.items()}
-            open_ = [(names, counts[names], then) for names, then in steps.items() if then is not None]
-            if not open_:
-                return counts
-            added = np.stack([self.elements(*step) for step in open_])
-            fitting = np.flatnonzero(self.fits(now + added))
+            after = now + np.stack([added for added, _ in steps])
+            cost = self.price(after) - self.price(now)
+            fitting = np.flatnonzero(self.fits(after) & (cost > 0))
             if not len(fitting):
-                return counts
-            best = max(fitting, key=lambda i: self._worth(*open_[i], now, added[i]))
-            names, _, then = open_[best]
-            counts[names], now = then, now + added[best]
+                return self._free(counts, now)
+            gains = np.array([steps[i][1] for i in fitting])
+            best = int(fitting[np.argmax(gains / cost[fitting])])
+            names, now = all_names[best], after[best]
+            counts[names] = self._next(names, counts[names])
+            steps[best] = self._step(names, counts[names])
 
-    def _next(self, names: Together, k: int) -> int | None:
+    def price(self, variables: np.ndarray) -> np.ndarray:
+        """`[...]` float: the sum of the resources, each as a share of its budget, for variables `[..., V]`."""
+        prices = [self.space.costs[name].exact(variables) / most for name, most in self.budget.items()]
+        return np.sum(prices, axis=0).astype(np.float64)
+
+    def _free(self, counts: dict[Together, int], now: np.ndarray) -> dict[Together, int]:
+        """All elements that cost nothing."""
+        most = {names: int(allowed[-1]) for names, allowed in self.allowed.items()}
+        free = [
+            names
+            for names, k in counts.items()
+            if self.price(now + self.elements(names, k, most[names])) == self.price(now)
+        ]
+        return counts | {names: max(most[names], counts[names]) for names in free}
+
+    def _next(self, names: Together, k: int) -> int:
         more = self.allowed[names][self.allowed[names] > k]
-        return int(more[0]) if len(more) else None
+        return int(more[0]) if len(more) else k
 
-    def _worth(self, names: Together, k: int, then: int, now: np.ndarray, added: np.ndarray) -> float:
+    def _step(self, names: Together, k: int) -> tuple[np.ndarray, float]:
+        """The next elements of a count: what they add to the variables, and their importance."""
+        then = self._next(names, k)
         gain = sum(float(np.sum(self.importance[name][self.order[name][k:then]])) for name in names)
-        cost = 0.0
-        for resource, most in self.budget.items():
-            polynomial = self.space.costs[resource]
-            cost += float(polynomial.exact(now + added) - polynomial.exact(now)) / most
-        return gain / cost if cost > 0 else np.inf
+        return self.elements(names, k, then), gain
 
 
 def _shared(names: Together, allowed: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ Everything is in fractions of the full network's resources, so 0.04 is 4 % of it
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def budget(name: str, asked: float, full: int, smallest: int, network: str) -> i
       UserError: not a positive number, above `full`, or below `smallest`.
     """
     label = {"macs": "MACs"}.get(name, name)
-    if not (isinstance(asked, (int, float)) and math.isfinite(asked) and asked > 0):
+    if not (isinstance(asked, Real) and math.isfinite(asked) and asked > 0):
         raise UserError(
             f"budget {asked} {label} is not a positive number; give a fraction such as 0.25, or a number of {label} "
             f"between {smallest:,} and {full:,} ({network})"

@@ -261,7 +261,8 @@ class Search:
         updates: Any
         updates, opt_state = self._ratio_optimizer.update(gradient, state.ratio_opt_state, state.ratios)
         ratios = jnp.clip(state.ratios + updates, c.per_ratio(c.open), c.per_ratio(c.closed))
-        active = state.step >= self.schedule.warmup
+        # a gradient that is not finite would stay in the ratios and their optimiser for good
+        active = (state.step >= self.schedule.warmup) & jnp.all(jnp.isfinite(gradient))
         opt_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), opt_state, state.ratio_opt_state)
         return jnp.where(active & c.per_ratio(learning), ratios, state.ratios), opt_state
 

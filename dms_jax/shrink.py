@@ -45,12 +45,17 @@ def shrink(space: SearchSpace, variables: Any, structure: Structure) -> Any:
 
     def walk(node: Any, path: tuple[str, ...]) -> Any:
         if isinstance(node, Mapping):
-            inner = {key: walk(child, (*path, str(key))) for key, child in node.items() if key != "masks"}
+            dropped = "masks" if "params" in node else None  # the collection; a layer may have the name, too
+            inner = {key: walk(child, (*path, str(key))) for key, child in node.items() if key != dropped}
             left = {key: child for key, child in inner.items() if child is not _GONE}
             return type(node)(left) if left or not node else _GONE  # type: ignore[call-arg]
         if hasattr(node, "shape"):
             leaf = find(path)
             return node if leaf is None else _slice(space, leaf, node, kept, "/".join(path))
+        if jax.tree_util.all_leaves([node]):  # a Python number
+            return node
+        if not jax.tree.leaves(node) and _gone(find(path), kept):  # optax.MaskedNode stands for a parameter
+            return _GONE
         return jax.tree.map(
             lambda child: walk(child, path), node, is_leaf=lambda x: x is not node and isinstance(x, Mapping)
         )
@@ -58,13 +63,18 @@ def shrink(space: SearchSpace, variables: Any, structure: Structure) -> Any:
     return walk(variables, ())
 
 
+def _gone(leaf: Leaf | None, kept: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a variable lies in a removed block."""
+    return leaf is not None and any(element not in kept[name] for name, element in leaf.gates)
+
+
 def _slice(space: SearchSpace, leaf: Leaf, array: Any, kept: Mapping[str, tuple[int, ...]], path: str) -> Any:
+    if _gone(leaf, kept):
+        return _GONE
     if tuple(array.shape) != leaf.shape:
         if array.shape == () or leaf.shape == ():
             return array
         raise UserError(f"{path} has shape {tuple(array.shape)}; the model's {'/'.join(leaf.path)} has {leaf.shape}")
-    if any(element not in kept[name] for name, element in leaf.gates):
-        return _GONE
     for axis, term in enumerate(leaf.axes):
         chosen = space.indices(term, kept)
         if len(chosen) == leaf.shape[axis]:

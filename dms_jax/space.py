@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -24,9 +24,9 @@ from dms_jax.axes import Atom, Axis, Concat, Product, atoms, resolve
 from dms_jax.elements import Declaration, declared, portable
 from dms_jax.errors import TracingError, UserError
 from dms_jax.folding import Reads, find_reads
-from dms_jax.gate_folding import Branches, find_branches
 from dms_jax.structure import Structure
 from dms_jax.tracing import Gate, Program, Value, control, describe, trace
+from dms_jax.writing import Factor, find_writes
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class SearchSpace:
         self.costs = _cost_polynomials(program, params, gates.gates, self._variables)
         numbers = {value: i for i, value in enumerate(params)}
         self.reads: Reads = find_reads(program, parts.masks, numbers)
-        self.branches: Branches = find_branches(program, parts.masks, numbers)
         self._params = [parts.leaves[value].path for value in params]
+        self.folds = self._cheapest(find_writes(program, parts.masks, numbers))
         self._refuse_idle_groups()
 
     @staticmethod
@@ -131,6 +131,9 @@ class SearchSpace:
                 f"{type(model).__name__} declares no groups: derive its modules from dms_jax.Searchable and use "
                 "self.elements(name, size)"
             )
+        for name in record:
+            if any(other.startswith(f"{name}/") for other in record):
+                raise UserError(f"group {name!r} has the name of a module that declares groups; rename one of them")
         variables = {name: dict(flatten_dict(tree)) for name, tree in variables.items() if name != "masks"}
         masks = {name: jax.ShapeDtypeStruct((d.size,), jnp.float32) for name, d in record.items()}
 
@@ -144,8 +147,12 @@ class SearchSpace:
 
     def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
         """Run the inference program that was traced, jitted: of this model, or of a smaller clone of it."""
+        return jax.jit(self.forward(model))(variables, *args)
+
+    def forward(self, model: nn.Module | None = None) -> Callable[..., Any]:
+        """`(variables, *args) -> outputs`, the inference program that was traced, of this model or a smaller clone."""
         network = self.model if model is None else model
-        return jax.jit(lambda v, *a: network.apply(v, *a, **self._call))(variables, *args)
+        return lambda variables, *args: network.apply(variables, *args, **self._call)
 
     # --- costs ---
 
@@ -261,10 +268,25 @@ class SearchSpace:
         """{group: [N]} -> `[elements]` laid end to end."""
         return jnp.concatenate([by_group[name] for name in self.groups])
 
-    def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Multiply masks into the kernels that read them, gates into what makes their block's result.
+    def _cheapest(self, writes: Mapping[str, tuple[Factor, ...]]) -> dict[str, tuple[Factor, ...]]:
+        """For every group that folds: the fewest numbers to multiply, in what reads the axis or in what writes it."""
+        reads = {name: tuple(Factor(*where) for where in sorted(k)) for name, k in self.reads.kernels.items()}
 
-        conv(m x, W) = conv(x, m W), and m (a scale + bias) = a (m scale) + m bias.
+        def numbers(factors: tuple[Factor, ...]) -> int:
+            return sum(int(np.prod(self.leaves[self._params[f.leaf]].shape, dtype=np.int64)) for f in factors)
+
+        return {
+            name: min((found[name] for found in (reads, writes) if name in found), key=numbers)
+            for name in self.groups
+            if name in reads or name in writes
+        }
+
+    def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Multiply masks into parameters: into kernels that read the axis, or into what writes it.
+
+            conv(m x, W) = conv(x, m W)        m relu(a scale + bias) = relu(a (m scale) + m bias),  m >= 0
+
+        Whichever multiplies fewer numbers is taken, group by group (`folds`).
 
         Args:
           params: the "params" collection, nested.
@@ -277,24 +299,20 @@ class SearchSpace:
         """
         given: dict[Any, Any] = dict(flatten_dict(dict(masks), sep="/"))
         flat: dict[Any, Any] = dict(flatten_dict(params))
-        for name, kernels in self.reads.kernels.items():
+        for name, factors in self.folds.items():
             if name not in given:
                 continue
             mask = given.pop(name)
-            for number, axis in kernels:
-                path = self._params[number]
+            gates = jax.lax.split(mask, [1] * len(mask)) if any(f.element is not None for f in factors) else ()
+            for f in factors:
+                path = self._params[f.leaf]
                 leaf = flat[path[1:]]
-                vector = self._spread(self.leaves[path].axes[axis], name, mask)
-                shape = [1] * leaf.ndim
-                shape[axis] = leaf.shape[axis]
-                flat[path[1:]] = leaf * vector.astype(leaf.dtype).reshape(shape)
-        for name, branches in self.branches.items():
-            if name not in given:
-                continue
-            gates = jax.lax.split(given.pop(name), [1] * len(branches))
-            for gate, numbers in zip(gates, branches, strict=True):
-                for path in (self._params[number][1:] for number in sorted(numbers)):
-                    flat[path] = flat[path] * gate.astype(flat[path].dtype).reshape(())
+                if f.axis is None:
+                    scale = gates[f.element or 0].reshape(())
+                else:
+                    shape = [n if i == f.axis else 1 for i, n in enumerate(leaf.shape)]
+                    scale = self._spread(self.leaves[path].axes[f.axis], name, mask).reshape(shape)
+                flat[path[1:]] = leaf * scale.astype(leaf.dtype)
         return unflatten_dict(flat), unflatten_dict(given, sep="/")
 
     def element_at(self, axis: Axis, name: str) -> np.ndarray:
@@ -362,9 +380,8 @@ class SearchSpace:
         for name, group in self.groups.items():
             fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else self.resources()
             cost = {key: value - fewer[key] for key, value in self.resources().items()}
-            folded = name in self.reads.kernels or name in self.branches
             why = "gates" if group.kind == "depth" else f"activations ({self.reads.refused.get(name)})"
-            where = "kernels" if folded else why
+            where = "parameters" if name in self.folds else why
             rows.append(explanation.Row(name, group.kind, group.size, group.least, cost["macs"], cost["params"], where))
         return explanation.table(self.title, rows, self.resources(), self.smallest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -94,6 +95,10 @@ class Structure:
         groups = data.get("groups")
         if not isinstance(groups, dict) or not all(isinstance(g, dict) and "kept" in g for g in groups.values()):
             raise UserError(f'{source} is not a structure: "groups" must map names to {{"size", "kept", "kind"}}')
+        if not all(isinstance(g.get("size"), int | None) for g in groups.values()):
+            raise UserError(f'{source} is not a structure: a "size" is a whole number or null')
+        if not all(isinstance(data.get(key), dict | None) for key in ("model", "resources")):
+            raise UserError(f'{source} is not a structure: "model" and "resources" are objects or null')
         return Structure(
             kept={name: group["kept"] for name, group in groups.items()},
             sizes={name: group["size"] for name, group in groups.items() if group.get("size") is not None},
@@ -129,8 +134,8 @@ class Structure:
 
 def _indices(name: str, indices: Iterable[Any], size: int | None) -> tuple[int, ...]:
     try:
-        found = tuple(int(i) for i in indices)
-    except (TypeError, ValueError):
+        found = tuple(operator.index(i) for i in indices)
+    except TypeError:
         raise UserError(f"structure: group {name!r} must list indices, not {indices!r}") from None
     if any(b <= a for a, b in zip((-1, *found), found, strict=False)):
         raise UserError(f"structure: the indices of group {name!r} must be ascending and not negative")

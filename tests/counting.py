@@ -3,6 +3,10 @@
 The count knows nothing of axes or groups: it reads the shapes off the jaxpr of a network as it stands.
 """
 
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any

@@ -1,4 +1,8 @@
-"""Every operation real networks use, in tiny models: masked == shrunk, costs == an independent count, or an error."""
+"""Operations of real networks, each in a tiny model: masked == shrunk, costs == an independent count, or an error."""
+
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
 from functools import partial
 from pathlib import Path
@@ -792,7 +796,7 @@ BROKEN = {
     "pick_scalar": (lambda x, g: g(x)[..., 3], "slice"),
     "take": (lambda x, g: jnp.take(g(x), jnp.array([0, 3]), axis=-1), "gather"),
     "flip": (lambda x, g: g(x)[..., ::-1], "rev"),
-    "window": (lambda x, g: jax.lax.reduce_window(g(x), 0.0, jax.lax.add, (1, 1, 3), (1,) * 3, "SAME"), "reduce_window"),
+    "window": (lambda x, g: jax.lax.reduce_window(g(x), 0.0, jax.lax.add, (1, 1, 2), (1,) * 3, "SAME"), "window"),
     "top_k": (lambda x, g: jax.lax.top_k(g(x), 2)[0], "top_k"),
     "unstack": (lambda x, g: jnp.unstack(g(x), axis=-1)[0], "unstack"),
     "dynamic": (lambda x, g: jax.lax.dynamic_slice_in_dim(g(x), 1, 3, axis=-1), "dynamic_slice"),

@@ -2,7 +2,8 @@
 
 Groups: the layers, in every layer the key/value heads with their queries and the query heads within a key/value head
 (the same ones in each), and the hidden features of the FFN; with `search_width` the residual width as well. A layer is
-one removable block: y = x + m (a + f), with a = attention(x) and f = FFN(x + a).
+one removable block: h = x + m attention(x), y = h + m FFN(h). (Gating x + m (attention + FFN) instead would be the same
+for m = 0 and 1, but such a gate cannot be folded: the attention's output is read again inside the block.)
 
 What `jax.nn.dot_product_attention` has a fast kernel for runs on it; softmax and norms are float32 in any case.
 """
@@ -52,22 +53,24 @@ class Attention(Searchable):
 
     @nn.compact
     def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-        kv = self.elements("heads", self.kv_heads, kind="heads")
-        query = self.elements("queries", self.queries, kind="heads") if self.queries > 1 else None
-        queries = query.size if query is not None else 1
-        q = self._project(x, "query", (kv.size, queries, self.head_dim))
-        k = self._project(x, "key", (kv.size, self.head_dim))
-        v = self._project(x, "value", (kv.size, self.head_dim))
+        kv, query = self._heads("heads", self.kv_heads), self._heads("queries", self.queries)
+        heads, queries = kv.size if kv is not None else 1, query.size if query is not None else 1
+        q = self._project(x, "query", (heads, queries, self.head_dim))
+        k = self._project(x, "key", (heads, self.head_dim))
+        v = self._project(x, "value", (heads, self.head_dim))
         if self.norm_epsilon is not None:
             q = RMSNorm(self.norm_epsilon, self.dtype, name="query_norm")(q)
             k = RMSNorm(self.norm_epsilon, self.dtype, name="key_norm")(k)
         y = _attend(rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin), v, self.window)
-        y = kv(y, axis=2)
-        y = query(y, axis=3) if query is not None else y
-        shape = (kv.size, queries, self.head_dim, x.shape[-1])
+        y = y if kv is None else kv(y, axis=2)
+        y = y if query is None else query(y, axis=3)
+        shape = (heads, queries, self.head_dim, x.shape[-1])
         kernel = self.param("output", _init((0, 1, 2), self.output_scale), shape, jnp.float32)
         y = jnp.einsum("btkgh,kghd->btd", y, kernel.astype(self.dtype))
         return y + _bias(self, "output_bias", y.shape[2:]) if self.output_bias else y
+
+    def _heads(self, name: str, size: int) -> Elements | None:
+        return self.elements(name, size, kind="heads") if size > 1 else None  # one has to stay: nothing to search
 
     def _project(self, x: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
         kernel = self.param(name, _init((0,)), (x.shape[-1], *shape), jnp.float32)
@@ -96,20 +99,23 @@ class FeedForward(Searchable):
 
 
 class Layer(Searchable):
-    """What a layer adds to the residual stream, [B, T, D]: a + FFN(norm(x + a)), with a = attention(norm(x))."""
+    """Layer `number` of the depth group: h = x + m attention(norm(x)), then h + m FFN(norm(h)); `[B, T, D]`."""
 
+    number: int
     attention: Mapping[str, Any]
     feed_forward: Mapping[str, Any]
     norm_epsilon: float
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array, width: Elements | None) -> jax.Array:
-        norm = partial(RMSNorm, self.norm_epsilon, self.dtype)
+    def __call__(
+        self, x: jax.Array, cos: jax.Array, sin: jax.Array, depth: Elements, width: Elements | None
+    ) -> jax.Array:
+        gate, norm = depth.gate(self.number, x.dtype), partial(RMSNorm, self.norm_epsilon, self.dtype)
         attend = Attention(**self.attention, dtype=self.dtype, name="attention")
-        a = attend(norm(name="attention_norm")(x, width), cos, sin)
+        x = x + gate * attend(norm(name="attention_norm")(x, width), cos, sin)
         feed = FeedForward(**self.feed_forward, dtype=self.dtype, name="feed_forward")
-        return a + feed(norm(name="feed_forward_norm")(x + a, width))
+        return x + gate * feed(norm(name="feed_forward_norm")(x, width))
 
 
 class Llama(Searchable):
@@ -167,8 +173,7 @@ class Llama(Searchable):
         turn = rotary.table(tokens.shape[1], self._head_dim, self.rope_theta, self.rope_scaling, self.max_positions)
         depth = self.elements("depth", self.layers)
         for i in depth.kept:
-            y = self._layer(i)(x, *turn, width)
-            x = x + depth.gate(i, x.dtype) * y
+            x = self._layer(i)(x, *turn, depth, width)
         x = RMSNorm(self.norm_epsilon, self.dtype, name="norm")(x, width)
         if self.tied:
             return _logits("btd,vd->btv", x, embedding)
@@ -196,7 +201,7 @@ class Llama(Searchable):
         }
         feed_forward = {"hidden": self.hidden, "bias": self.feed_forward_bias, "output_scale": scale}
         make = nn.remat(Layer) if self.remat else Layer
-        return make(attention, feed_forward, self.norm_epsilon, self.dtype, name=f"layer{i}")
+        return make(i, attention, feed_forward, self.norm_epsilon, self.dtype, name=f"layer{i}")
 
 
 def _bias(module: nn.Module, name: str, shape: tuple[int, ...]) -> jax.Array:

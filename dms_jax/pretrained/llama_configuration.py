@@ -233,7 +233,8 @@ def _structure(model: Llama, config: Mapping[str, Any]) -> Structure:
         if any(getattr(sizes, name) > getattr(full, name) for name in LayerSizes.__annotations__):
             raise UserError(f"per_layer_config of layer {key}: {sizes} is above the configuration's own {full}")
         layer = f"layer{int(key)}"
-        kept[f"{layer}/attention/heads"] = tuple(range(sizes.kv_heads))
+        if full.kv_heads > 1:
+            kept[f"{layer}/attention/heads"] = tuple(range(sizes.kv_heads))
         if full.queries > 1:
             kept[f"{layer}/attention/queries"] = tuple(range(sizes.queries))
         kept[f"{layer}/feed_forward/hidden"] = tuple(range(sizes.hidden))

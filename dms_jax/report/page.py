@@ -11,11 +11,11 @@ from dms_jax.report import pictures
 from dms_jax.report.curve_pictures import budgeted
 from dms_jax.report.quantities import (
     RESOURCES,
-    accuracy,
     count,
     duration,
     exact,
     milliseconds,
+    quality,
     share,
     without_controls,
 )
@@ -100,7 +100,7 @@ def _warnings(run: Run) -> str | None:
 def _table(run: Run) -> str:
     rows = run.results["rows"]
     batches = sorted({key for row in rows for key in row.get("latency_ms") or ()}, key=int)
-    heads = ["MACs", "of full", "parameters", "accuracy"]
+    heads = ["MACs", "of full", "parameters", run.results["quality"]["name"]]
     heads += [f"ms at batch {batch}" for batch in batches] + ["steps"]
     numbers = "".join(f'<th scope="col" class="number">{_text(head)}</th>' for head in heads)
     result = result_row(run)
@@ -121,7 +121,7 @@ def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
         _count_cell(row["macs"], "macs"),
         _number_cell(share(row["macs"] / full) if full else "–"),
         _count_cell(row["params"], "params"),
-        _number_cell(accuracy(row.get("accuracy"), row.get("stderr"))),
+        _number_cell(quality(row.get("quality"), row.get("stderr"), run.results["quality"]["unit"])),
         *(_number_cell(milliseconds(latency.get(batch))) for batch in batches),
         _number_cell("–" if row.get("steps") is None else f"{row['steps']:,}"),
         f"<td>{_text(row.get('note') or '')}</td>",

@@ -27,13 +27,13 @@ def share(fraction: float) -> str:
     return f"{_three_digits(100 * fraction)}{NARROW_SPACE}%"
 
 
-def accuracy(fraction: float | None, standard_error: float | None = None) -> str:
-    """Returns an accuracy in [0, 1] in per cent, with its standard error where there is one."""
-    if fraction is None:
+def quality(value: float | None, standard_error: float | None, unit: str) -> str:
+    """Returns what a network reaches in its unit, with the standard error where there is one; "%" takes fractions."""
+    if value is None:
         return "–"
-    if standard_error is None:
-        return f"{100 * fraction:.2f}{NARROW_SPACE}%"
-    return f"{100 * fraction:.2f}{WIDE_SPACE}±{WIDE_SPACE}{100 * standard_error:.2f}{NARROW_SPACE}%"
+    scale, digits = (100, 2) if unit == "%" else (1, 3)
+    error = "" if standard_error is None else f"{WIDE_SPACE}±{WIDE_SPACE}{scale * standard_error:.{digits}f}"
+    return f"{scale * value:.{digits}f}{error}{NARROW_SPACE}{unit}".rstrip(NARROW_SPACE)
 
 
 def milliseconds(value: float | None) -> str:

@@ -25,6 +25,7 @@ _RESULT_TYPES: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "budget": (dict,),
     "pipeline": (str,),
+    "quality": (dict,),
     "rows": (list,),
 }
 _ROW_TYPES: dict[str, tuple[type, ...]] = {"name": (str,), "macs": (int,), "params": (int,)}
@@ -149,12 +150,14 @@ def _check_results(content: Any) -> None:
         _check_fields(budget, fields, f"the budget on {name!r}")
         _expect(name in RESOURCES, f"there is a budget on {name!r}, expected one of {', '.join(RESOURCES)}")
         _expect(budget["full"] > 0, f"the full network has {budget['full']} {name}")
+    _check_fields(content["quality"], {"name": (str,), "unit": (str,)}, "the quality")
     for row in content["rows"]:
         _check_fields(row, _ROW_TYPES, "a row")
-        for name in ("accuracy", "stderr"):
-            value = row.get(name)
-            is_share = value is None or (isinstance(value, number) and 0 <= value <= 1)
-            _expect(is_share, f"row {row['name']!r} has {name} {value!r}, expected a fraction between 0 and 1")
+        for name in ("quality", "stderr"):
+            value, shares = row.get(name), content["quality"]["unit"] == "%"
+            fits = value is None or (isinstance(value, number) and (0 <= value <= 1 or not shares))
+            expected = "a fraction between 0 and 1" if shares else "a number"
+            _expect(fits, f"row {row['name']!r} has {name} {value!r}, expected {expected}")
         latency = row.get("latency_ms")
         fits = latency is None or (isinstance(latency, dict) and all(key.isdigit() for key in latency))
         _expect(fits, f"row {row['name']!r} has latency_ms {latency!r:.40}, expected batch size -> ms")

@@ -1,11 +1,11 @@
 """What a run came to, in sentences."""
 
-from dms_jax.report.quantities import NARROW_SPACE, RESOURCES, accuracy, count, milliseconds, share
+from dms_jax.report.quantities import NARROW_SPACE, RESOURCES, count, milliseconds, quality, share
 from dms_jax.report.run_files import Record, Run
 
 
 def summary(run: Run) -> str:
-    """Returns one paragraph: what was asked, what came out, accuracy and latency beside the full network."""
+    """Returns one paragraph: what was asked, what came out, quality and latency beside the full network."""
     sentences = [_asked(run), _reached(run), *_compared(run)]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -59,14 +59,15 @@ def _reached(run: Run) -> str:
 
 
 def _compared(run: Run) -> list[str]:
-    """The result's accuracy and latency, beside the full network's where there is one to compare."""
+    """The result's quality and latency, beside the full network's where there is one to compare."""
     result, full = result_row(run), full_row(run) or {}
     if result is None:
         return []
     sentences = []
-    if result.get("accuracy") is not None:
-        beside = "" if full.get("accuracy") is None else f" against {_accuracy(full)}"
-        sentences.append(f"Accuracy is {_accuracy(result)}{beside}.")
+    if result.get("quality") is not None:
+        name = run.results["quality"]["name"]
+        beside = "" if full.get("quality") is None else f" against {_quality(run, full)}"
+        sentences.append(f"{name[:1].upper()}{name[1:]}: {_quality(run, result)}{beside}.")
     latency, before = result.get("latency_ms") or {}, full.get("latency_ms") or {}
     times = [
         f"{milliseconds(latency[batch])}{NARROW_SPACE}ms at batch {batch}"
@@ -78,5 +79,5 @@ def _compared(run: Run) -> list[str]:
     return sentences
 
 
-def _accuracy(row: Record) -> str:
-    return f"{accuracy(row['accuracy'], row.get('stderr'))} (“{row['name']}”)"
+def _quality(run: Run, row: Record) -> str:
+    return f"{quality(row['quality'], row.get('stderr'), run.results['quality']['unit'])} (“{row['name']}”)"

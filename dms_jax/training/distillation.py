@@ -11,18 +11,21 @@ import jax.numpy as jnp
 
 from dms_jax.errors import UserError
 
+TEACHER = "teacher_logits"
 
-@dataclass(frozen=True, eq=False)
-class Teacher:
-    """A fixed network whose logits a smaller one is drawn to.
+
+@dataclass(frozen=True)
+class Distillation:
+    """How much a teacher counts.
 
     Attributes:
-      apply: from inputs to logits `[..., V]`, its variables bound: `lambda x: model.apply(variables, x)`.
       weight: of the divergence, in [0, 1]; the task loss has the rest.
       temperature: T > 0; softer distributions show more of what the teacher thinks of wrong answers.
+
+    Raises:
+      UserError: values outside these ranges.
     """
 
-    apply: Callable[[Any], jax.Array]
     weight: float = 0.5
     temperature: float = 1.0
 
@@ -33,11 +36,33 @@ class Teacher:
                 "weight in [0, 1] and a temperature above 0"
             )
 
-    def mix(self, task: jax.Array, logits: jax.Array, inputs: Any) -> jax.Array:
-        """(1 - weight) task + weight mean KL(teacher, student); scalar float32. No gradient goes to the teacher."""
-        theirs = jax.lax.stop_gradient(self.apply(inputs))
-        divergence = jnp.mean(forward_kl(theirs, logits, self.temperature))
+    def mix(self, task: jax.Array, logits: jax.Array, teacher: jax.Array) -> jax.Array:
+        """(1 - weight) task + weight mean KL(teacher || student), float32; logits `[..., V]`."""
+        divergence = jnp.mean(forward_kl(jax.lax.stop_gradient(teacher), logits, self.temperature))
         return (1 - self.weight) * task + self.weight * divergence
+
+
+def taught(
+    batches: Callable[[int], dict[str, jax.Array]],
+    teach: Callable[[Any, dict[str, jax.Array]], jax.Array],
+    variables: Any,
+) -> Callable[[int], dict[str, jax.Array]]:
+    """Add a teacher's logits to every batch, as "teacher_logits".
+
+    The teacher runs as a program of its own, so that its variables are arguments and not constants of the step.
+
+    Args:
+      batches: from a step to its batch, on the devices.
+      teach: `(variables, batch) -> logits`, of inference.
+      variables: the teacher's.
+    """
+    run = jax.jit(teach)
+
+    def batch(step: int) -> dict[str, jax.Array]:
+        plain = batches(step)
+        return {**plain, TEACHER: run(variables, plain)}
+
+    return batch
 
 
 def forward_kl(teacher: jax.Array, student: jax.Array, temperature: float = 1.0) -> jax.Array:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -31,7 +30,6 @@ class Job:
       batches: from the number of a step to its batch, on the devices; the same one whenever it is asked.
       mesh: where states lie.
       key: of the job; every phase has its own, by name.
-      seconds: phase -> seconds it took in this process.
     """
 
     run: Run
@@ -39,7 +37,6 @@ class Job:
     batches: Callable[[int], Any]
     mesh: jax.sharding.Mesh
     key: jax.Array
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def train(
         self, name: str, model: nn.Module, variables: Any, optimizer: optax.GradientTransformation, steps: int
@@ -66,16 +63,13 @@ class Job:
         return jax.random.fold_in(self.key, zlib.crc32(name.encode()))
 
     def _phase(self, name: str, step: Any, state: Any, *, steps: int, **options: Any) -> Any:
-        began = time.monotonic()
         every = max(steps // RECORDS, 1)
         # where the state lies after a step is where it lay before: or the next step would be compiled anew
         where = (shardings(state, self.mesh), replicated(self.mesh))
         jitted = jax.jit(step, donate_argnums=0, out_shardings=where)
-        state = self.run.phase(
+        return self.run.phase(
             name, jitted, state, self.batches, self.phase_key(name), steps=steps, log_every=every, **options
         )
-        self.seconds[name] = time.monotonic() - began
-        return state
 
     def _own(self, state: Any) -> Any:
         """A copy on the devices: steps donate their state, and what it was made of may be needed again."""
@@ -87,10 +81,10 @@ def _loss(values: Mapping[str, float]) -> str:
 
 
 def _against_target(values: Mapping[str, float]) -> str:
-    """`loss 0.412  macs 23.1 % > 20.0 %`."""
+    """`loss 0.412  macs 23.1 % (target 20.0 %)`."""
     parts = [_loss(values)]
     for name in values:
         if f"{name}_target" in values:
             now, goal = values[name], values[f"{name}_target"]
-            parts.append(f"{name} {now:.1%} {'>' if now > goal else '<='} {goal:.1%}".replace("%", " %"))
+            parts.append(f"{name} {now:.1%} (target {goal:.1%})".replace("%", " %"))
     return "  ".join(parts)

@@ -12,20 +12,21 @@ import jax.numpy as jnp
 import optax
 
 from dms_jax.search import Loss
-from dms_jax.training.distillation import Teacher
+from dms_jax.training.distillation import TEACHER, Distillation
 
 
-def language_loss(model: nn.Module, teacher: Teacher | None = None) -> Loss:
-    """Mean next-token cross-entropy in nats of windows `batch["tokens"]: [B, T + 1]` int32, mixed with a teacher's.
+def language_loss(model: nn.Module, distillation: Distillation | None = None) -> Loss:
+    """Mean next-token cross-entropy in nats of windows `batch["tokens"]: [B, T + 1]` int32.
 
-    The metric "nats" is the cross-entropy alone.
+    With distillation it is mixed with the divergence from `batch["teacher_logits"]: [B, T, V]` (see `taught`). The
+    metric "nats" is the cross-entropy alone.
     """
 
     def loss(variables: dict[str, Any], batch: Mapping[str, jax.Array], key: jax.Array):
         tokens, following = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         logits: Any = model.apply(variables, tokens)
         nats = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, following))
-        mixed = nats if teacher is None else teacher.mix(nats, logits, tokens)
+        mixed = nats if distillation is None else distillation.mix(nats, logits, batch[TEACHER])
         return mixed, ({}, {"nats": nats})
 
     return loss

@@ -37,7 +37,7 @@ class Progress(contextlib.AbstractContextManager):
             columns = ("{task.description}", "{task.fields[text]}", "{task.fields[times]}")
             name, text, times = (TextColumn(column, markup=False) for column in columns)
             self._bar = Bar(name, BarColumn(bar_width=20), MofNCompleteColumn(), text, times, console=self._console)
-            self._task = self._bar.add_task(phase, total=steps, completed=start, text="", times="")
+            self._task = self._bar.add_task(phase, total=steps, completed=start, text="compiling", times="")
             self._bar.start()
 
     def update(self, step: int, text: str | None = None) -> None:

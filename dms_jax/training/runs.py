@@ -4,6 +4,7 @@ config.json      what was asked; another job cannot go on here
 checkpoints/     one directory a phase, and "final": the small network's variables
 metrics.jsonl    one line a record
 masks.jsonl      masks over the search
+seconds.json     how long every phase took, all attempts together
 structure.json   what was found
 results.json     what was measured; its presence means that the job is done
 report.html      all of it, to look at
@@ -14,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,15 +26,18 @@ import jax
 import numpy as np
 
 from dms_jax import models
-from dms_jax.errors import UserError
+from dms_jax.errors import Interrupted, UserError, one_line
 from dms_jax.structure import Structure
 from dms_jax.training.checkpoints import Checkpoints
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.loop import run_phase
+from dms_jax.training.metrics import FILE as METRICS
 from dms_jax.training.metrics import MetricsWriter
 from dms_jax.training.progress import Progress
 
 State = TypeVar("State")
+
+MASKS, FINAL = "masks.jsonl", "final"
 
 
 class Run(contextlib.AbstractContextManager):
@@ -48,8 +54,6 @@ class Run(contextlib.AbstractContextManager):
     def __init__(self, directory: str | os.PathLike[str], config: Mapping[str, Any]):
         self.directory = Path(directory)
         self.interrupt = InterruptFlag()
-        self._position = 0  # of metrics.jsonl, after the newest checkpoint
-        self._writer: MetricsWriter | None = None
         _claim(self.directory, json.loads(json.dumps(config)))
 
     def __enter__(self) -> Run:
@@ -58,14 +62,16 @@ class Run(contextlib.AbstractContextManager):
 
     def __exit__(self, *exception: Any) -> None:
         self.interrupt.__exit__(*exception)
-        if self._writer is not None:
-            self._writer.close()
 
     @property
     def results(self) -> dict[str, Any] | None:
         """What a finished job measured; None while it is not done."""
-        path = self.directory / "results.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return _read(self.directory / "results.json")
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Phase -> seconds it took, all attempts together."""
+        return _read(self.directory / "seconds.json") or {}
 
     def phase(
         self,
@@ -89,19 +95,20 @@ class Run(contextlib.AbstractContextManager):
 
         Raises:
           Interrupted, NonFiniteLoss, CheckpointError: as `run_phase`.
+          UserError: the directory cannot be written.
         """
         with Checkpoints(self.directory / "checkpoints" / name) as checkpoints:
             restored = checkpoints.restore(state)
-            start = 0
-            if restored is not None:
-                start, state = restored.step, restored.state
-                self._position = restored.meta["metrics_position"]
+            start, state = (0, state) if restored is None else (restored.step, restored.state)
             if start >= steps:
                 return state
-            if self._writer is None:
-                self._writer = MetricsWriter(self.directory, resume_at=self._position)
-            _drop_masks(self.directory, name, start)
-            with Progress(name, steps, start) as progress:
+            for file in (METRICS, MASKS):
+                _forget(self.directory / file, name, start)
+            with (
+                self._timed(name, steps),
+                MetricsWriter(self.directory) as writer,
+                Progress(name, steps, start) as progress,
+            ):
                 return run_phase(
                     name,
                     step,
@@ -110,7 +117,7 @@ class Run(contextlib.AbstractContextManager):
                     key,
                     steps=steps,
                     start=start,
-                    writer=self._writer,
+                    writer=writer,
                     progress=progress,
                     checkpoints=checkpoints,
                     checkpoint_seconds=checkpoint_seconds,
@@ -118,21 +125,37 @@ class Run(contextlib.AbstractContextManager):
                     **options,
                 )
 
+    @contextlib.contextmanager
+    def _timed(self, name: str, steps: int) -> Iterator[None]:
+        """Add to the phase's seconds, however it ends; let an interruption say where it was."""
+        began = time.monotonic()
+        try:
+            yield
+        except Interrupted as stop:
+            raise Interrupted(stop.step, f"stopped {name} after step {stop.step} of {steps} and saved") from None
+        finally:
+            spent = self.seconds.get(name, 0.0) + time.monotonic() - began
+            _write(self.directory / "seconds.json", self.seconds | {name: spent})
+
     def record_masks(self, phase: str, step: int, masks: Mapping[str, np.ndarray]) -> None:
         """Append masks `[N]` in [0, 1] to masks.jsonl, a byte an element."""
         text = {name: np.round(255 * np.asarray(m)).astype(np.uint8).tobytes().hex() for name, m in masks.items()}
-        with (self.directory / "masks.jsonl").open("a") as file:
+        with _writing(self.directory), (self.directory / MASKS).open("a") as file:
             file.write(json.dumps({"phase": phase, "step": step, "masks": text}) + "\n")
 
     def finish(self, structure: Structure, variables: Any, results: Mapping[str, Any]) -> None:
-        """Write the structure, the small network's variables, and last of all the results."""
-        structure.save(self.directory / "structure.json")
-        with Checkpoints(self.directory / "checkpoints" / "final") as checkpoints:
-            if checkpoints.restore(variables) is None:
-                checkpoints.save(0, variables)
-        part = self.directory / "results.json.part"
-        part.write_text(json.dumps(results, indent=1) + "\n")
-        os.replace(part, self.directory / "results.json")
+        """Write the structure, the small network's variables, and last of all the results.
+
+        Killed in between, the job is not done: the same command comes here again and writes all three anew.
+        """
+        folder = self.directory / "checkpoints" / FINAL
+        with _writing(self.directory):
+            structure.save(self.directory / "structure.json")
+            if folder.exists():
+                shutil.rmtree(folder)
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(0, variables)
+        _write(self.directory / "results.json", results)
 
 
 def load(directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
@@ -148,49 +171,107 @@ def load(directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
       UserError: no finished run is there, or what is there does not fit together.
     """
     directory = Path(directory)
-    structure = Structure.load(directory / "structure.json")
-    if structure.model is None:
-        raise UserError(f"{directory / 'structure.json'} names no model; clone yours with it, and shrink its variables")
-    model = models.create(structure.model["name"], **structure.model["arguments"]).clone(structure=structure)
-    examples = [jax.ShapeDtypeStruct(tuple(e["shape"]), e["dtype"]) for e in structure.model["example"]]
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *examples)
-    folder = directory / "checkpoints" / "final"
-    restored = Checkpoints(folder).restore(dict(shapes)) if folder.is_dir() else None
+    path, folder = directory / "structure.json", directory / "checkpoints" / FINAL
+    if not (path.exists() and folder.is_dir()):
+        there = "holds no finished run; run its command to the end" if directory.is_dir() else "is not a directory"
+        raise UserError(f"{directory} {there}, or give the directory of a finished run")
+    structure = Structure.load(path)
+    model, shapes = _network(structure, str(path))
+    with Checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(dict(shapes))
     if restored is None:
-        raise UserError(f"{directory} holds no finished network (checkpoints/final); run its command to the end")
+        raise UserError(f"{folder} holds no whole checkpoint; remove results.json and run the job's command again")
     return model, restored.state
+
+
+def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:
+    """The model that a structure names, with it; and the shapes of its variables."""
+    try:
+        name, arguments, inputs = (dict(structure.model or {})[key] for key in ("name", "arguments", "example"))
+        examples = [jax.ShapeDtypeStruct(tuple(e["shape"]), e["dtype"]) for e in inputs]
+        arguments = dict(arguments)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{source} does not say which model of the zoo it is of (name, arguments, example); clone your own model "
+            "with the structure, and shrink its variables"
+        ) from None
+    model = models.create(name, **arguments).clone(structure=structure)
+    try:
+        return model, jax.eval_shape(model.init, jax.random.key(0), *examples)
+    except Exception as error:  # whatever a network raises that cannot be built with these elements
+        raise UserError(f"{source} does not fit model {name!r}: {one_line(error)[:300]}") from error
 
 
 def _claim(directory: Path, config: dict[str, Any]) -> None:
     """Make the directory this job's, or see that it is."""
     path = directory / "config.json"
-    try:
+    with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            part = directory / "config.json.part"
-            part.write_text(json.dumps(config, indent=1) + "\n")
-            os.replace(part, path)
+            for name in (METRICS, MASKS, "checkpoints", "results.json"):
+                if (directory / name).exists():
+                    raise UserError(f"{directory} holds {name} of something else (no config.json); {ELSEWHERE}")
+            _write(path, config)
             return
-        there = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot write in {directory} ({error.strerror}); choose another --workdir") from None
-    except ValueError:
-        raise UserError(f"{path} is not JSON: is {directory} a run directory? choose another --workdir") from None
+    there = _read(path)
     if there != config:
-        names = [k for k in {**config, **there} if config.get(k) != there.get(k)] if isinstance(there, dict) else []
-        differ = ", ".join(f"{k} {there.get(k)!r} there, {config.get(k)!r} asked" for k in names[:4])
-        raise UserError(f"{directory} holds another job ({differ}); choose another --workdir, or remove that one")
+        asked, there = config, there if isinstance(there, dict) else {}
+        names = [name for name in asked | there if _shown(asked, name) != _shown(there, name)]
+        differ = ", ".join(f"{name} {_shown(there, name)} there, {_shown(asked, name)} asked" for name in names[:4])
+        more = f", and {len(names) - 4} more" if len(names) > 4 else ""
+        raise UserError(f"{directory} holds another job ({differ}{more}); {ELSEWHERE}, or remove that one")
 
 
-def _drop_masks(directory: Path, phase: str, start: int) -> None:
-    """Forget masks recorded after the step a phase resumes from."""
-    path = directory / "masks.jsonl"
+ELSEWHERE = "choose another --workdir"
+
+
+def _shown(config: Mapping[str, Any], name: str) -> str:
+    return repr(config[name]) if name in config else "absent"
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Turn what the file system raises into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write in {directory} ({error.strerror or error}); {ELSEWHERE}") from error
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file of a run holds; None where there is none."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error}); {ELSEWHERE}") from error
+    except ValueError:
+        raise UserError(f"{path} is not JSON, so it is not of a run; {ELSEWHERE}, or remove it") from None
+
+
+def _write(path: Path, content: Any) -> None:
+    """Write JSON; a reader never meets half a file."""
+    with _writing(path.parent):
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(part, path)
+
+
+def _forget(path: Path, phase: str, start: int) -> None:
+    """Drop a phase's records beyond the step it goes on from; those of other phases stay."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):  # a torn last line
-            record = json.loads(line)
-            if record["phase"] != phase or record["step"] <= start:
-                kept.append(line + "\n")
-    path.write_text("".join(kept))
+    with _writing(path.parent):
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if _stays(line, phase, start)]
+        if kept != lines:
+            part = path.with_name(path.name + ".part")
+            part.write_text("".join(kept))
+            os.replace(part, path)
+
+
+def _stays(line: str, phase: str, start: int) -> bool:
+    try:
+        record = json.loads(line)
+        return line.endswith("\n") and (record["phase"] != phase or record["step"] <= start)
+    except (ValueError, KeyError, TypeError):  # torn: the last line of a run that was killed
+        return False

@@ -91,7 +91,11 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Accuracy:
-    """Top-1 accuracy over batches of {"image": [B, ...], "label": [B]}, every image counted once."""
+    """Top-1 accuracy over batches of {"image": [B, ...], "label": [B]}, every image counted once.
+
+    Raises:
+      ValueError: there are no images.
+    """
 
     @jax.jit
     def right(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -100,5 +104,7 @@ def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, An
 
     counts = [(right(variables, batch), len(batch["label"])) for batch in batches]
     total = sum(n for _, n in counts)
+    if not total:
+        raise ValueError("the accuracy over no images is not a number; give at least one batch")
     share = sum(int(count) for count, _ in counts) / total
     return Accuracy(share, math.sqrt(share * (1 - share) / total))

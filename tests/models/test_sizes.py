@@ -54,12 +54,12 @@ def test_groups_of_efficientnet_b0():
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "swin_tiny"])
 def test_every_mask_folds(name):
     space = space_of(name)
-    assert set(space.reads.kernels) | set(space.branches) == set(space.groups)
+    assert set(space.folds) == set(space.groups)
 
 
 def test_what_does_not_fold_in_a_vision_transformer():
     space = space_of("deit_tiny", depth=2)
-    left = set(space.groups) - set(space.reads.kernels) - set(space.branches)
+    left = set(space.groups) - set(space.folds)
     assert left == {"embed", "block0/attention/query_key", "block1/attention/query_key"}
 
 

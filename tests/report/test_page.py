@@ -132,7 +132,7 @@ def test_summary_says_what_was_asked_and_what_came_out(make_run, small_groups):
     words = " ".join(_plain([_Outline(write_report(make_run(small_groups)).read_text("utf-8")).words]))
     assert "The budget of resnet20 was 1.63 M MACs (4.00 % of the full network)." in words
     assert "from 40.8 M to 1.63 M MACs (3.99 %) and from 272 k to 11.2 k parameters (4.11 %)" in words
-    assert "Accuracy is 96.94 ± 0.67 % (“searched, finetuned”) against 98.33 ± 0.67 %" in words
+    assert "Accuracy: 96.94 ± 0.67 % (“searched, finetuned”) against 98.33 ± 0.67 %" in words
     assert "1.82 ms at batch 1 (full network 1.82 ms)" in words
 
 

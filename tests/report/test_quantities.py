@@ -26,11 +26,11 @@ def test_share(value, text):
     assert quantities.share(value).replace("\u202f", " ") == text
 
 
-def test_accuracy():
-    plain = quantities.accuracy(0.9833, 0.0067).replace("\u202f", " ").replace("\u00a0", " ")
+def test_quality():
+    plain = quantities.quality(0.9833, 0.0067, "%").replace("\u202f", " ").replace("\u00a0", " ")
     assert plain == "98.33 ± 0.67 %"
-    assert quantities.accuracy(1.0).replace("\u202f", " ") == "100.00 %"
-    assert quantities.accuracy(None) == "–"
+    assert quantities.quality(1.0, None, "%").replace("\u202f", " ") == "100.00 %"
+    assert quantities.quality(None, None, "%") == "–"
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ MISTAKES = [
     (_edit("results.json", lambda r: r.update(seed="1")), "`seed` = '1', expected int"),
     (_edit("results.json", lambda r: r.update(budget={"joules": {}})), "budget on 'joules'"),
     (
-        _edit("results.json", lambda r: r["rows"][0].update(accuracy=98.3)),
-        "accuracy 98.3, expected a fraction",
+        _edit("results.json", lambda r: r["rows"][0].update(quality=98.3)),
+        "quality 98.3, expected a fraction",
     ),
     (_edit("results.json", lambda r: r["rows"][0].update(latency_ms={"a": 1})), "expected batch size -> ms"),
     (_append("metrics.jsonl", '{"phase": "search", "st'), "metrics.jsonl: line 201: not JSON"),

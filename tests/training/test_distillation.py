@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from dms_jax.errors import UserError
-from dms_jax.training.distillation import Teacher, forward_kl
+from dms_jax.training.distillation import Distillation, forward_kl, taught
 
 
 def test_value_by_hand():
@@ -25,18 +25,23 @@ def test_temperature_keeps_the_size_of_the_gradient():
 
 def test_mix_and_no_gradient_to_the_teacher():
     logits, labels = jnp.array([[2.0, -1.0, 0.5]]), jnp.array([1])
+    theirs = jnp.array([[1.0, 2.0, 3.0]])
+    task = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def loss(scale, weight):
-        teacher = Teacher(lambda x: scale * x, weight)
-        task = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return teacher.mix(task, logits, jnp.array([[1.0, 2.0, 3.0]]))
+        return Distillation(weight).mix(task, logits, scale * theirs)
 
-    assert loss(1.0, 0.0) == optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    assert loss(1.0, 1.0) == pytest.approx(float(forward_kl(jnp.array([[1.0, 2.0, 3.0]]), logits)[0]))
+    assert loss(1.0, 0.0) == task
+    assert loss(1.0, 1.0) == pytest.approx(float(forward_kl(theirs, logits)[0]))
     assert jax.grad(loss)(1.0, 0.5) == 0
+
+
+def test_taught_batches():
+    batches = taught(lambda i: {"x": jnp.full((2, 3), float(i))}, lambda w, b: b["x"] * w, jnp.float32(3))
+    chex.assert_trees_all_equal(batches(2), {"x": jnp.full((2, 3), 2.0), "teacher_logits": jnp.full((2, 3), 6.0)})
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(-0.1, 1.0), (1.1, 1.0), (0.5, 0.0)])
 def test_impossible_settings(weight, temperature):
     with pytest.raises(UserError, match="a weight in"):
-        Teacher(lambda x: x, weight, temperature)
+        Distillation(weight, temperature)

@@ -1,0 +1,127 @@
+"""Pretrain, search, shrink, finetune, and two controls: what every experiment does, with its own model and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from dms_jax import projection
+from dms_jax.errors import UserError
+from dms_jax.search import Search
+from dms_jax.shrink import shrink, verify
+from dms_jax.structure import Structure
+from dms_jax.training.job import Job
+from dms_jax.training.mesh import place
+
+FULL, FOUND, UNIFORM, LONGER = "full network", "found by DMS", "same ratio everywhere", "full network, trained on"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Optimiser steps of every phase; 0 leaves a phase out.
+
+    The controls get as many steps after pretraining as search and finetuning together, so that the table compares
+    equal work; a pipeline that does not finetune (p-) does not train its controls either.
+    """
+
+    pretrain: int
+    search: int
+    finetune: int
+
+    @property
+    def controls(self) -> int:
+        return self.search + self.finetune if self.finetune else 0
+
+    def after(self, name: str) -> int:
+        """All steps that a network of the results has been trained for."""
+        extra = {FULL: 0, FOUND: self.search + self.finetune, UNIFORM: self.controls, LONGER: self.controls}
+        return self.pretrain + extra[name]
+
+    @property
+    def plan(self) -> str:
+        """`pretrain 500, search 400, finetune 600, uniform 1000, full 1000`."""
+        phases = {"pretrain": self.pretrain, "search": self.search, "finetune": self.finetune}
+        phases |= {"uniform": self.controls, "full": self.controls}
+        return ", ".join(f"{name} {steps}" for name, steps in phases.items() if steps)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the phases left.
+
+    Attributes:
+      structure: the one found.
+      networks: name -> the network and its variables.
+      difference: the largest difference between the masked and the shrunk network's outputs, right after the search.
+    """
+
+    structure: Structure
+    networks: dict[str, tuple[nn.Module, Any]]
+    difference: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """The phases of one experiment.
+
+    Attributes:
+      job: trains; its loss and batches are those of the pretraining and of the full network's control.
+      search: what is searched, under which budget.
+      steps: of every phase.
+      optimizer: from a number of steps to the optimiser of a phase that long.
+      model: {"name", "arguments"} for `dms_jax.models.create`, to be written down.
+      example: inputs to check on that masked and shrunk network agree.
+      retrain: start the small network from the weights that the search left, or from new ones.
+      taught: from the pretrained variables to the job that trains search, finetuning and the uniform control;
+        None trains them as `job` does. This is where a teacher comes in.
+    """
+
+    job: Job
+    search: Search
+    steps: Steps
+    optimizer: Callable[[int], optax.GradientTransformation]
+    model: Mapping[str, Any]
+    example: Any
+    retrain: Literal["sliced", "scratch"] = "sliced"
+    taught: Callable[[Any], Job] | None = None
+
+    def run(self, variables: Any) -> Finished:
+        """Run all phases, or what is left of them, from the full network's first variables.
+
+        Raises:
+          UserError: the shrunk network does not compute what the masked one does.
+        """
+        search, model, space = self.search, self.search.space.model, self.search.space
+        pretrained = self._train(self.job, "pretrain", model, variables, self.steps.pretrain)
+        pupil = self.job if self.taught is None else self.taught(pretrained)
+        state = pupil.search("search", search, pretrained)
+        structure = search.structure(state, self.model)
+        difference = verify(space, state.variables, structure, self.example)
+        if not difference < 1e-2:
+            raise UserError(f"masked and shrunk network differ by {difference:.2g}: the model reads an axis unmasked")
+        small = model.clone(structure=structure)
+        start = shrink(space, state.variables, structure) if self.retrain == "sliced" else self._new(small)
+        found = self._train(pupil, "finetune", small, start, self.steps.finetune)
+
+        ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained["params"]).items()}
+        even = Structure(projection.uniform(space, ranking, search.targets, search.limits))
+        uniform = model.clone(structure=even)
+        thin = self._train(pupil, "uniform", uniform, shrink(space, pretrained, even), self.steps.controls)
+        networks = {FULL: (model, pretrained)} if self.steps.pretrain else {}
+        networks |= {FOUND: (small, found), UNIFORM: (uniform, thin)}
+        if self.steps.controls:
+            networks[LONGER] = (model, self._train(self.job, "full", model, pretrained, self.steps.controls))
+        return Finished(structure, networks, difference)
+
+    def _train(self, job: Job, name: str, model: nn.Module, variables: Any, steps: int) -> Any:
+        return job.train(name, model, variables, self.optimizer(steps), steps) if steps else variables
+
+    def _new(self, model: nn.Module) -> Any:
+        inputs = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.search.space.example)
+        return place(jax.jit(model.init)(self.job.phase_key("scratch"), *inputs), self.job.mesh)

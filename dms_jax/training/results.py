@@ -1,0 +1,97 @@
+"""What a finished pipeline is measured by: the rows of results.json, and the table a user sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from dms_jax.search import Search
+from dms_jax.training import latency
+from dms_jax.training.machine import machine
+from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
+
+RESOURCES = {"macs": "MACs", "params": "parameters"}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a network does.
+
+    Attributes:
+      name: "accuracy", "bits per byte".
+      unit: "%" for fractions in [0, 1]; anything else is written behind the number.
+      measure: `(model, variables) -> (value, standard error)`.
+    """
+
+    name: str
+    unit: str
+    measure: Callable[[Any, Any], tuple[float, float]]
+
+    def show(self, value: float, stderr: float) -> str:
+        """`98.6±0.6%` or `2.514±0.012`."""
+        if self.unit == "%":
+            return f"{100 * value:.1f}±{100 * stderr:.1f}%"
+        return f"{value:.3f}±{stderr:.3f}"
+
+
+def measure(
+    finished: Finished, search: Search, steps: Steps, quality: Quality, batches: Sequence[int] = (1, 64)
+) -> dict[str, Any]:
+    """Resources, quality and latency of every network: "rows", "warnings", "budget", "quality", "verify", "machine".
+
+    Args:
+      finished: the networks.
+      search: what they came from.
+      steps: of the phases.
+      quality: how well they do.
+      batches: the batch sizes to measure latency at.
+    """
+    space = search.space
+    (example,) = jax.tree.leaves(space.example)
+    passes = {name: (space.forward(model), v) for name, (model, v) in finished.networks.items()}
+    milliseconds = latency.rows(passes, example, batches)
+    rows = []
+    for name, (model, variables) in finished.networks.items():
+        value, stderr = quality.measure(model, variables)
+        row = {"name": name, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
+        rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
+    full, found = space.resources(), space.resources(finished.structure)
+    before = milliseconds.get(FULL) or milliseconds[LONGER]
+    return {
+        "machine": machine(),
+        "budget": {n: {"asked": search.budget[n], "target": t, "full": full[n]} for n, t in search.targets.items()},
+        "quality": {"name": quality.name, "unit": quality.unit},
+        "verify": {"max_abs_difference": finished.difference},
+        "rows": rows,
+        "warnings": latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
+    }
+
+
+def shares(search: Search) -> str:
+    """`4 % of the MACs and 10 % of the parameters`."""
+    full = search.space.resources()
+    return " and ".join(f"{100 * t / full[n]:.3g} % of the {RESOURCES[n]}" for n, t in search.targets.items())
+
+
+def print_table(results: Mapping[str, Any], quality: Quality) -> None:
+    """Show the rows, whole, however narrow the terminal."""
+    batches = list(results["rows"][0]["latency_ms"])
+    table = Table(title=results["title"], box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("network", no_wrap=True)
+    for head in ("MACs", "params", quality.name, *(f"ms x{batch}" for batch in batches), "steps"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in results["rows"]:
+        times = (f"{row['latency_ms'][batch]:.2f}" for batch in batches)
+        reached = quality.show(row["quality"], row["stderr"])
+        table.add_row(row["name"], f"{row['macs']:,}", f"{row['params']:,}", reached, *times, f"{row['steps']:,}")
+    console = Console()
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, needed)  # a number cut short is worse than a line that wraps
+    console.print(table)

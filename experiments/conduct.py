@@ -1,0 +1,100 @@
+"""What every experiment does around its phases: go on or say that all is done, measure, write, show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optax
+from rich.console import Console
+
+from dms_jax.errors import Interrupted, UserError
+from dms_jax.report import write_report
+from dms_jax.search import Search
+from dms_jax.training.pipeline import FOUND, Finished, Steps
+from dms_jax.training.results import Quality, measure, print_table, shares
+from dms_jax.training.runs import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One experiment, ready to run.
+
+    Attributes:
+      directory: of the run.
+      identity: what makes the job the one it is.
+      command: that starts it, for people.
+      subject: "resnet20 on scikit-learn's digits"; the title of the report begins so.
+      data: what it learns from, in words.
+      pipeline: "p", "np" or "p-".
+      seed: of everything drawn.
+      search: what is searched.
+      steps: of the phases.
+      quality: how well a network does.
+      phases: runs them all.
+      latency_batches: the batch sizes to measure latency at.
+    """
+
+    directory: str | os.PathLike[str]
+    identity: Mapping[str, Any]
+    command: str
+    subject: str
+    data: str
+    pipeline: str
+    seed: int
+    search: Search
+    steps: Steps
+    quality: Quality
+    phases: Callable[[Run], Finished]
+    latency_batches: tuple[int, ...] = (1, 64)
+
+
+def conduct(experiment: Experiment) -> None:
+    """Run an experiment, or what is left of it, and write its results and report.
+
+    Raises:
+      Interrupted: stopped and saved; the message says how to go on.
+      UserError: another job's directory, a checkpoint that cannot be used, a loss that is not finite, ...
+    """
+    e, console = experiment, Console(stderr=True)
+    with Run(e.directory, e.identity) as run:
+        if run.results is not None:
+            there = run.directory / "report.html"
+            print(f"finished already: {there if there.exists() else _report(run.directory)}")
+            return
+        line = f"{e.subject} -> {run.directory}, steps: {e.steps.plan}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        try:
+            finished = e.phases(run)
+        except Interrupted as stop:
+            raise Interrupted(stop.step, f"{stop}; the same command goes on: {e.command}") from None
+        console.print(f"measuring {e.quality.name} and latency", highlight=False)
+        results = {
+            "title": f"{e.subject}, {shares(e.search)}",
+            "data": e.data,
+            "command": e.command,
+            "seed": e.seed,
+            "pipeline": e.pipeline,
+            **measure(finished, e.search, e.steps, e.quality, e.latency_batches),
+            "seconds": run.seconds,
+        }
+        run.finish(finished.structure, finished.networks[FOUND][1], results)
+        print_table(results, e.quality)
+        for line in results["warnings"]:
+            print(f"warning: {line}")
+        print(f"report: {_report(run.directory)}")
+
+
+def _report(directory: Path) -> Path:
+    try:
+        return write_report(directory)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no report: {error}") from error
+
+
+def warm_cosine(peak: float, steps: int) -> optax.Schedule:
+    """Up to `peak` in a tenth of the steps, then a cosine down to 0."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, max(steps // 10, 1), max(steps, 2))

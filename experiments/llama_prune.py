@@ -1,0 +1,285 @@
+"""Prune a language model of the Llama family to a budget, with the original as its teacher.
+
+    python -m experiments.llama_prune --model=DIR --data=TEXT --params=0.8
+
+reads a Hugging Face directory (Llama, Mistral, Qwen2, Qwen3), searches key/value heads, query heads, FFN hidden sizes
+and layers under 80 % of its parameters, shrinks it and finetunes it, distilling from the original all the while, and
+writes a run directory with `report.html` and the small model in Hugging Face format (`huggingface/`).
+
+With no --model, a small decoder of bytes is first pretrained on the source of the Python standard library and pruned to
+20 % of its MACs. Stop it at any time; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import dms_jax
+from dms_jax import export, models
+from dms_jax.data import text
+from dms_jax.elements import Searchable
+from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.importance import MEASURES
+from dms_jax.pretrained import llama as pretrained
+from dms_jax.projection import Limits
+from dms_jax.search import Schedule, Search
+from dms_jax.space import SearchSpace
+from dms_jax.training import make_mesh, place, shard_batch
+from dms_jax.training.distillation import Distillation, taught
+from dms_jax.training.job import Job
+from dms_jax.training.language import bits_per_token, language_loss
+from dms_jax.training.pipeline import Finished, Pipeline, Steps
+from dms_jax.training.results import Quality
+from dms_jax.training.runs import Run
+from experiments.conduct import Experiment, conduct, warm_cosine
+
+COMMAND = "python -m experiments.llama_prune"
+BUNDLED = "llama_bytes"
+TIED = ("layer*/attention/heads", "layer*/attention/queries", "layer*/feed_forward/hidden")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Prune a language model of the Llama family to a budget."""
+
+    model: Path | None = None
+    """Hugging Face directory: config.json and safetensors. None: a small decoder of bytes, pretrained first."""
+    data: Path | None = None
+    """Text: a file, a directory, .parquet or .jsonl. None: the source of the Python standard library."""
+    test: Path | None = None
+    """Text to measure on. None: one document in ten of --data, by name."""
+    column: str = "text"
+    """Of parquet and jsonl files."""
+    macs: float | None = None
+    """Budget of MACs of one window: a fraction of the full network's, or a number above 1."""
+    params: float | None = None
+    """Budget of parameters, likewise; with --macs both hold. Without either: 0.8 of the parameters with --model, 0.2
+    of the MACs of the bundled decoder."""
+    pipeline: Literal["p", "p-"] = "p"
+    """p: search, then finetune. p-: search the structure alone, weights as they are."""
+    tie: Literal["none", "layers"] = "none"
+    """layers: the same heads and hidden size in every layer, whole layers removed: an ordinary smaller model."""
+    pretrain_steps: int = 600
+    """Steps of the bundled decoder before the search."""
+    steps: int = 200
+    """Steps of the search."""
+    finetune_steps: int = 600
+    """Steps of the small network after the search (pipeline p)."""
+    batch: int = 8
+    """Windows a step, over all devices."""
+    length: int = 128
+    """Tokens of a window."""
+    learning_rate: float = 2e-3
+    """Peak of AdamW's cosine schedule; the search runs at a constant half of it. About 1e-5 for a large model."""
+    distill: float = 0.5
+    """Weight of the divergence from the original network, in [0, 1]; 0 turns the teacher off."""
+    temperature: float = 1.0
+    """Of the distributions compared."""
+    test_windows: int = 512
+    """Windows to measure on at most, evenly spread over the test documents."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of computation; parameters stay float32."""
+    fsdp: int = 1
+    """Over how many devices parameters and optimiser states are cut."""
+    importance: Literal["taylor", "snip", "fisher", "magnitude", "index"] = "taylor"
+    """What an element is judged by."""
+    keep: tuple[str, ...] = ()
+    """Groups to leave alone, by glob patterns on their names: --keep depth "layer0/*"."""
+    least: dict[str, int] = field(default_factory=dict)
+    """Smallest number of elements of the groups that match, in pairs."""
+    multiple: dict[str, int] = field(default_factory=dict)
+    """Groups that match get a multiple of a number of elements, in pairs: --multiple "*/hidden" 64."""
+    seed: int = 0
+    """Of batches and new weights."""
+    workdir: Path = Path("runs/llama")
+    """The run directory: new, or that of this job, which then goes on."""
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """The budgets asked for."""
+        given = {"macs": self.macs, "params": self.params}
+        default = {"macs": 0.2} if self.model is None else {"params": 0.8}
+        return {name: value for name, value in given.items() if value is not None} or default
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the job the one it is, defaults filled in."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if name != "workdir"}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+        return {"experiment": "llama_prune", **plain, "macs": None, "params": None, **self.budget}
+
+    @property
+    def phases(self) -> Steps:
+        """The steps of every phase."""
+        before = self.pretrain_steps if self.model is None else 0
+        return Steps(before, self.steps, 0 if self.pipeline == "p-" else self.finetune_steps)
+
+    def check(self) -> None:
+        """Refuse what no run can be made of, before anything is computed."""
+        for name in ("steps", "pretrain_steps", "finetune_steps", "batch", "length", "test_windows"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} is not possible; give a whole number of at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"--learning-rate {self.learning_rate} is not possible; give a number above 0")
+        if self.batch % len(jax.devices()):
+            raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    prune(config, command=shlex.join([*COMMAND.split(), *given]))
+
+
+def prune(config: Config, command: str) -> None:
+    """Run the job, or what is left of it, and write the small network in Hugging Face format."""
+    config.check()
+    distillation = Distillation(config.distill, config.temperature) if config.distill else None
+    mesh = make_mesh(fsdp=config.fsdp)
+    model, variables = _network(config, mesh)
+    tokens = text.byte_tokens() if config.model is None else text.huggingface_tokens(config.model, model.vocabulary)
+    data = text.load(config.data, tokens, config.length, test=config.test, column=config.column)
+    search = _search(config, model, distillation)
+    shown = config.model.name if config.model else f"{BUNDLED}, a small decoder,"
+    bytes_ = tokens.name == "bytes"
+
+    def evaluate(network: Any, v: Any) -> tuple[float, float]:
+        bits = bits_per_token(network, v, _in_batches(data.test, config.test_windows, 4 * config.batch))
+        if bytes_:
+            return bits.value, bits.stderr
+        return bits.perplexity, math.log(2) * bits.perplexity * bits.stderr
+
+    conduct(
+        Experiment(
+            directory=config.workdir,
+            identity=config.identity,
+            command=command,
+            subject=f"{shown} on {data.name}",
+            data=f"{data.name}: {len(data.train['tokens']):,} training and {len(data.test['tokens']):,} test windows "
+            f"of {config.length} tokens, split by document",
+            pipeline=config.pipeline,
+            seed=config.seed,
+            search=search,
+            steps=config.phases,
+            quality=Quality("bits per byte" if bytes_ else "perplexity", "", evaluate),
+            phases=lambda run: _phases(config, run, mesh, search, data, variables, distillation),
+            latency_batches=(1, config.batch) if config.batch > 1 else (1,),
+        )
+    )
+    _export(config)
+
+
+def _network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+    """The network to prune and its variables, on the devices; new ones for the bundled network."""
+    if config.model is None:
+        model = models.create(BUNDLED, dtype=config.dtype)
+        inputs = jnp.zeros((1, config.length), jnp.int32)
+        return model, place(jax.jit(model.init)(jax.random.key(config.seed), inputs), mesh)
+    model, variables = pretrained.load(
+        config.model, dtype=config.dtype, param_dtype=jnp.float32, place=lambda path, array: place(array, mesh)
+    )
+    if model.structure is not None:
+        raise UserError(f"{config.model} has layers of different sizes: it was pruned already; give the original")
+    return model, variables
+
+
+def _search(config: Config, model: Searchable, distillation: Distillation | None) -> Search:
+    tie = TIED if config.tie == "layers" else ()
+    space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, config.length), jnp.int32), tie=tie)
+    return Search(
+        space,
+        language_loss(model, distillation),
+        None if config.pipeline == "p-" else adamw(optax.constant_schedule(config.learning_rate / 2)),
+        config.budget,
+        Schedule(config.steps),
+        limits=Limits(config.keep, config.least, config.multiple),
+        measure=MEASURES[config.importance],
+    )
+
+
+def _phases(
+    config: Config,
+    run: Run,
+    mesh: jax.sharding.Mesh,
+    search: Search,
+    data: text.Split,
+    variables: Any,
+    distillation: Distillation | None,
+) -> Finished:
+    key = jax.random.key(config.seed)
+    draw = text.batches(data.train, config.batch, config.seed)
+    job = Job(run, language_loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
+
+    def with_teacher(original: Any) -> Job:
+        if distillation is None:
+            return job
+        forward = search.space.forward()
+        batches = taught(job.batches, lambda v, batch: forward(v, batch["tokens"][:, :-1]), original)
+        return dataclasses.replace(job, loss=lambda network: language_loss(network, distillation), batches=batches)
+
+    pipeline = Pipeline(
+        job,
+        search,
+        config.phases,
+        lambda steps: adamw(warm_cosine(config.learning_rate, steps)),
+        model=_description(search.space.model),
+        example=jnp.asarray(data.test["tokens"][:4, :-1], jnp.int32),
+        taught=with_teacher,
+    )
+    return pipeline.run(variables)
+
+
+def _in_batches(windows: dict[str, Any], most: int, size: int) -> list[dict[str, Any]]:
+    """At most `most` windows, evenly spread over the test documents, `size` at a time and the rest."""
+    tokens = windows["tokens"]
+    chosen = np.unique(np.linspace(0, len(tokens) - 1, min(most, len(tokens))).astype(int))
+    return [{"tokens": tokens[chosen[i : i + size]].astype(np.int32)} for i in range(0, len(chosen), size)]
+
+
+def _export(config: Config) -> None:
+    """Write the small network as transformers loads it, unless that is done."""
+    directory = config.workdir / "huggingface"
+    if not (directory / "config.json").exists():
+        model, variables = dms_jax.load(config.workdir)
+        export.huggingface(directory, model, variables, config.model)  # type: ignore[arg-type]
+    print(f"for transformers: {directory}")
+
+
+def _description(model: Any) -> dict[str, Any]:
+    """What `dms_jax.models.create` makes the network again from."""
+    arguments = {
+        f.name: getattr(model, f.name)
+        for f in dataclasses.fields(model)
+        if f.init and f.name not in ("parent", "name", "structure") and getattr(model, f.name) != f.default
+    }
+    arguments["dtype"] = jnp.dtype(model.dtype).name
+    if model.rope_scaling is not None:
+        arguments["rope_scaling"] = dict(model.rope_scaling)
+    return {"name": "llama", "arguments": arguments}
+
+
+def adamw(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW (0.9, 0.95) with weight decay 0.1 on matrices, gradients clipped to norm 1."""
+
+    def matrices(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.1, mask=matrices))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)()

@@ -1,0 +1,104 @@
+"""Limits and the projection on small cases that can be checked by hand. Its law is in test_laws.py."""
+
+# Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dms_jax import Limits, Searchable, SearchSpace, UserError
+from dms_jax.projection import _Problem, largest, project, smallest
+
+
+class Two(Searchable):
+    """Dense 4 -> a (8) -> b (6) -> 3, and a removable block with 5 inside; batch 1."""
+
+    @nn.compact
+    def __call__(self, x):
+        depth, inner = self.elements("depth", 1), self.elements("inner", 5)
+        for i in depth.kept:
+            y = inner(nn.Dense(inner.size, use_bias=False, name=f"up{i}")(x))
+            x = x + depth.gate(i) * nn.Dense(4, use_bias=False, name=f"down{i}")(y)
+        a, b = self.elements("a", 8), self.elements("b", 6)
+        x = nn.Dense(b.size, use_bias=False, name="two")(a(nn.Dense(a.size, use_bias=False, name="one")(x)))
+        return nn.Dense(3, use_bias=False, name="three")(b(x))
+
+
+@pytest.fixture(scope="module")
+def space():
+    return SearchSpace.from_model(Two(), jnp.ones((1, 4)))
+
+
+def ranking(space):
+    return {name: np.arange(group.size, dtype=np.float32) for name, group in space.groups.items()}
+
+
+def macs(a, b, inner=0):
+    return 4 * a + a * b + 3 * b + 8 * inner
+
+
+def test_ratios_that_fit_are_taken_as_they_are(space):
+    ratios = {"a": 0.5, "b": 0.5, "inner": 0.4, "depth": 0.0}
+    kept = project(space, ratios, ranking(space), {"macs": macs(4, 3, 3)})
+    assert {name: len(found) for name, found in kept.items()} == {"a": 4, "b": 3, "inner": 3, "depth": 1}
+    assert kept["a"] == (4, 5, 6, 7)  # the most important ones
+
+
+def test_a_common_shift_keeps_differences(space):
+    ratios = {"a": 0.0, "b": 0.5, "inner": 0.9, "depth": 1.0}
+    kept = project(space, ratios, ranking(space), {"macs": macs(6, 1)})
+    assert len(kept["a"]) > len(kept["b"]) and kept["depth"] == ()
+
+
+def filled(space, counts, importance, budget):
+    alone = {(name,): count for name, count in counts.items()}  # every group has a count of its own here
+    filled = _Problem(space, importance, {"macs": budget}, Limits().counts(space)).fill(alone)
+    return {name: count for (name,), count in filled.items()}
+
+
+def test_the_most_important_element_per_cost_comes_back_first(space):
+    counts, c = {"a": 2, "b": 3, "inner": 5, "depth": 0}, ranking(space)
+    room = macs(2, 3) + 7  # one more a costs 4 + b = 7, one more b costs 3 + a = 5
+    assert filled(space, counts, {**c, "a": c["a"] * 100}, room) == {**counts, "a": 3}
+    assert filled(space, counts, {**c, "a": c["a"] / 100}, room) == {**counts, "b": 4}
+
+
+def test_what_costs_nothing_comes_last(space):
+    """`inner` is free while its block is out; filled up first, the block would not come back."""
+    counts, c = {"a": 4, "b": 3, "inner": 2, "depth": 0}, ranking(space)
+    c["depth"] += 1000
+    assert filled(space, counts, c, macs(4, 3, 2)) == {**counts, "depth": 1}
+    assert filled(space, counts, c, macs(4, 3, 1)) == {"a": 5, "b": 3, "inner": 5, "depth": 0}
+
+
+def test_ties_fall_as_the_operators_ranks_do(space):
+    zeros = {name: np.zeros(group.size, np.float32) for name, group in space.groups.items()}
+    kept = project(space, {"a": 0.5, "b": 0.0, "inner": 0.0, "depth": 1.0}, zeros, {"macs": macs(4, 6)})
+    assert kept["a"] == (4, 5, 6, 7)
+
+
+def test_limits(space):
+    counts = Limits(keep=("b",), least={"a": 3, "*": 2}, multiple={"a": 4, "inner": 3}).counts(space)
+    assert counts["a"].tolist() == [4, 8] and counts["b"].tolist() == [6]
+    assert counts["inner"].tolist() == [3] and counts["depth"].tolist() == [1]
+    assert Limits(multiple={"b": 16}).counts(space)["b"].tolist() == [6]  # a smaller group keeps all
+    assert Limits(multiple={"a": 2, "?": 3}).counts(space)["a"].tolist() == [6]  # both
+    assert smallest(space, Limits())["macs"] == macs(1, 1)
+    assert largest(space, Limits())["macs"] == macs(8, 6, 5)
+    assert largest(space, Limits(multiple={"b": 4}))["macs"] == macs(8, 4, 5)
+
+
+def test_bad_input(space):
+    with pytest.raises(UserError, match=r"pattern 'stage\*' matches no group; the groups are depth, inner, a, b"):
+        Limits(keep=("stage*",)).counts(space)
+    for what in ("least", "multiple"):
+        with pytest.raises(UserError, match=f"{what} 0 for 'a' is not possible"):
+            Limits(**{what: {"a": 0}}).counts(space)
+    ratios = dict.fromkeys(space.groups, 0.5)
+    with pytest.raises(UserError, match="no structure has at most 7 macs; the smallest within the limits has 8"):
+        project(space, ratios, ranking(space), {"macs": 7})
+    with pytest.raises(UserError, match="ratio of group 'a' is nan"):
+        project(space, {**ratios, "a": float("nan")}, ranking(space), {"macs": 50})
