@@ -57,10 +57,9 @@ def test_every_mask_folds(name):
     assert set(space.folds) == set(space.groups)
 
 
-def test_what_does_not_fold_in_a_vision_transformer():
+def test_only_the_embedding_does_not_fold_in_a_vision_transformer():
     space = space_of("deit_tiny", depth=2)
-    left = set(space.groups) - set(space.folds)
-    assert left == {"embed", "block0/attention/query_key", "block1/attention/query_key"}
+    assert set(space.groups) - set(space.folds) == {"embed"}  # its LayerNorms count kept elements
 
 
 def test_the_papers_supernets():
