@@ -95,7 +95,7 @@ def test_summary_shows_every_group_and_the_reach():
     for resource in ("macs", "params"):
         assert f"{space.resources()[resource]:,}" in text and f"{space.smallest[resource]:,}" in text
     assert "float32[1, 8, 8, 3]" in text
-    assert "activations (" in text  # depth gates, with the reason
+    assert text.count(" parameters\n") == 15  # every mask folds
 
 
 def test_explain():
