@@ -22,9 +22,10 @@ import numpy as np
 import optax
 import tyro
 
-from benchmarks.machine import describe_machine, interleaved_seconds
+from benchmarks.timing import interleaved_seconds
 from dms_jax import Schedule, Search, SearchSpace, models
 from dms_jax.data import batches, digits
+from dms_jax.training.machine import machine
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ QUICK_CASES = (Case("resnet20", 8, 16, 5),)
 
 
 def main(options: Options) -> None:
-    print(f"Machine: {describe_machine()}  \nCommand: `python -m benchmarks.step {' '.join(sys.argv[1:])}`\n")
+    print(f"Machine: {machine()}  \nCommand: `python -m benchmarks.step {' '.join(sys.argv[1:])}`\n")
     print("| network | step | time, ms (least to most) | times plain | temporary memory, MB | times plain |")
     print("|---|---|---|---|---|---|")
     for case in QUICK_CASES if options.quick else CASES:

@@ -239,6 +239,7 @@ def _phases(
         model=_description(search.space.model),
         example=jnp.asarray(data.test["tokens"][:4, :-1], jnp.int32),
         taught=with_teacher,
+        trained=config.model is not None,
     )
     return pipeline.run(variables)
 

@@ -80,6 +80,7 @@ class Pipeline:
       retrain: start the small network from the weights that the search left, or from new ones.
       taught: from the pretrained variables to the job that trains search, finetuning and the uniform control;
         None trains them as `job` does. This is where a teacher comes in.
+      trained: the first variables are worth something already; the full network is then among the results.
     """
 
     job: Job
@@ -90,6 +91,7 @@ class Pipeline:
     example: Any
     retrain: Literal["sliced", "scratch"] = "sliced"
     taught: Callable[[Any], Job] | None = None
+    trained: bool = False
 
     def run(self, variables: Any) -> Finished:
         """Run all phases, or what is left of them, from the full network's first variables.
@@ -113,7 +115,7 @@ class Pipeline:
         even = Structure(projection.uniform(space, ranking, search.targets, search.limits))
         uniform = model.clone(structure=even)
         thin = self._train(pupil, "uniform", uniform, shrink(space, pretrained, even), self.steps.controls)
-        networks = {FULL: (model, pretrained)} if self.steps.pretrain else {}
+        networks = {FULL: (model, pretrained)} if self.steps.pretrain or self.trained else {}
         networks |= {FOUND: (small, found), UNIFORM: (uniform, thin)}
         if self.steps.controls:
             networks[LONGER] = (model, self._train(self.job, "full", model, pretrained, self.steps.controls))
