@@ -205,7 +205,8 @@ class Tracer:
 
     def scan(self, eqn: Any, ins: list[Value]) -> list[Value]:
         p, times = eqn.params, self.times
-        n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
+        n, carry = _scan_counts(p)
+        m = n + carry
         self.node = Node("scan", [], [], eqn, self.callers)
         rows = []
         for value in ins[m:]:
@@ -252,6 +253,14 @@ class Tracer:
                 self.alias(value, out, eqn)
         self.program.nodes.append(Node("cond", [ins[0]], outs, eqn))
         return outs
+
+
+def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are carried."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since JAX 0.12
+    return len(consts), len(carry)
 
 
 def _full_cost(terms: list[ProductTerm]) -> int:
