@@ -117,6 +117,9 @@ class Searchable(nn.Module, kw_only=True):
         if had != size or (kept and kept[-1] >= size):
             last = had if had != size else kept[-1] + 1
             raise UserError(f"the structure has {last} elements of group {path!r}, the model {size}: another model's?")
+        if structure is not None and not kept and path not in structure.removed:
+            if structure.kinds.get(path, kind) in ("width", "heads"):
+                raise UserError(f"the structure keeps nothing of group {path!r}; at least one element must stay")
         record = _RECORD.get()
         if record is not None:
             record.setdefault(path, Declaration(path, len(kept), kind, least))

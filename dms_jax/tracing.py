@@ -181,7 +181,7 @@ class Tracer:
         self.program.nodes.append(Node("alias", [source], [target], eqn))
 
     def call(self, eqn: Any, inner: Any, args: Sequence[Value]) -> list[Value]:
-        jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
+        jaxpr, consts = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner, _constants_of(inner)
         callers, self.callers = self.callers, (*self.callers, eqn)
         outs = self.run(jaxpr, [self.constant(value) for value in consts], args)
         self.callers = callers
@@ -272,6 +272,11 @@ def _uniform(value: np.ndarray, axis: int) -> bool:
     return bool(np.all((value == first) | ((value != value) & (first != first))))
 
 
+def _constants_of(inner: Any) -> Sequence[Any]:
+    """The arrays that a nested program is closed over; since JAX 0.12 an open one has them too."""
+    return getattr(inner, "consts", ())
+
+
 def _called(eqn: Any) -> Any:
     """The program that a call-like operation (jit, remat, custom_jvp, ...) runs on its own operands, if it is one."""
 
@@ -283,7 +288,7 @@ def _called(eqn: Any) -> Any:
         jaxpr = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
         # a reduction's body has scalars, a shard's program has pieces of the operands
         if isinstance(jaxpr, core.Jaxpr) and shapes(jaxpr.invars) == shapes(eqn.invars):
-            known = inner is not jaxpr or not jaxpr.constvars
+            known = len(_constants_of(inner)) == len(jaxpr.constvars)
             return inner if shapes(jaxpr.outvars) == shapes(eqn.outvars) and known else None
     return None
 
