@@ -23,6 +23,7 @@ import optax
 from dms_jax import importance as evaluation
 from dms_jax import projection, resources, topk
 from dms_jax.errors import UserError
+from dms_jax.gradients import value_and_grad
 from dms_jax.importance import Evidence, Measure, Segments
 from dms_jax.projection import Limits
 from dms_jax.space import SearchSpace
@@ -110,6 +111,7 @@ class Search:
       weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
         paper's plain w * log(r / r_t).
       fold: multiply masks into kernels where possible; False runs every mask on activations (the reference).
+      accumulate: parts that a batch passes in, one after another (see `dms_jax.gradients`).
 
     Raises:
       UserError: a budget that cannot be met, or patterns that match nothing.
@@ -126,6 +128,7 @@ class Search:
     ratio_optimizer: optax.GradientTransformation | None = None
     weight: float | None = None
     fold: bool = True
+    accumulate: int = 1
     targets: dict[str, int] = field(init=False)
     _constants: _Constants = field(init=False)
 
@@ -202,7 +205,7 @@ class Search:
         c = self._constants
         importance = self.space.flat(state.importance)
         masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step), state.ratios)
-        (loss, (changed, metrics)), (g_params, g_masks) = jax.value_and_grad(self._task, (0, 1), has_aux=True)(
+        (loss, (changed, metrics)), (g_params, g_masks) = value_and_grad(self._task, (0, 1), self.accumulate)(
             state.params, masks, state.model_state, batch, jax.random.fold_in(key, state.step)
         )
         learning = ~(self._refining(state.step) & c.coarse) & ~c.fixed

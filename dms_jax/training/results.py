@@ -27,12 +27,12 @@ class Quality:
     Attributes:
       name: "accuracy", "bits per byte".
       unit: "%" for fractions in [0, 1]; anything else is written behind the number.
-      measure: `(model, variables) -> (value, standard error)`.
+      measure: `(model, variables) -> (value, standard error)`; what follows them is not looked at.
     """
 
     name: str
     unit: str
-    measure: Callable[[Any, Any], tuple[float, float]]
+    measure: Callable[[Any, Any], Sequence[Any]]
 
     def show(self, value: float, stderr: float) -> str:
         """`98.6±0.6%` or `2.514±0.012`."""
@@ -59,7 +59,7 @@ def measure(
     milliseconds = latency.rows(passes, example, batches)
     rows = []
     for name, (model, variables) in finished.networks.items():
-        value, stderr = quality.measure(model, variables)
+        value, stderr = quality.measure(model, variables)[:2]
         row = {"name": name, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
