@@ -124,7 +124,8 @@ def image_teacher(
         raise UserError(f"{name} cannot teach at {resolution} px: {one_line(error)[:300]}") from error
     if logits.shape != (1, classes):
         raise UserError(
-            f"{name} tells {logits.shape[-1]} classes apart and the student {classes}; take a teacher of the same classes"
+            f"{name} tells {logits.shape[-1]} classes apart and the student {classes}; take a teacher of the same "
+            "classes"
         )
     return teach
 
