@@ -25,6 +25,7 @@ from jax.flatten_util import ravel_pytree
 from dms_jax import importance as evaluation
 from dms_jax import projection, resources
 from dms_jax.errors import UserError
+from dms_jax.gradients import value_and_grad
 from dms_jax.importance import Evidence, Measure
 from dms_jax.projection import Limits
 from dms_jax.space import SearchSpace
@@ -118,6 +119,7 @@ class Search:
       weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
         paper's plain w * log(r / r_t).
       fold: multiply masks into parameters where possible; False runs every mask on activations (the reference).
+      accumulate: parts that a batch passes in, one after another (see `dms_jax.gradients`).
 
     Attributes:
       targets: {resource: int} the budgets in absolute numbers.
@@ -139,6 +141,7 @@ class Search:
     ratio_optimizer: optax.GradientTransformation | None = None
     weight: float | None = None
     fold: bool = True
+    accumulate: int = 1
     targets: dict[str, int] = field(init=False)
     layout: Layout = field(init=False)
     _folding: SearchSpace = field(init=False)
@@ -234,7 +237,7 @@ class Search:
         importance = self.space.flat(state.importance)
         noise = jax.random.fold_in(key, NOISE)
         masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step, noise), state.ratios)
-        (loss, (changed, metrics)), (g_params, g_masks) = jax.value_and_grad(self._task, (0, 1), has_aux=True)(
+        (loss, (changed, metrics)), (g_params, g_masks) = value_and_grad(self._task, (0, 1), self.accumulate)(
             state.params, masks, state.model_state, batch, key
         )
         learning = ~self._frozen(state.step) & ~c.fixed
