@@ -27,6 +27,10 @@ HELD_OUT = 10
 """Where a set has no labelled split to test on, one picture in ten of its training split is held out."""
 
 
+class NotPrepared(UserError):
+    """A set of TFDS that could be read once it is prepared, or an extra is installed; the message says how."""
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A set of pictures.
@@ -54,14 +58,15 @@ def open(name: str, directory: str | os.PathLike[str] | None = None) -> ImageDat
       directory: where it was prepared; None is TFDS's default, ~/tensorflow_datasets or `TFDS_DATA_DIR`.
 
     Raises:
-      UserError: no such set, it is not prepared, it is no classification of pictures, or an extra is missing.
+      NotPrepared: it is not prepared, or an extra is missing.
+      UserError: no such set, or it is no classification of pictures.
     """
     tfds = tensorflow_datasets()
     builder = find_builder(name, directory)
     with _quiet():
         prepared = builder.is_prepared()
     if not prepared:
-        raise UserError(
+        raise NotPrepared(
             f"{name} is not prepared in {builder.data_path.parent}; prepare it once: {prepare_command(name, directory)}"
         )
     file_format = getattr(builder.info.file_format, "value", builder.info.file_format)
@@ -136,14 +141,14 @@ def tensorflow_datasets() -> ModuleType:
     """The module, which needs no TensorFlow to be imported or to read.
 
     Raises:
-      UserError: it, or what it needs to read, is missing.
+      NotPrepared: it, or what it needs to read, is missing.
     """
     try:
         import array_record.python.array_record_data_source  # noqa: F401
         import importlib_resources  # noqa: F401 - TFDS imports it, and does not say so to pip
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UserError(f"{error.name or error} is missing: {INSTALL}") from error
+        raise NotPrepared(f"{error.name or error} is missing: {INSTALL}") from error
     return tfds
 
 

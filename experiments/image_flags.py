@@ -1,0 +1,101 @@
+"""Flags that the ImageNet commands share: which images, how weights are trained, which hosts take part."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.recipes import Recipe
+
+
+def default(what: str) -> Any:
+    """Help of a flag that is None unless given."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {what})")
+
+
+OF_RECIPE = default("the recipe's")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images."""
+
+    dataset: Annotated[str | None, default("imagenet2012 where it is prepared, else the bundled digits")] = None
+    """A prepared TFDS image classification set (imagenet2012, cifar10, ...), or synthetic: to measure speed."""
+    data_dir: Annotated[Path | None, default("TFDS's own")] = None
+    """Where prepared sets lie."""
+    resolution: Annotated[int | None, default("the network's")] = None
+    """Pixels of a side."""
+    batch: Annotated[int | None, default("the recipe's; 8 for the bundled digits")] = None
+    """Images a step, over all devices."""
+    workers: Annotated[int | None, default("one a core, at most 16; 0 for the bundled digits")] = None
+    """Processes that decode and augment, on every host; 0 does it in threads of the main process."""
+    center: float = 0.875
+    """Share of a side that evaluation shows."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights are trained; what is not given is the recipe's, that of the preset or of the network's family."""
+
+    epochs: Annotated[float | None, OF_RECIPE] = None
+    """Of retraining; may be a fraction."""
+    optimizer: Annotated[Literal["sgd", "rmsprop", "adamw"] | None, OF_RECIPE] = None
+    """sgd: Nesterov momentum 0.9; rmsprop: as EfficientNets are trained."""
+    learning_rate: Annotated[float | None, OF_RECIPE] = None
+    """Peak, at the batch that is used; a recipe's own is scaled from its batch."""
+    schedule: Annotated[Literal["cosine", "step", "exponential"] | None, OF_RECIPE] = None
+    """cosine: to 0; step: a tenth at 30, 60 and 90 %; exponential: 0.97 times every 2.4 epochs."""
+    weight_decay: Annotated[float | None, OF_RECIPE] = None
+    """On kernels alone."""
+    warmup_epochs: Annotated[float | None, OF_RECIPE] = None
+    """Of the learning rate, linear."""
+    average: Annotated[float | None, OF_RECIPE] = None
+    """Decay of the moving average of the weights, which is then evaluated and kept; 0 keeps none."""
+    randaugment: Annotated[bool | None, OF_RECIPE] = None
+    """Two operations of magnitude 9, standard deviation 0.5."""
+    erasing: Annotated[float | None, OF_RECIPE] = None
+    """Probability of erasing a rectangle."""
+    mixup: Annotated[float | None, OF_RECIPE] = None
+    """Alpha; 0 for none."""
+    cutmix: Annotated[float | None, OF_RECIPE] = None
+    """Alpha; 0 for none."""
+    label_smoothing: Annotated[float | None, OF_RECIPE] = None
+    """Share of a label spread over all classes."""
+    drop_path: Annotated[float | None, OF_RECIPE] = None
+    """Stochastic depth of the last block."""
+    accumulate: int = 1
+    """Parts that a batch passes in, one after another, where it does not fit at once."""
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, default("float32 on CPU, bfloat16 elsewhere")] = None
+    """Of computation; parameters stay float32."""
+    fsdp: int = 1
+    """Over how many devices parameters and optimiser states are cut."""
+    teacher: Annotated[str | None, default("none; a preset may ask for one")] = None
+    """Directory of a network that teaches by DIST (Hugging Face weights, or a finished run), or none."""
+    teacher_model: Annotated[str | None, default("the preset's, or the directory's")] = None
+    """Which network of the zoo the teacher's Hugging Face weights are of."""
+    teacher_resolution: Annotated[int | None, default("the preset's, or that of the images")] = None
+    """Pixels of a side that the teacher sees."""
+    distill: float = 1.0
+    """Weight of the teacher's part of the loss, beside the labels'."""
+
+    def changed(self, recipe: Recipe) -> Recipe:
+        """The recipe with what is given here put in."""
+        names = {f.name for f in dataclasses.fields(Recipe)} & {f.name for f in dataclasses.fields(self)}
+        return dataclasses.replace(recipe, **{n: v for n in names if (v := getattr(self, n)) is not None})
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Several processes; TPU slices and SLURM jobs say by themselves who takes part."""
+
+    coordinator: Annotated[str | None, default("none: one process, or as the environment says")] = None
+    """HOST:PORT of process 0."""
+    processes: Annotated[int | None, default("as the environment says")] = None
+    """How many take part."""
+    process: Annotated[int | None, default("as the environment says")] = None
+    """The number of this one, from 0."""

@@ -1,0 +1,295 @@
+"""Training on images: data, recipe and devices put together for the ImageNet commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import dms_jax
+from dms_jax import models, pretrained
+from dms_jax.data import images, loading, mixing
+from dms_jax.data.augment import Augment
+from dms_jax.data.images import ImageData
+from dms_jax.data.randaugment import RandAugment
+from dms_jax.elements import Searchable
+from dms_jax.errors import UserError
+from dms_jax.search import Loss
+from dms_jax.training import make_mesh, optimizers, place, processes, schedules, shard_batch, supervised
+from dms_jax.training.distillation import Distillation, image_teacher, taught
+from dms_jax.training.job import Job
+from dms_jax.training.results import Quality
+from dms_jax.training.runs import Run
+from experiments.image_flags import Data, Training
+from experiments.recipes import DIGITS, Recipe
+
+IMAGENET, SYNTHETIC = "imagenet2012", "synthetic"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that teaches: what it is, its variables, and pixels of a side that it sees."""
+
+    model: Searchable
+    variables: Any
+    resolution: int
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Images, and a way to train on them.
+
+    Attributes:
+      data: the images.
+      recipe: how to train, with the batch's learning rate in it.
+      size: pixels of a side that the network sees.
+      batch: images a step, over all devices and processes.
+      seed: of everything drawn.
+      bundled: the digits take the place of data that is not there.
+      flags_data, flags: as given.
+      teacher: None where nobody teaches.
+    """
+
+    data: ImageData
+    recipe: Recipe
+    size: int
+    batch: int
+    seed: int
+    bundled: bool
+    flags_data: Data
+    flags: Training
+    teacher: Teacher | None = None
+
+    @cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """All devices of all processes."""
+        return make_mesh(fsdp=self.flags.fsdp)
+
+    @property
+    def dtype(self) -> str:
+        """Of computation."""
+        return self.flags.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+    @property
+    def workers(self) -> int:
+        """Processes that load."""
+        if self.flags_data.workers is not None:
+            return self.flags_data.workers
+        return 0 if self.bundled else min(os.cpu_count() or 1, 16)
+
+    @property
+    def pixels(self) -> int:
+        """Of a side, of the images in a batch: what the larger of network and teacher sees."""
+        return max(self.size, self.teacher.resolution if self.teacher else 0)
+
+    @property
+    def description(self) -> str:
+        """The images in words."""
+        train, test = len(self.data.train), len(self.data.test)
+        return f"{self.data.name}: {train:,} training and {test:,} test images of {self.data.num_classes} classes"
+
+    def steps(self, epochs: float) -> int:
+        """Optimiser steps of so many epochs, at least 1."""
+        return max(schedules.steps_of(epochs, len(self.data.train), self.batch), 1)
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """The recipe's, for a phase of so many steps."""
+        r, warmup = self.recipe, min(self.steps(self.recipe.warmup_epochs), steps // 5)
+        if r.schedule == "cosine":
+            rate = schedules.cosine(r.learning_rate, max(steps, 1), warmup)
+        elif r.schedule == "step":
+            drops = sorted({max(round(share * steps), warmup + 1) for share in (0.3, 0.6, 0.9)})
+            rate = schedules.step(r.learning_rate, drops, warmup=warmup)
+        else:
+            every = r.decay_epochs * len(self.data.train) / self.batch
+            rate = schedules.exponential(r.learning_rate, every, r.decay, warmup)
+        return self.optimizer_at(rate)
+
+    def optimizer_at(self, rate: optax.Schedule) -> optax.GradientTransformation:
+        """The recipe's optimiser at a learning rate."""
+        make = getattr(optimizers, self.recipe.optimizer)
+        return make(rate, weight_decay=self.recipe.weight_decay, clip=self.recipe.clip)
+
+    def search_rate(self, steps: int) -> optax.Schedule:
+        """Of the weights in a search: constant at a fifth of the peak, reached in the recipe's warm-up."""
+        warmup = min(self.steps(self.recipe.warmup_epochs), steps // 5)
+        return optax.linear_schedule(0.0, self.recipe.learning_rate / 5, max(warmup, 1))
+
+    def loss(self, model: nn.Module) -> Loss:
+        """The task's loss for a network, taught where there is a teacher."""
+        distillation = (
+            Distillation(kind="dist", beta=self.flags.distill, gamma=self.flags.distill) if self.teacher else None
+        )
+        return supervised.classification_loss(model, distillation, resolution=self.size)
+
+    def batches(self) -> Callable[[int], dict[str, jax.Array]]:
+        """From a step to its batch on the devices: augmented, mixed, and with the teacher's answers."""
+        r = self.recipe
+        augment = Augment((r.crop, 1.0), flip=r.flip, rand_augment=RandAugment() if r.randaugment else None)
+        load = loading.batches(
+            self.data.train,
+            self.batch,
+            self.seed,
+            size=self.pixels,
+            augment=augment,
+            workers=self.workers,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        rules = mixing.Mixing(r.mixup, r.cutmix, erasing=r.erasing, label_smoothing=r.label_smoothing)
+        key = jax.random.fold_in(jax.random.key(self.seed), 1)
+        mix = jax.jit(
+            lambda batch, step: mixing.mix(batch, jax.random.fold_in(key, step), rules, self.data.num_classes)
+        )
+
+        def plain(step: int) -> dict[str, jax.Array]:
+            return mix(shard_batch(load(step), self.mesh), step)
+
+        if self.teacher is None:
+            return plain
+        t = self.teacher
+        teach = image_teacher(t.model, t.variables, resolution=t.resolution, classes=self.data.num_classes)
+        return taught(plain, teach, t.variables)
+
+    def job(self, run: Run) -> Job:
+        """Phases of this task in a run directory."""
+        key = jax.random.key(self.seed)
+        return Job(run, self.loss, self.batches(), self.mesh, key, accumulate=self.flags.accumulate)
+
+    def evaluation(self) -> Iterable[dict[str, jax.Array]]:
+        """The test images on the devices, each with weight 1 once."""
+        for batch in self._tested(self.batch, (jax.process_index(), jax.process_count())):
+            on_devices = shard_batch(batch, self.mesh)
+            yield on_devices | {"image": _normalize(on_devices["image"])}
+
+    def examples(self, n: int = 4) -> np.ndarray:
+        """The first test images, `[n, size, size, 3]` float32, the same on every host."""
+        first = next(iter(self._tested(n, (0, 1))))
+        return np.asarray(_normalize(first["image"]))
+
+    def _tested(self, batch: int, shard: tuple[int, int]) -> loading.Evaluation:
+        return loading.evaluation(
+            self.data.test, batch, self.size, crop=self.flags_data.center, workers=self.workers, shard=shard
+        )
+
+    @property
+    def quality(self) -> Quality:
+        """Top-1 accuracy on the test images."""
+        return Quality("top-1 accuracy", "%", lambda model, v: supervised.accuracy(model, v, self.evaluation())[:2])
+
+    def create(self, name: str, arguments: dict[str, Any]) -> Searchable:
+        """A network of the zoo for these images."""
+        return models.create(name, **self.arguments(name, arguments))
+
+    def arguments(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What makes it: classes, dtype, resolution and stochastic depth filled in where the family has them."""
+        takes = {f.name for f in dataclasses.fields(models.create(name))}
+        offered = {"dtype": self.dtype, "image_size": self.size, "drop_path": self.recipe.drop_path, **arguments}
+        fitting = {n: v for n, v in offered.items() if n in takes and v is not None}
+        return {**fitting, "num_classes": self.data.num_classes}
+
+    def new_variables(self, model: nn.Module) -> Any:
+        """Random variables, on the devices."""
+        x = jnp.zeros((1, self.size, self.size, 3))
+        return place(jax.jit(model.init)(jax.random.key(self.seed), x), self.mesh)
+
+
+_normalize = jax.jit(mixing.normalize)
+
+
+def open_images(flags: Data, size: int) -> tuple[ImageData, bool]:
+    """The set asked for; where none was asked for and ImageNet is not prepared, the bundled digits, saying so.
+
+    Returns:
+      The images, and whether they are the bundled ones.
+
+    Raises:
+      UserError: a set that was asked for is not there.
+    """
+    if flags.dataset == SYNTHETIC:
+        return images.synthetic(1000, size), False
+    try:
+        return images.open(flags.dataset or IMAGENET, flags.data_dir), False
+    except images.NotPrepared as missing:
+        if flags.dataset is not None:
+            raise
+        if processes.is_first():
+            print(f"ImageNet is not at hand, so this runs shortly on scikit-learn's digits at {size} px: {missing}")
+        return images.digits(size), True
+
+
+def prepare(
+    flags_data: Data,
+    flags: Training,
+    recipe: Recipe,
+    size: int,
+    seed: int,
+    taught_by: tuple[str, int] | None = None,
+) -> Task:
+    """Open the images, find the teacher, and put the task together.
+
+    Args:
+      flags_data, flags: as given.
+      recipe: to train by where the flags say nothing else.
+      size: pixels of a side that the network sees.
+      seed: of everything drawn.
+      taught_by: network and resolution of the teacher that a preset asks for.
+
+    Raises:
+      UserError: data or weights that are not there, a batch that cannot be cut, values that no training can have.
+    """
+    data, bundled = open_images(flags_data, size)
+    recipe = flags.changed(DIGITS if bundled else recipe)
+    batch = flags_data.batch or (max(DIGITS.reference_batch, len(jax.devices())) if bundled else recipe.reference_batch)
+    pieces = len(jax.devices()) * max(flags.accumulate, 1)
+    if batch < 1 or flags.accumulate < 1 or batch % pieces:
+        raise UserError(
+            f"--batch {batch} cannot be cut over {len(jax.devices())} devices in {flags.accumulate} parts; take a "
+            f"multiple of {pieces}"
+        )
+    if flags.learning_rate is None:
+        recipe = dataclasses.replace(recipe, learning_rate=recipe.learning_rate * batch / recipe.reference_batch)
+    for name in ("epochs", "learning_rate"):
+        if not 0 < getattr(recipe, name) < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {getattr(recipe, name)} is not possible; give one above 0")
+    asked = None if bundled or flags_data.dataset == SYNTHETIC else taught_by
+    return Task(data, recipe, size, batch, seed, bundled, flags_data, flags, _teacher(flags, asked, data, size))
+
+
+def network(path: Path, name: str | None, **arguments: Any) -> tuple[Searchable, Any]:
+    """A network and its variables from a directory: a finished run, or Hugging Face weights of a network of the zoo.
+
+    Raises:
+      UserError: neither is there, or it does not fit.
+    """
+    if (path / "structure.json").exists():
+        model, variables = dms_jax.load(path)
+        return model, variables  # type: ignore[return-value]
+    if name is None:
+        raise UserError(f"{path} is no finished run; for Hugging Face weights say of which network they are")
+    return models.create(name, **arguments), pretrained.load(name, path, **arguments)
+
+
+def _teacher(flags: Training, asked: tuple[str, int] | None, data: ImageData, size: int) -> Teacher | None:
+    if flags.teacher == "none" or (flags.teacher is None and asked is None):
+        return None
+    if flags.teacher is None:
+        name, resolution = asked or ("", 0)
+        raise UserError(
+            f"this preset is taught by {name} at {resolution} px: give its weights with --teacher DIR, or say "
+            "--teacher none"
+        )
+    name = flags.teacher_model or (asked[0] if asked else None)
+    resolution = flags.teacher_resolution or (asked[1] if asked else size)
+    fitting = {"image_size": resolution} if name and name.startswith(("vit", "deit")) else {}
+    model, variables = network(Path(flags.teacher), name, num_classes=data.num_classes, **fitting)
+    return Teacher(model, variables, resolution)

@@ -1,0 +1,160 @@
+"""Train any structure of an image network, as long as it deserves, and evaluate it.
+
+    python -m experiments.imagenet_retrain --structure=runs/imagenet/structure.json --epochs=450
+
+reads a structure.json (or a finished run's directory), trains that network on ImageNet by the recipe of its family or
+of a preset, and leaves a run directory that `dms_jax.load` and `experiments.imagenet_eval` read. Stop it at any time;
+the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+import dms_jax
+from dms_jax import models
+from dms_jax.errors import Interrupted, UserError, exit_on_user_error
+from dms_jax.structure import Structure
+from dms_jax.training import place, processes
+from dms_jax.training.machine import machine
+from dms_jax.training.runs import Run
+from experiments import recipes
+from experiments.image_flags import Data, Hosts, Training, default
+from experiments.image_task import Task, prepare
+from experiments.recipes import PRESETS
+
+COMMAND = "python -m experiments.imagenet_retrain"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a structure and evaluate it."""
+
+    structure: Path
+    """A structure.json of an image network, or the directory of a finished run."""
+    start: Literal["new", "run"] = "new"
+    """New weights, or those in the run directory that --structure names."""
+    preset: Annotated[str | None, default("the recipe of the network's family")] = None
+    """Whose recipe (and teacher) to train by; see imagenet_search."""
+    seed: int = 0
+    """Of weights, batches and everything drawn."""
+    workdir: Path = Path("runs/retrain")
+    """The run directory: new, or that of this job, which then goes on."""
+    data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
+    training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
+    hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    retrain(config, command=shlex.join([*COMMAND.split(), *given]))
+
+
+def retrain(config: Config, command: str) -> None:
+    """Run the job, or what is left of it."""
+    path = config.structure / "structure.json" if config.structure.is_dir() else config.structure
+    structure = Structure.load(path)
+    name, arguments, size = described(structure, path)
+    size = config.data.resolution or size
+    if config.preset is not None and config.preset not in PRESETS:
+        raise UserError(f"unknown preset {config.preset!r}; there are: {', '.join(PRESETS)}")
+    row = PRESETS[config.preset] if config.preset else None
+    processes.initialize(config.hosts.coordinator, config.hosts.processes, config.hosts.process)
+    recipe = row.recipe if row else recipes.of_model(name)
+    work = prepare(config.data, config.training, recipe, size, config.seed, row.teacher if row else None)
+    classes = arguments.get("num_classes", 1000)
+    if classes != work.data.num_classes:
+        raise UserError(
+            f"{path} is of a network of {classes} classes, and {work.data.name} has {work.data.num_classes}"
+        )
+    arguments = work.arguments(name, arguments)
+    model = models.create(name, **arguments).clone(structure=structure)
+    with Run(config.workdir, _identity(config, structure, work)) as run:
+        if run.results is not None:
+            print(f"finished already: {run.directory}")
+            return
+        steps = work.steps(work.recipe.epochs)
+        title = f"{name} at {size} px on {work.data.name}, retrained"
+        Console(stderr=True).print(f"{title} -> {run.directory}, {steps} steps", highlight=False, markup=False)
+        first = place(dms_jax.load(config.structure)[1], work.mesh) if config.start == "run" else None
+        variables = work.new_variables(model) if first is None else first
+        try:
+            variables = work.job(run).train(
+                "retrain", model, variables, work.optimizer(steps), steps, average=work.recipe.average or None
+            )
+        except Interrupted as stop:
+            raise Interrupted(stop.step, f"{stop}; the same command goes on: {command}") from None
+        value, stderr = work.quality.measure(model, variables)
+        _finish(run, structure, variables, work, title, command, config.seed, (value, stderr, steps))
+        print(f"{work.quality.name}: {work.quality.show(value, stderr)} ({run.directory})")
+
+
+def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], int]:
+    """Name, arguments and resolution of the network that a structure is of.
+
+    Raises:
+      UserError: it does not say, or it is no image network.
+    """
+    try:
+        model = dict(structure.model or {})
+        shape = model["example"][0]["shape"]
+        name, arguments, size = str(model["name"]), dict(model["arguments"]), int(shape[1])
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise UserError(
+            f"{path} does not say which network of the zoo it is of; write it with imagenet_search"
+        ) from None
+    if len(shape) != 4:
+        raise UserError(f"{path} is of {name}, which is no image network")
+    return name, arguments, size
+
+
+def _identity(config: Config, structure: Structure, work: Task) -> dict[str, Any]:
+    given = {n: v for n, v in dataclasses.asdict(config).items() if n not in ("workdir", "hosts", "data", "training")}
+    flat = given | dataclasses.asdict(config.training) | dataclasses.asdict(work.recipe)
+    flat |= {"dataset": work.data.name, "resolution": work.size, "batch": work.batch, "dtype": work.dtype}
+    flat |= {"center": config.data.center, "kept": {name: list(kept) for name, kept in structure.kept.items()}}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+    return {"experiment": "imagenet_retrain", **plain}
+
+
+def _finish(
+    run: Run,
+    structure: Structure,
+    variables: Any,
+    work: Task,
+    title: str,
+    command: str,
+    seed: int,
+    reached: tuple[float, float, int],
+) -> None:
+    value, stderr, steps = reached
+    after = (structure.resources or {}).get("after", {})
+    row = {"name": "retrained", **after, "quality": value, "stderr": stderr, "steps": steps, "note": ""}
+    results = {
+        "title": title,
+        "data": work.description,
+        "command": command,
+        "machine": machine(),
+        "seed": seed,
+        "pipeline": "retrain",
+        "budget": {},
+        "quality": {"name": work.quality.name, "unit": work.quality.unit},
+        "rows": [row],
+        "warnings": [],
+        "seconds": run.seconds,
+    }
+    run.finish(structure, variables, results)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)()

@@ -1,0 +1,244 @@
+"""Fit an image classification network to a budget: the paper's ImageNet experiments in one command.
+
+    python -m experiments.imagenet_search --flops=0.6e9
+
+takes the supernet that the paper's rule gives this budget, searches widths and depth, shrinks the network and retrains
+it. `--preset` is a row of the paper. ImageNet is read from what `python -m dms_jax.data.prepare imagenet2012` made;
+where that is missing and no --dataset was given, the bundled digits take its place, at the network's resolution and
+with a short schedule (under 20 minutes on 2 CPU cores). Stop it at any time; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from dms_jax import strategies
+from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.importance import EVALUATIONS
+from dms_jax.projection import Limits
+from dms_jax.search import Schedule, Search
+from dms_jax.space import SearchSpace
+from dms_jax.training import place, processes
+from dms_jax.training.pipeline import Finished, Pipeline, Steps
+from dms_jax.training.runs import Run
+from experiments import recipes
+from experiments.conduct import Experiment, conduct
+from experiments.image_flags import Data, Hosts, Training, default
+from experiments.image_task import Task, network, prepare
+from experiments.recipes import PRESETS, Preset
+
+COMMAND = "python -m experiments.imagenet_search"
+ROWS = "A row of the paper. " + " | ".join(f"{name}: {preset.describe()}" for name, preset in PRESETS.items())
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fit an image classification network to a budget."""
+
+    flops: Annotated[
+        float | None, tyro.conf.arg(aliases=("--macs",), help_behavior_hint="(default: the preset's, or 0.6e9)")
+    ] = None
+    """Budget of MACs of one image, which papers on architecture search call FLOPs; or a fraction of the supernet's."""
+    params: Annotated[float | None, default("none")] = None
+    """Budget of parameters, likewise; with --flops both hold."""
+    preset: Annotated[str | None, tyro.conf.arg(help=ROWS, help_behavior_hint="(default: none)")] = None
+    model: Annotated[str | None, default("the preset's, or what the paper's rule gives the budget")] = None
+    """The supernet: any image network of the zoo."""
+    pipeline: Literal["np", "p", "p-"] = "np"
+    """np: search from random weights, retrain. p: pretrain, search, finetune. p-: pretrain, search structure alone."""
+    weights: Annotated[Path | None, default("none: pipelines p and p- train the supernet first")] = None
+    """Pretrained supernet for p and p-: Hugging Face directory."""
+    search_epochs: Annotated[float | None, default("the preset's")] = None
+    """Of the search; may be a fraction."""
+    search_warmup_epochs: Annotated[float | None, default("the preset's, or half an np search")] = None
+    """First epochs of the search in which the structure stays as it is."""
+    retrain: Literal["sliced", "scratch"] = "sliced"
+    """Where the small network starts from: the weights the search left, or new ones."""
+    controls: bool = False
+    """Also train, for as many steps, the same keep ratio everywhere and the full network."""
+    strategy: Literal["dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"] = (
+        "dms"
+    )
+    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
+    ratio_rate: Annotated[float | None, default("the strategy's")] = None
+    """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    importance: Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"] = "taylor"
+    """What an element is judged by; taylor_last: without the moving average."""
+    weight: Annotated[float | None, default("balance")] = None
+    """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
+    keep: tuple[str, ...] = ()
+    """Groups of elements to leave alone, by glob patterns on their names: --keep "stage3/*" stem."""
+    least: dict[str, int] = field(default_factory=dict)
+    """Smallest number of elements of the groups that match, in pairs."""
+    multiple: dict[str, int] = field(default_factory=dict)
+    """Groups that match get a multiple of a number of elements, in pairs: --multiple "*" 8."""
+    latency_batches: Annotated[tuple[int, ...], default("1 and 128; on CPU 1 and 8")] = ()
+    """Batch sizes to measure latency at."""
+    seed: int = 0
+    """Of weights, batches and everything drawn."""
+    workdir: Path = Path("runs/imagenet")
+    """The run directory: new, or that of this job, which then goes on."""
+    data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
+    training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
+    hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
+
+    def row(self) -> Preset:
+        """The preset with what the flags say put in, or what the flags make by themselves."""
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UserError(f"unknown preset {self.preset!r}; there are: {', '.join(PRESETS)}")
+        if self.preset is not None:
+            row = PRESETS[self.preset]
+            return dataclasses.replace(row, model=self.model, arguments={}) if self.model else row
+        if self.model is None:
+            return recipes.of_budget(self.flops if self.flops and self.flops > 1 else 0.6e9)
+        recipe = recipes.of_model(self.model)
+        return Preset(self.model, 224, 0.6e9, recipe.epochs / 10, recipe, recipes.UNTRIED)
+
+    def budget(self, row: Preset) -> dict[str, float]:
+        """The budgets asked for."""
+        asked = {"macs": self.flops, "params": self.params}
+        return {name: value for name, value in asked.items() if value is not None} or {"macs": row.macs}
+
+    def check(self) -> None:
+        """Refuse what no run can be made of, before anything is computed."""
+        if self.weights is not None and self.pipeline == "np":
+            raise UserError("--weights are for pipelines p and p-; np searches from random weights")
+        if self.pipeline == "p-" and self.retrain == "scratch":
+            raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
+        if self.weight is not None and not 0 <= self.weight < math.inf:
+            raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    search_images(config, command=shlex.join([*COMMAND.split(), *given]))
+
+
+def search_images(config: Config, command: str) -> None:
+    """Run the job, or what is left of it."""
+    config.check()
+    row = config.row()
+    size = config.data.resolution or row.resolution
+    processes.initialize(config.hosts.coordinator, config.hosts.processes, config.hosts.process)
+    work = prepare(config.data, config.training, row.recipe, size, config.seed, row.teacher)
+    if processes.is_first():
+        print(f"supernet: {row.model} at {size} px; {_why(config, row)}")
+    search, steps = _search(config, row, work)
+    conduct(
+        Experiment(
+            directory=config.workdir,
+            identity=_identity(config, row, work),
+            command=command,
+            subject=f"{row.model} at {size} px on {work.data.name}",
+            data=work.description,
+            pipeline=config.pipeline,
+            seed=config.seed,
+            search=search,
+            steps=steps,
+            quality=work.quality,
+            phases=lambda run: _phases(config, row, work, search, steps, run),
+            latency_batches=config.latency_batches or ((1, 8) if jax.default_backend() == "cpu" else (1, 128)),
+        )
+    )
+
+
+def _why(config: Config, row: Preset) -> str:
+    if config.preset is not None:
+        return f"preset {config.preset}; the paper: {row.paper}"
+    if config.model is not None:
+        return "as --model says"
+    return f"the paper's rule for {row.macs:.3g} MACs (EfficientNet-B4 as far as it reaches, B7 above)"
+
+
+def _identity(config: Config, row: Preset, work: Task) -> dict[str, Any]:
+    """What makes the job the one it is, defaults filled in."""
+    given = {n: v for n, v in dataclasses.asdict(config).items() if n not in ("workdir", "hosts", "latency_batches")}
+    data, training = given.pop("data"), given.pop("training")
+    flat = given | data | training | dataclasses.asdict(work.recipe)
+    for name in ("workers", "data_dir"):  # where the images come from changes nothing in them
+        flat.pop(name)
+    flat |= {"dataset": work.data.name, "model": row.model, "resolution": work.size, "batch": work.batch}
+    flat |= {"dtype": work.dtype, "flops": None, "params": None, **config.budget(row)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+    return {"experiment": "imagenet_search", **plain}
+
+
+def _search(config: Config, row: Preset, work: Task) -> tuple[Search, Steps]:
+    steps = _steps(config, row, work)
+    model = work.create(row.model, dict(row.arguments))
+    space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, work.size, work.size, 3), jnp.float32))
+    search = Search(
+        space,
+        work.loss(model),
+        None if config.pipeline == "p-" else work.optimizer_at(work.search_rate(steps.search)),
+        config.budget(row),
+        Schedule(steps.search, _warmup(config, row, work, steps.search)),
+        limits=Limits(config.keep, config.least, config.multiple),
+        measure=EVALUATIONS[config.importance].measure,
+        importance_decay=EVALUATIONS[config.importance].decay,
+        weight=config.weight,
+        strategy=strategies.create(config.strategy, config.ratio_rate),
+        accumulate=config.training.accumulate,
+    )
+    return search, steps
+
+
+def _steps(config: Config, row: Preset, work: Task) -> Steps:
+    search = config.search_epochs or (recipes.DIGITS_SEARCH_EPOCHS if work.bundled else row.search_epochs)
+    pretrain = config.pipeline != "np" and config.weights is None
+    finetune = config.pipeline != "p-"
+    return Steps(
+        work.steps(work.recipe.epochs) if pretrain else 0,
+        work.steps(search),
+        work.steps(work.recipe.epochs) if finetune else 0,
+        compare=config.controls,
+    )
+
+
+def _warmup(config: Config, row: Preset, work: Task, steps: int) -> int:
+    """Steps of the search in which the structure stays as it is."""
+    if config.search_warmup_epochs is not None:
+        return work.steps(config.search_warmup_epochs) if config.search_warmup_epochs else 0
+    if config.pipeline != "np":
+        return 0
+    share = 0.5 if row.search_warmup_epochs is None else row.search_warmup_epochs / row.search_epochs
+    return int(share * steps)
+
+
+def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Steps, run: Run) -> Finished:
+    model: Any = search.space.model
+    if config.weights is None:
+        variables = work.new_variables(model)
+    else:
+        arguments = work.arguments(row.model, dict(row.arguments))
+        variables = place(network(config.weights, row.model, **arguments)[1], work.mesh)
+    pipeline = Pipeline(
+        work.job(run),
+        search,
+        steps,
+        work.optimizer,
+        model={"name": row.model, "arguments": work.arguments(row.model, dict(row.arguments))},
+        example=work.examples(),
+        retrain=config.retrain,
+        trained=config.weights is not None,
+        average=work.recipe.average or None,
+    )
+    return pipeline.run(variables)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)()
