@@ -1,6 +1,6 @@
-"""Two processes of two devices each equal one device, and stop together when one of them is asked to.
+"""Several processes equal one, and stop together when one of them is asked to.
 
-Run as a program this file is one of the two: `python test_processes.py RANK PORT DIRECTORY`.
+Run as a program this file is one of two: `python test_processes.py loop|job RANK PORT DIRECTORY`.
 """
 
 import os
@@ -11,28 +11,41 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
+import pytest
 import toy
 
+from dms_jax.errors import UserError
+from dms_jax.search import Schedule, Search
+from dms_jax.shrink import shrink
+from dms_jax.space import SearchSpace
 from dms_jax.training import (
     Checkpoints,
     Interrupted,
     InterruptFlag,
     MetricsWriter,
     make_mesh,
+    optimizers,
+    processes,
     replicate,
     run_phase,
     shard_batch,
+    supervised,
 )
+from dms_jax.training.job import Job
 from dms_jax.training.metrics import read
+from dms_jax.training.processes import local
+from dms_jax.training.runs import Run
+from tests import tiny
+from tests.helpers import FLOAT32_GRADIENTS
 
 ROOT = Path(__file__).parents[2]
 STEPS, LOG_EVERY, STOP_AT = 9, 4, 5
+TRAIN, SEARCH = 2, 4
 
 
-def main(rank: int, port: str, directory: Path) -> None:
-    jax.config.update("jax_num_cpu_devices", 2)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", 2, rank)
+def loop(rank: int, directory: Path) -> None:
+    """Two devices a process, through the loop alone."""
     mesh, flag = make_mesh(), InterruptFlag()
 
     def batches(i):
@@ -58,22 +71,90 @@ def main(rank: int, port: str, directory: Path) -> None:
     np.save(directory / f"{rank}.npy", state.params["w/1"].addressable_data(0))
 
 
-def test_two_processes_equal_one_device_and_stop_together(tmp_path):
+def share(batch, rank, count):
+    return {name: array[rank * len(array) // count : (rank + 1) * len(array) // count] for name, array in batch.items()}
+
+
+def job(rank: int, count: int, directory: Path, stop: bool) -> None:
+    """All devices, through a job: train, search, stop, go on; then measure and finish. Leaves RANK.npz."""
+    mesh, model = make_mesh(), tiny.make()
+    space = SearchSpace.from_model(model, tiny.EXAMPLE)
+    loss = supervised.classification_loss(model)
+    search = Search(space, loss, optax.sgd(0.05), {"macs": 0.5}, Schedule(SEARCH))
+    asked = 0
+
+    def run():
+        with Run(directory, {"job": "two processes"}) as run:
+
+            def batches(i):
+                nonlocal asked
+                asked += 1
+                # in the first attempt, by a signal to one process
+                run.interrupt.requested |= stop and rank == count - 1 and asked == TRAIN + SEARCH // 2
+                return shard_batch(share(tiny.batch_of(i, 16), rank, count), mesh)
+
+            this = Job(run, supervised.classification_loss, batches, mesh, jax.random.key(0))
+            with pytest.raises(UserError, match="a job is at work in"):
+                Run(directory, {"job": "two processes"}).__enter__()
+            first = replicate(tiny.variables(model), mesh)
+            trained = this.train("train", model, first, optimizers.sgd(0.1), TRAIN, average=0.5)
+            state = this.search("search", search, trained)
+            structure = search.structure(state)
+            run.finish(structure, shrink(space, state.variables, structure), {"step": int(state.step)})
+            assert run.results == {"step": SEARCH} and set(run.seconds) == {"train", "search"}
+            return trained, state, structure
+
+    if stop:
+        with pytest.raises(Interrupted, match=f"stopped search after step {SEARCH // 2} of {SEARCH}"):
+            run()
+    trained, state, structure = run()
+    assert asked == TRAIN + SEARCH
+    padded = {**tiny.batch_of(99, 16), "weight": np.arange(16) < 13}
+    found = supervised.accuracy(model, trained, [shard_batch(share(padded, rank, count), mesh)])
+    kept = np.concatenate([structure.kept[name] for name in space.groups])
+    np.savez(directory / f"{rank}.npz", *found[::2], kept, *jax.tree.leaves(local((trained, state))))
+
+
+def main(what: str, rank: int, port: str, directory: Path) -> None:
+    jax.config.update("jax_num_cpu_devices", 2 if what == "loop" else 4)
+    processes.initialize(f"localhost:{port}", 2, rank)
+    assert (processes.is_first(), jax.process_count()) == (rank == 0, 2)
+    with pytest.raises(UserError, match="^nobody is here$"):
+        processes.on_first(_fail if rank == 0 else lambda: pytest.fail("process 0 alone does it"))
+    processes.sync("start")
+    loop(rank, directory) if what == "loop" else job(rank, 2, directory, stop=True)
+
+
+def _fail():
+    raise UserError("nobody is here")
+
+
+def outputs(what: str, directory: Path) -> list[str]:
+    """Run both processes to their end."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, __file__]
-    processes = [
+    command = [sys.executable, __file__, what]
+    started = [
         subprocess.Popen(
-            [*command, str(rank), port, str(tmp_path)], env=environment, text=True,
+            [*command, str(rank), port, str(directory)], env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank in (0, 1)
     ]  # fmt: skip
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+    try:
+        ended = [(*process.communicate(timeout=240), process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for _, err, status in ended:
+        assert status == 0, err
+    return [out for out, _, _ in ended]
+
+
+def test_two_processes_equal_one_device_and_stop_together(tmp_path):
+    for out in outputs("loop", tmp_path):
         assert "stopped 8" in out  # the next step after STOP_AT at which the two compare notes
     one = run_phase("toy", toy.step, toy.init(), toy.batch_of, jax.random.key(1), steps=STEPS)
     for rank in (0, 1):
@@ -82,5 +163,51 @@ def test_two_processes_equal_one_device_and_stop_together(tmp_path):
     assert [record["step"] for record in read(tmp_path)] == [1, 4, 8, 9]
 
 
+def test_a_job_of_two_processes_is_that_of_one(tmp_path):
+    if jax.device_count() != 8:
+        pytest.skip("is compared with eight devices of one process")
+    two, one = tmp_path / "two", tmp_path / "one"
+    two.mkdir()
+    outputs("job", two)
+    job(0, 1, one, stop=False)
+    with np.load(one / "0.npz") as expected, np.load(two / "0.npz") as first, np.load(two / "1.npz") as second:
+        assert len(expected) > 50
+        for name, value in expected.items():
+            np.testing.assert_array_equal(first[name], second[name])
+            np.testing.assert_allclose(first[name], value, rtol=1e-3, atol=10 * FLOAT32_GRADIENTS, err_msg=name)
+    for name in ("structure.json", "config.json", "results.json"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    records = [[(r["phase"], r["step"]) for r in read(directory)] for directory in (two, one)]
+    assert records[0] == records[1] == [("train", 1), ("train", 2), *[("search", i + 1) for i in range(SEARCH)]]
+    assert len((two / "masks.jsonl").read_text().splitlines()) == SEARCH
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("host:1", None, None), "processes and index is missing"),
+        ((None, 2, 1), "coordinator is missing"),
+        (("host", 2, 0), "'host' is not host:port"),
+        (("host:port", 2, 0), "is not host:port"),
+        (("host:1", 2, 2), "index 2 of 2 processes"),
+        (("host:1", 0, 0), "index 0 of 0 processes"),
+        (("host:1", 2, 0), "process 0 of 2 cannot join at host:1"),  # this process has used its devices already
+    ],
+)
+def test_processes_that_cannot_be(given, says):
+    with pytest.raises(UserError, match=says):
+        processes.initialize(*given)
+
+
+def test_alone_nothing_happens(monkeypatch):
+    for given in ((None, None, None), (None, 1, None), ("host:1", 1, 0)):
+        processes.initialize(*given)
+    assert jax.process_count() == 1 and processes.is_first()
+    assert processes.on_first(lambda: {"a": 1}) == {"a": 1}
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(UserError, match="cannot join the processes of the environment"):
+        processes.initialize()
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
