@@ -40,6 +40,7 @@ def simple_methods(steps: int) -> Methods:
     return {
         "uniform": lambda b: Settings("uniform", b, steps),
         "uniform, layers too": lambda b: Settings("uniform_depth", b, steps),
+        "one Taylor threshold": lambda b: Settings("threshold", b, steps),
         "unpruned, trained on": lambda b: Settings(CONTROL, 1.0, steps),
     }
 
@@ -48,7 +49,7 @@ def main(options: Options) -> None:
     contest = text_contest(options)
     steps = QUICK_STEPS if options.quick else STEPS
     seeds, budgets = ((0,), (0.5,)) if options.quick else (SEEDS, BUDGETS)
-    grid = choice.grid("dms", steps)[: 1 if options.quick else None]
+    grid = choice.grid("dms", steps, budgets[0])[: 1 if options.quick else None]
     try:
         contest.fill("llama: how to search", [(c, choice.SEED) for c in grid])
         best = choice.chosen(contest, grid)
