@@ -1,0 +1,135 @@
+"""What every benchmark of quality does: fill its cells, then make its tables and pictures from the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import contest
+from benchmarks.cells import Cell, Cells
+from benchmarks.contest import Settings
+from benchmarks.task import Task
+from dms_jax.errors import UserError
+from dms_jax.training.interrupt import InterruptFlag
+
+RESULTS = Path("benchmarks/results")
+DOCUMENT = Path("benchmarks/RESULTS.md")
+PICTURES = Path("docs")
+QUICK = Path("runs/benchmarks/quick")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a benchmark.
+
+    Attributes:
+      quick: a tiny version of everything, in seconds, in a folder of its own; the tables are printed alone.
+      tables: compute nothing; make tables and pictures from the cells that are there.
+      results: where the cells lie; None for benchmarks/results.
+    """
+
+    quick: bool = False
+    tables: bool = False
+    results: Path | None = None
+
+    @property
+    def cells(self) -> Cells:
+        """The folder of cells. A quick run has its own.
+
+        Raises:
+          UserError: a quick run on the folder of the real cells.
+        """
+        folder = self.results or (QUICK if self.quick else RESULTS)
+        if self.quick and folder.resolve() == RESULTS.resolve():
+            raise UserError("a quick run does not mix with real cells; give another folder with --results")
+        return Cells(folder)
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures go."""
+        return self.cells.folder if self.quick else PICTURES
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Cells of `contest.compete` for one task, and their results.
+
+    Attributes:
+      task: what is learned.
+      defaults: options of the task that need no mention in a cell's name.
+      cells: where they lie.
+      compute: whether missing ones are computed.
+    """
+
+    task: Task
+    defaults: Mapping[str, Any]
+    cells: Cells
+    compute: bool = True
+
+    def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
+        """Compute what is missing, in order; supernets come first.
+
+        Args:
+          name: of the benchmark, for the progress bar.
+          asked: settings and seeds.
+
+        Raises:
+          Interrupted: stopped; finished cells are kept.
+        """
+        if not self.compute:
+            return
+        work = {self.cell(settings, seed): (settings, seed) for settings, seed in asked}
+        missing = [what for cell, what in work.items() if self.cells.get(cell) is None]
+        for seed in dict.fromkeys(seed for settings, seed in missing if settings.pretrained):
+            self.task.pretrained(seed)
+        settings_of = {cell.path: settings for cell, (settings, _) in work.items()}
+
+        def compute(cell: Cell, interrupt: InterruptFlag, say: Callable[[str], None]) -> dict[str, Any]:
+            return contest.compete(self.task, settings_of[cell.path], cell.seed, interrupt, say)
+
+        self.cells.fill(work, compute, name, self.task.data)
+
+    def cell(self, settings: Settings, seed: int) -> Cell:
+        """The cell of these settings."""
+        return settings.cell(self.task, self.defaults, seed)
+
+    def get(self, settings: Settings, seed: int) -> dict[str, Any] | None:
+        """A finished cell's results."""
+        return self.cells.get(self.cell(settings, seed))
+
+    def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> dict[int, float]:
+        """{seed: score} of the cells that are there and did not fail."""
+        found = {seed: self.get(settings, seed) for seed in seeds}
+        return {seed: float(result[what]) for seed, result in found.items() if result and what in result}
+
+
+def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:
+    """Put tables into the marked section of RESULTS.md; what stands outside the marks stays. A quick run prints them.
+
+    Args:
+      name: of the section's marks.
+      title: of the section, where it is not there yet.
+      text: Markdown.
+      quick: print only.
+      path: of the document.
+    """
+    print(text)
+    if quick:
+        return
+    path = path or DOCUMENT
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    content = path.read_text() if path.exists() else "# Results\n"
+    if begin not in content:
+        content += f"\n## {title}\n\n{begin}\n{end}\n"
+    before, rest = content.split(begin, 1)
+    if end not in rest:
+        raise UserError(f"{path} has {begin!r} without {end!r}; put it back")
+    path.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; the first column is text, the others numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
