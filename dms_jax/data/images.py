@@ -63,12 +63,9 @@ def open(name: str, directory: str | os.PathLike[str] | None = None) -> ImageDat
     """
     tfds = tensorflow_datasets()
     builder = find_builder(name, directory)
-    with _quiet():
-        prepared = builder.is_prepared()
-    if not prepared:
-        raise NotPrepared(
-            f"{name} is not prepared in {builder.data_path.parent}; prepare it once: {prepare_command(name, directory)}"
-        )
+    if not is_prepared(builder):
+        command = prepare_command(name, directory)
+        raise NotPrepared(f"{name} is not prepared: nothing is in {builder.data_path}; prepare it once: {command}")
     file_format = getattr(builder.info.file_format, "value", builder.info.file_format)
     if file_format != "array_record":
         raise UserError(
@@ -171,6 +168,12 @@ def find_builder(name: str, directory: str | os.PathLike[str] | None, **options:
         raise UserError(f"TFDS cannot open {name!r}: {error}") from None
     except ImportError as error:  # some sets name types of TensorFlow in their description
         raise UserError(f'TFDS needs TensorFlow to describe {name}: pip install "dms_jax[prepare]"') from error
+
+
+def is_prepared(builder: Any) -> bool:
+    """Whether a TFDS builder's set can be read."""
+    with _quiet():
+        return builder.is_prepared()
 
 
 @contextmanager

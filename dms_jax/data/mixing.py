@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special  # JAX itself needs it
 
 from dms_jax.errors import UserError
 
@@ -21,6 +22,8 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 ERASED_AREA = (0.02, 1 / 3)
 ERASED_ASPECT = (0.3, 3.3)
+
+QUANTILES = 4096
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def mix(batch: Mapping[str, jax.Array], key: jax.Array, mixing: Mixing, num_clas
     if mixing.erasing:
         image = erase(image, erasing_key, mixing.erasing)
     if (mixing.mixup or mixing.cutmix) and mixing.probability:
-        weight = mixing_weight(mixing_key, image.shape[1:3], mixing)
+        weight = mixing_weight(mixing_key, (image.shape[1], image.shape[2]), mixing)
         share = jnp.mean(weight)
         image = _blend(weight[None, :, :, None], image)
         target = _blend(share, target)
@@ -94,7 +97,8 @@ def mix(batch: Mapping[str, jax.Array], key: jax.Array, mixing: Mixing, num_clas
 
 def normalize(image: jax.Array) -> jax.Array:
     """(x / 255 - mean) / std of ImageNet's channels: `[..., 3]` uint8 to float32."""
-    return (image.astype(jnp.float32) / 255 - MEAN) / STD
+    mean, std = (jnp.array(c).reshape((1,) * (image.ndim - 1) + (3,)) for c in (MEAN, STD))
+    return (image.astype(jnp.float32) / 255 - mean) / std
 
 
 def smooth_labels(label: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
@@ -114,15 +118,15 @@ def erase(image: jax.Array, key: jax.Array, probability: float) -> jax.Array:
       probability: of a picture to be erased.
     """
     count, height, width, _ = image.shape
-    chosen, area, aspect, top, left, noise = jax.random.split(key, 6)
-    area = jax.random.uniform(area, (count,), minval=ERASED_AREA[0], maxval=ERASED_AREA[1]) * (height * width)
-    low, high = np.log(ERASED_ASPECT)
-    aspect = jnp.exp(jax.random.uniform(aspect, (count,), minval=low, maxval=high))
+    key, noise = jax.random.split(key)
+    chosen, area, aspect, top, left = jax.random.uniform(key, (5, count))
+    area = _between(area, *ERASED_AREA) * (height * width)
+    aspect = jnp.exp(_between(aspect, *np.log(ERASED_ASPECT)))
     tall = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, height)
     wide = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, width)
-    inside = _inside(height, jnp.floor(jax.random.uniform(top, (count,)) * (height - tall + 1)), tall)[:, :, None]
-    inside &= _inside(width, jnp.floor(jax.random.uniform(left, (count,)) * (width - wide + 1)), wide)[:, None, :]
-    inside &= jax.random.bernoulli(chosen, probability, (count, 1, 1))
+    inside = _inside(height, jnp.floor(top * (height - tall + 1)), tall)[:, :, None]
+    inside &= _inside(width, jnp.floor(left * (width - wide + 1)), wide)[:, None, :]
+    inside &= (chosen < probability)[:, None, None]
     return jnp.where(inside[..., None], jax.random.normal(noise, image.shape), image)
 
 
@@ -132,28 +136,46 @@ def mixing_weight(key: jax.Array, shape: tuple[int, int], mixing: Mixing) -> jax
     Constant for mixup, 0 in a rectangle for cutmix: its centre is uniform, its sides are sqrt(1 - lam) of the
     picture's, and it is cut at the border.
     """
-    mixed, which, smooth, area, centre = jax.random.split(key, 5)
+    mixed, which, smooth, area, row, column = jax.random.uniform(key, (6,))
     weight = jnp.ones(shape)
     if mixing.mixup:
-        weight *= jax.random.beta(smooth, mixing.mixup, mixing.mixup)
+        weight *= _beta(smooth, mixing.mixup)
     if mixing.cutmix:
-        side = jnp.sqrt(1 - jax.random.beta(area, mixing.cutmix, mixing.cutmix))
-        at = jnp.floor(jax.random.uniform(centre, (2,)) * jnp.array(shape))
-        first = [jnp.clip(at[i] - jnp.floor(side * shape[i]) // 2, 0, shape[i]) for i in range(2)]
-        last = [jnp.clip(at[i] + jnp.floor(side * shape[i]) // 2, 0, shape[i]) for i in range(2)]
-        rows, columns = (_inside(shape[i], first[i], last[i] - first[i]) for i in range(2))
-        cut = jnp.where(rows[:, None] & columns[None, :], 0.0, 1.0)
-        weight = jnp.where(jax.random.bernoulli(which, mixing.cutmix_share), cut, weight)
-    return jnp.where(jax.random.bernoulli(mixed, mixing.probability), weight, 1.0)
+        side = jnp.sqrt(1 - _beta(area, mixing.cutmix))
+        cut = jnp.where(
+            _cut(shape[0], row, side)[:, None] & _cut(shape[1], column, side)[None, :],
+            0.0,
+            1.0,
+        )
+        weight = jnp.where(which < mixing.cutmix_share, cut, weight)
+    return jnp.where(mixed < mixing.probability, weight, 1.0)
+
+
+def _cut(length: int, centre: jax.Array, side: jax.Array) -> jax.Array:
+    """`[length]` bool: within `side / 2` of a centre, all three as shares of the length."""
+    at, half = jnp.floor(centre * length), jnp.floor(side * length) // 2
+    return _inside(length, at - half, 2 * half)
+
+
+def _beta(uniform: jax.Array, alpha: float) -> jax.Array:
+    """From a uniform number to one of Beta(alpha, alpha), by linear interpolation of its quantiles.
+
+    `jax.random.beta` rejects samples in a loop, and takes two seconds to compile.
+    """
+    quantiles = jnp.asarray(scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, QUANTILES + 1)), jnp.float32)
+    i = jnp.floor(uniform * QUANTILES).astype(jnp.int32)
+    rest = uniform * QUANTILES - i
+    return (1 - rest) * quantiles[i] + rest * quantiles[i + 1]
+
+
+def _between(uniform: jax.Array, low: float, high: float) -> jax.Array:
+    return low + (high - low) * uniform
 
 
 def _inside(length: int, start: jax.Array, size: jax.Array) -> jax.Array:
     """`[..., length]` bool: start <= i < start + size."""
-    i = jnp.arange(length)
-    start, end = start[..., None], (start + size)[..., None]
-    return (jnp.expand_dims(i, tuple(range(start.ndim - 1))) >= start) & (
-        jnp.expand_dims(i, tuple(range(start.ndim - 1))) < end
-    )
+    i = jnp.arange(length).reshape((1,) * start.ndim + (length,))
+    return (i >= start[..., None]) & (i < (start + size)[..., None])
 
 
 def _blend(weight: jax.Array, x: jax.Array) -> jax.Array:

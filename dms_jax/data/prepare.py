@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from dms_jax.data.images import find_builder, tensorflow_datasets
+from dms_jax.data.images import find_builder, is_prepared, tensorflow_datasets
 from dms_jax.errors import UserError, exit_on_user_error
 
 COMMAND = "python -m dms_jax.data.prepare"
@@ -61,12 +62,12 @@ def prepare(name: str, manual_dir: Path | None, data_dir: Path | None) -> list[s
     """
     tfds = tensorflow_datasets()
     builder = find_builder(name, data_dir, file_format="array_record")
-    if not builder.is_prepared():
+    if not is_prepared(builder):
         _check_needs(builder, name, manual_dir)
         manual = None if manual_dir is None else str(manual_dir.expanduser().resolve())
         try:
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
-        except (AssertionError, OSError, tfds.download.DownloadError) as error:
+        except (AssertionError, OSError, tarfile.TarError, tfds.download.DownloadError) as error:
             raise UserError(f"{name} cannot be prepared: {error}") from error
     counts = [f"{split}: {info.num_examples:,} pictures" for split, info in builder.info.splits.items()]
     return [f"{name} is prepared in {builder.data_path}", *counts]
