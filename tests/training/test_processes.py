@@ -37,6 +37,7 @@ from dms_jax.training.metrics import read
 from dms_jax.training.processes import local
 from dms_jax.training.runs import Run
 from tests import tiny
+from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ def job(rank: int, count: int, directory: Path, stop: bool) -> None:
             this = Job(run, supervised.classification_loss, batches, mesh, jax.random.key(0))
             with pytest.raises(UserError, match="a job is at work in"):
                 Run(directory, {"job": "two processes"}).__enter__()
-            first = replicate(tiny.variables(model), mesh)
+            first = replicate(random_variables(space), mesh)
             trained = this.train("train", model, first, optimizers.sgd(0.1), TRAIN, average=0.5)
             state = this.search("search", search, trained)
             structure = search.structure(state)
@@ -144,7 +145,7 @@ def outputs(what: str, directory: Path) -> list[str]:
         for rank in (0, 1)
     ]  # fmt: skip
     try:
-        ended = [(*process.communicate(timeout=240), process.returncode) for process in started]
+        ended = [(*process.communicate(timeout=400), process.returncode) for process in started]
     finally:
         for process in started:
             process.kill()

@@ -1,5 +1,6 @@
 """A run directory: whose it is, that phases end up where an unbroken run would, and what `load` brings back."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -96,6 +97,44 @@ def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         run.record_masks("search", 1, {})
+
+
+def test_a_second_job_in_the_directory_of_one_at_work(tmp_path):
+    with Run(tmp_path, CONFIG):
+        with pytest.raises(
+            UserError, match=rf"a job is at work in {tmp_path} \(process {os.getpid()} on .*wait for it"
+        ):
+            Run(tmp_path, CONFIG).__enter__()
+    with Run(tmp_path, CONFIG):  # the first one ended
+        pass
+
+
+def test_the_lock_of_a_killed_job_is_free(tmp_path):
+    hold = f"""
+import time
+from dms_jax.training.runs import Run
+with Run({str(tmp_path)!r}, {{}}):
+    print("holds", flush=True)
+    time.sleep(600)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen([sys.executable, "-c", hold], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "holds\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on"):
+            Run(tmp_path, {}).__enter__()
+        process.kill()
+        process.wait()
+        with Run(tmp_path, {}):
+            pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with Run(tmp_path, CONFIG):
+        assert "cannot be locked (Operation not supported): see that no other job" in capsys.readouterr().err
 
 
 def test_killed_while_claiming(tmp_path):
