@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import jax
@@ -117,7 +117,7 @@ def _kept_sharding(array: Any, shape: tuple[int, ...]) -> NamedSharding | None:
     return NamedSharding(there.mesh, PartitionSpec(*(s if fit else None for s, fit in zip(spec, fits, strict=True))))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _taker(axes: tuple[int, ...], before: NamedSharding, after: NamedSharding) -> Any:
     """`(array, indices of every axis) -> array`, jitted; compiled once for all arrays of one shape and size.
 
