@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dms_jax import importance, layers, models, resources, topk
 from dms_jax.elements import Elements, Searchable
 from dms_jax.errors import TracingError, UserError
+from dms_jax.groups import Group
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search, SearchState
 from dms_jax.shrink import shrink, verify
-from dms_jax.space import Group, SearchSpace
+from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.axes import Atom, Axis, Concat, resolve
+from dms_jax.groups import Group, Owned
+from dms_jax.tracing import Gate, Program, Value
 
 Monomial: TypeAlias = tuple[int, ...]  # variables multiplied, ascending, with repetition; () is 1
 Sum: TypeAlias = dict[Monomial, int]
@@ -87,3 +89,65 @@ class Polynomial:
         weights = np.array([float(c) for c in self.coefficients]) * scale / float(self.full)
         relative = counts / jnp.asarray(self.sizes, jnp.float32)  # in [0, 1]: products cannot overflow float32
         return jnp.sum(jnp.asarray(weights, jnp.float32) * jnp.prod(relative[self.factors], axis=-1))
+
+
+class Variables:
+    """The variables of the cost polynomials: 0 is the constant 1, then a count for every owned atom and every gate."""
+
+    def __init__(self, groups: Mapping[str, Group], owned: Owned):
+        self._groups = groups
+        self.of_atom: dict[Atom, int] = {}
+        self.of_gate: dict[Gate, int] = {}
+        offsets, total = {}, 0
+        for name, group in groups.items():
+            offsets[name], total = total, total + group.size
+        element = np.zeros(total, np.int32)  # which variable counts an element; 0 for none
+        sizes = [1]
+        for atom, (name, start) in owned.items():
+            self.of_atom[atom] = len(sizes)
+            element[offsets[name] + start : offsets[name] + start + atom.size] = len(sizes)
+            sizes.append(atom.size)
+        for name, group in groups.items():
+            if group.kind == "depth":
+                for i in range(group.size):
+                    self.of_gate[(name, i)] = len(sizes)
+                    element[offsets[name] + i] = len(sizes)
+                    sizes.append(1)
+        self.sizes, self._element = np.array(sizes, np.int64), element
+        self.of_elements = {name: element[offsets[name] : offsets[name] + g.size] for name, g in groups.items()}
+
+    def counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
+        flags = [np.isin(np.arange(group.size), kept[name]) for name, group in self._groups.items()]
+        counts = np.bincount(self._element, np.concatenate(flags), len(self.sizes)).astype(np.int64)
+        counts[0] = 1
+        return counts
+
+    def soft_counts(self, masks: jax.Array) -> jax.Array:
+        counts = jax.ops.segment_sum(masks.astype(jnp.float32), jnp.asarray(self._element), len(self.sizes))
+        return counts.at[0].set(1.0)
+
+
+def polynomials(
+    program: Program, params: Sequence[Value], gates: Mapping[Value, frozenset[Gate]], variables: Variables
+) -> dict[str, Polynomial]:
+    """MACs and parameters of a traced program.
+
+    Args:
+      program: the network.
+      params: the inputs that are trained.
+      gates: of every value, those that all of its uses are behind.
+      variables: what the polynomials are in.
+    """
+
+    def term(axes: Iterable[Axis], behind: Iterable[Gate], times: int = 1) -> Sum:
+        factors = [size_of(axis, variables.of_atom) for axis in axes]
+        present: list[Sum] = [{(variables.of_gate[g],): 1} for g in behind if g in variables.of_gate]
+        return multiply([{(): times}, *factors, *present])
+
+    alive = [p for p in program.products if p.node.outputs[0] in gates]  # what reaches no output is never computed
+    macs = add(term(p.axes, gates[p.node.outputs[0]], p.times) for p in alive)
+    sizes = add(term(value.axes, gates.get(value, ())) for value in params)
+    return {
+        "macs": Polynomial.of(macs, variables.sizes),
+        "params": Polynomial.of(sizes, variables.sizes),
+    }

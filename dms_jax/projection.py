@@ -11,7 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from dms_jax.errors import UserError
-from dms_jax.space import Group, SearchSpace
+from dms_jax.groups import Group
+from dms_jax.space import SearchSpace
 
 
 @dataclass(frozen=True)

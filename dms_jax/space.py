@@ -9,7 +9,6 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -19,38 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dms_jax import costs, explanation
-from dms_jax.axes import Atom, Axis, Concat, Product, atoms, resolve
+from dms_jax import costs, explanation, groups
+from dms_jax.axes import Axis, Concat, Product, atoms, resolve
 from dms_jax.elements import Declaration, declared, portable
 from dms_jax.errors import TracingError, UserError
 from dms_jax.folding import Reads, find_reads
+from dms_jax.groups import Group
 from dms_jax.structure import Structure
 from dms_jax.tracing import Gate, Program, Value, control, describe, trace
 from dms_jax.writing import Factor, find_writes
-
-
-@dataclass(frozen=True)
-class Group:
-    """Elements that compete in one top-k.
-
-    Attributes:
-      name: module path of the declaration.
-      size: number of elements N.
-      kind: "width", "heads" or "depth".
-      least: how many must stay.
-    """
-
-    name: str
-    size: int
-    kind: str
-    least: int
-
-    @property
-    def sharpness(self) -> float:
-        """lambda: N for widths, 4N for heads and depth, 8 for one element (METHOD, "Words")."""
-        if self.size == 1:
-            return 8.0
-        return float(self.size if self.kind == "width" else 4 * self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +37,6 @@ class Leaf:
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
     gates: frozenset[Gate]
-
-
-Owned = dict[Atom, tuple[str, int]]  # atom -> group and offset of its first position in the group
 
 
 class SearchSpace:
@@ -90,16 +63,16 @@ class SearchSpace:
         self.model, self.example, self._call, self._program = model, example, call, program
         self._mask_axes = {name: value.axes[0] for value, name in parts.masks.items()}
         gates = control(program, parts.masks)
-        self.groups = _groups(parts.declared, {name for name, _ in gates.used})
-        self._owned = _own(self.groups, self._mask_axes)
-        self.counted = _counted(self.groups, tie)
+        self.groups: dict[str, Group] = groups.declare(parts.declared, {name for name, _ in gates.used})
+        self._owned = groups.own(self.groups, self._mask_axes)
+        self.counted = groups.counted_together(self.groups, tie)
         self.leaves = {
             leaf.path: Leaf(leaf.path, leaf.shape, value.axes, gates.gates.get(value, frozenset()))
             for value, leaf in parts.leaves.items()
         }
-        self._variables = _Variables(self.groups, self._owned)
+        self._variables = costs.Variables(self.groups, self._owned)
         params = [v for v, leaf in parts.leaves.items() if leaf.path[0] == "params"]
-        self.costs = _cost_polynomials(program, params, gates.gates, self._variables)
+        self.costs = costs.polynomials(program, params, gates.gates, self._variables)
         numbers = {value: i for i, value in enumerate(params)}
         self.reads: Reads = find_reads(program, parts.masks, numbers)
         self._params = [parts.leaves[value].path for value in params]
@@ -464,111 +437,3 @@ class _Parts:
                 where = (path[1].key, *path[2].key)
                 leaves[value] = Leaf(where, tuple(shape.shape), value.axes, frozenset())
         return _Parts(found_masks, leaves, record)
-
-
-def _groups(record: dict[str, Declaration], gated: set[str]) -> dict[str, Group]:
-    groups = {}
-    for name, d in record.items():
-        kind = d.kind or ("depth" if name in gated else "width")
-        least = d.least if d.least is not None else (0 if kind == "depth" else 1)
-        groups[name] = Group(name, d.size, kind, min(least, d.size))
-    return groups
-
-
-def _counted(groups: Mapping[str, Group], patterns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Partition the groups: those that one pattern matches together, the others alone; in the order of the network."""
-    together: dict[str, tuple[str, ...]] = {}
-    for pattern in patterns:
-        names = tuple(name for name in groups if fnmatchcase(name, pattern) and name not in together)
-        if not names:
-            raise UserError(f"pattern {pattern!r} to tie matches no group that is free; there are {', '.join(groups)}")
-        shapes = {(groups[name].size, groups[name].kind, groups[name].least) for name in names}
-        if len(shapes) > 1:
-            sizes = ", ".join(f"{size} {kind} elements" for size, kind, _ in sorted(shapes))
-            raise UserError(
-                f"pattern {pattern!r} ties groups of {sizes}; only groups of one kind and size can share a count"
-            )
-        together |= dict.fromkeys(names, names)
-    return tuple(dict.fromkeys(together.get(name, (name,)) for name in groups))
-
-
-def _own(groups: Mapping[str, Group], mask_axes: Mapping[str, Axis]) -> Owned:
-    """Which atoms belong to which group: those that its mask's axis turned out to be made of."""
-    owned: Owned = {}
-    for name, group in groups.items():
-        if group.kind == "depth" or group.size == 1:
-            continue
-        axis = resolve(mask_axes[name])
-        start = 0
-        for part in axis.parts if isinstance(axis, Concat) else (axis,):
-            if isinstance(part, Product):
-                sizes = " x ".join(str(factor.size) for factor in part.factors)
-                raise TracingError(
-                    f"group {name!r}: the network splits its axis into {sizes}, so its elements cannot go one by one; "
-                    "declare a group for one of the factors"
-                )
-            assert isinstance(part, Atom)  # concatenations are flat
-            if part.frozen is not None:
-                raise TracingError(
-                    f"group {name!r}: no element can be taken out of its axis because of {describe(part.frozen)}"
-                )
-            if part in owned:
-                other = owned[part][0]
-                same = "two of its own elements are" if other == name else f"its axis is also that of group {other!r},"
-                raise TracingError(f"group {name!r}: {same} tied together; declare one group and hand it down")
-            owned[part] = (name, start)
-            start += part.size
-    return owned
-
-
-class _Variables:
-    """The variables of the cost polynomials: 0 is the constant 1, then a count for every owned atom and every gate."""
-
-    def __init__(self, groups: Mapping[str, Group], owned: Owned):
-        self._groups = groups
-        self.of_atom: dict[Atom, int] = {}
-        self.of_gate: dict[Gate, int] = {}
-        offsets, total = {}, 0
-        for name, group in groups.items():
-            offsets[name], total = total, total + group.size
-        element = np.zeros(total, np.int32)  # which variable counts an element; 0 for none
-        sizes = [1]
-        for atom, (name, start) in owned.items():
-            self.of_atom[atom] = len(sizes)
-            element[offsets[name] + start : offsets[name] + start + atom.size] = len(sizes)
-            sizes.append(atom.size)
-        for name, group in groups.items():
-            if group.kind == "depth":
-                for i in range(group.size):
-                    self.of_gate[(name, i)] = len(sizes)
-                    element[offsets[name] + i] = len(sizes)
-                    sizes.append(1)
-        self.sizes, self._element = np.array(sizes, np.int64), element
-        self.of_elements = {name: element[offsets[name] : offsets[name] + g.size] for name, g in groups.items()}
-
-    def counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
-        flags = [np.isin(np.arange(group.size), kept[name]) for name, group in self._groups.items()]
-        counts = np.bincount(self._element, np.concatenate(flags), len(self.sizes)).astype(np.int64)
-        counts[0] = 1
-        return counts
-
-    def soft_counts(self, masks: jax.Array) -> jax.Array:
-        counts = jax.ops.segment_sum(masks.astype(jnp.float32), jnp.asarray(self._element), len(self.sizes))
-        return counts.at[0].set(1.0)
-
-
-def _cost_polynomials(
-    program: Program, params: Sequence[Value], gates: Mapping[Value, frozenset[Gate]], variables: _Variables
-) -> dict[str, costs.Polynomial]:
-    def term(axes: Iterable[Axis], behind: Iterable[Gate], times: int = 1) -> costs.Sum:
-        factors = [costs.size_of(axis, variables.of_atom) for axis in axes]
-        present: list[costs.Sum] = [{(variables.of_gate[g],): 1} for g in behind if g in variables.of_gate]
-        return costs.multiply([{(): times}, *factors, *present])
-
-    alive = [p for p in program.products if p.node.outputs[0] in gates]  # what reaches no output is never computed
-    macs = costs.add(term(p.axes, gates[p.node.outputs[0]], p.times) for p in alive)
-    sizes = costs.add(term(value.axes, gates.get(value, ())) for value in params)
-    return {
-        "macs": costs.Polynomial.of(macs, variables.sizes),
-        "params": costs.Polynomial.of(sizes, variables.sizes),
-    }

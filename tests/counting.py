@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dms_jax import SearchSpace
-from dms_jax.space import Group
+from dms_jax.groups import Group
 
 
 def multiply_adds(fun: Callable[..., Any], *args: Any) -> int:

@@ -30,6 +30,7 @@ class Job:
       batches: from the number of a step to its batch, on the devices; the same one whenever it is asked.
       mesh: where states lie.
       key: of the job; every phase has its own, by name.
+      accumulate: parts that a batch of `train` passes in, one after another (a `Search` has its own).
     """
 
     run: Run
@@ -37,14 +38,34 @@ class Job:
     batches: Callable[[int], Any]
     mesh: jax.sharding.Mesh
     key: jax.Array
+    accumulate: int = 1
 
     def train(
-        self, name: str, model: nn.Module, variables: Any, optimizer: optax.GradientTransformation, steps: int
+        self,
+        name: str,
+        model: nn.Module,
+        variables: Any,
+        optimizer: optax.GradientTransformation,
+        steps: int,
+        *,
+        average: optax.ScalarOrSchedule | None = None,
     ) -> dict[str, Any]:
-        """Train a network from its variables; returns the trained ones (the given ones stay as they are)."""
-        state = self._own(supervised.init(variables, optimizer))
-        step = supervised.make_step(self.loss(model), optimizer)
-        return self._phase(name, step, state, steps=steps, describe=_loss).variables
+        """Train a network from its variables (which stay as they are).
+
+        Args:
+          name: of the phase.
+          model: the network.
+          variables: to begin from.
+          optimizer: for the parameters.
+          steps: of the phase.
+          average: decay of a moving average of the variables, or from a step to it; None keeps none.
+
+        Returns:
+          The averaged variables, or with no average the last ones.
+        """
+        state = self._own(supervised.init(variables, optimizer, average=average is not None))
+        step = supervised.make_step(self.loss(model), optimizer, accumulate=self.accumulate, average=average)
+        return self._phase(name, step, state, steps=steps, describe=_loss).averaged
 
     def search(self, name: str, search: Search, variables: Any) -> SearchState:
         """Run a search from the supernet's variables (which stay as they are), recording its masks."""

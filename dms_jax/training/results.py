@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
@@ -16,6 +18,7 @@ from dms_jax.search import Search
 from dms_jax.training import latency
 from dms_jax.training.machine import machine
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
+from dms_jax.training.processes import local
 
 RESOURCES = {"macs": "MACs", "params": "parameters"}
 
@@ -27,12 +30,12 @@ class Quality:
     Attributes:
       name: "accuracy", "bits per byte".
       unit: "%" for fractions in [0, 1]; anything else is written behind the number.
-      measure: `(model, variables) -> (value, standard error)`.
+      measure: `(model, variables) -> (value, standard error)`; what follows them is not looked at.
     """
 
     name: str
     unit: str
-    measure: Callable[[Any, Any], tuple[float, float]]
+    measure: Callable[[Any, Any], Sequence[Any]]
 
     def show(self, value: float, stderr: float) -> str:
         """`98.6±0.6%` or `2.514±0.012`."""
@@ -55,15 +58,19 @@ def measure(
     """
     space = search.space
     (example,) = jax.tree.leaves(space.example)
-    passes = {name: (space.forward(model), v) for name, (model, v) in finished.networks.items()}
+    # every process measures for itself: it runs for a time, not for a number of passes
+    passes = {name: (space.forward(model), local(v)) for name, (model, v) in finished.networks.items()}
+    if not {FULL, LONGER} & set(passes):  # nobody trained it; how long it takes does not depend on that
+        zeros = {path: jnp.zeros(leaf.shape) for path, leaf in space.leaves.items()}
+        passes[FULL] = (space.forward(), unflatten_dict(zeros))
     milliseconds = latency.rows(passes, example, batches)
     rows = []
     for name, (model, variables) in finished.networks.items():
-        value, stderr = quality.measure(model, variables)
+        value, stderr = quality.measure(model, variables)[:2]
         row = {"name": name, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
-    before = milliseconds.get(FULL) or milliseconds[LONGER]
+    before = milliseconds[FULL if FULL in milliseconds else LONGER]
     return {
         "machine": machine(),
         "budget": {n: {"asked": search.budget[n], "target": t, "full": full[n]} for n, t in search.targets.items()},

@@ -8,6 +8,10 @@ seconds.json     how long every phase took, all attempts together
 structure.json   what was found
 results.json     what was measured; its presence means that the job is done
 report.html      all of it, to look at
+lock             held while a job runs here
+
+With several processes all of them take part in the checkpoints, over one shared file system; the first alone writes
+everything else.
 """
 
 from __future__ import annotations
@@ -30,9 +34,11 @@ from dms_jax.errors import Interrupted, UserError, one_line
 from dms_jax.structure import Structure
 from dms_jax.training.checkpoints import Checkpoints
 from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.training.lock import DirectoryLock
 from dms_jax.training.loop import run_phase
 from dms_jax.training.metrics import FILE as METRICS
 from dms_jax.training.metrics import MetricsWriter
+from dms_jax.training.processes import is_first, on_first
 from dms_jax.training.progress import Progress
 
 State = TypeVar("State")
@@ -41,37 +47,43 @@ MASKS, FINAL = "masks.jsonl", "final"
 
 
 class Run(contextlib.AbstractContextManager):
-    """One job in one directory.
+    """One job in one directory, which is locked inside the `with` block.
+
+    With several processes all of them call every method, and read every property, in the same order.
 
     Args:
       directory: made if need be.
       config: JSON values that say what the job is. A directory with another one belongs to another job.
 
     Raises:
-      UserError: the directory cannot be written, or belongs to another job; the message names what differs.
+      UserError: the directory cannot be written, or belongs to another job; the message names what differs. On
+        entry: another process is at work there.
     """
 
     def __init__(self, directory: str | os.PathLike[str], config: Mapping[str, Any]):
         self.directory = Path(directory)
         self.interrupt = InterruptFlag()
-        _claim(self.directory, json.loads(json.dumps(config)))
+        self._lock = DirectoryLock(self.directory)
+        on_first(lambda: _claim(self.directory, json.loads(json.dumps(config))))
 
     def __enter__(self) -> Run:
+        on_first(self._lock.acquire)
         self.interrupt.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self.interrupt.__exit__(*exception)
+        self._lock.release()
 
     @property
     def results(self) -> dict[str, Any] | None:
         """What a finished job measured; None while it is not done."""
-        return _read(self.directory / "results.json")
+        return on_first(lambda: _read(self.directory / "results.json"))
 
     @property
     def seconds(self) -> dict[str, float]:
         """Phase -> seconds it took, all attempts together."""
-        return _read(self.directory / "seconds.json") or {}
+        return on_first(lambda: _read(self.directory / "seconds.json") or {})
 
     def phase(
         self,
@@ -103,7 +115,7 @@ class Run(contextlib.AbstractContextManager):
             if start >= steps:
                 return state
             for file in (METRICS, MASKS):
-                _forget(self.directory / file, name, start)
+                on_first(lambda file=file: _forget(self.directory / file, name, start))
             with (
                 self._timed(name, steps),
                 MetricsWriter(self.directory) as writer,
@@ -134,11 +146,15 @@ class Run(contextlib.AbstractContextManager):
         except Interrupted as stop:
             raise Interrupted(stop.step, f"stopped {name} after step {stop.step} of {steps} and saved") from None
         finally:
-            spent = self.seconds.get(name, 0.0) + time.monotonic() - began
-            _write(self.directory / "seconds.json", self.seconds | {name: spent})
+            if is_first():  # others may not get here: nothing is waited for where something failed
+                path = self.directory / "seconds.json"
+                before = _read(path) or {}
+                _write(path, before | {name: before.get(name, 0.0) + time.monotonic() - began})
 
     def record_masks(self, phase: str, step: int, masks: Mapping[str, np.ndarray]) -> None:
         """Append masks `[N]` in [0, 1] to masks.jsonl, a byte an element."""
+        if not is_first():
+            return
         text = {name: np.round(255 * np.asarray(m)).astype(np.uint8).tobytes().hex() for name, m in masks.items()}
         with _writing(self.directory), (self.directory / MASKS).open("a") as file:
             file.write(json.dumps({"phase": phase, "step": step, "masks": text}) + "\n")
@@ -149,13 +165,17 @@ class Run(contextlib.AbstractContextManager):
         Killed in between, the job is not done: the same command comes here again and writes all three anew.
         """
         folder = self.directory / "checkpoints" / FINAL
-        with _writing(self.directory):
-            structure.save(self.directory / "structure.json")
-            if folder.exists():
-                shutil.rmtree(folder)
+
+        def begin() -> None:
+            with _writing(self.directory):
+                structure.save(self.directory / "structure.json")
+                if folder.exists():
+                    shutil.rmtree(folder)
+
+        on_first(begin)
         with Checkpoints(folder) as checkpoints:
             checkpoints.save(0, variables)
-        _write(self.directory / "results.json", results)
+        on_first(lambda: _write(self.directory / "results.json", results))
 
 
 def load(directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:

@@ -12,99 +12,194 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dms_jax.errors import UserError
+from dms_jax.gradients import value_and_grad
 from dms_jax.search import Loss
+from dms_jax.training.distillation import TEACHER, Distillation, at_resolution
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters, the model's other collections (batch_stats), the optimiser's state, and steps done (int32)."""
+    """Everything that plain training carries from step to step.
+
+    Attributes:
+      step: int32, steps done.
+      params, model_state: the model's parameters and its other collections (batch_stats).
+      opt_state: the optimiser's.
+      average: moving averages of both, shaped like `variables`; None where none is kept.
+    """
 
     step: jax.Array
     params: Any
     model_state: dict[str, Any]
     opt_state: Any
+    average: dict[str, Any] | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
         """The model's variables."""
         return {"params": self.params, **self.model_state}
 
+    @property
+    def averaged(self) -> dict[str, Any]:
+        """The moving average of the variables, or the variables where none is kept."""
+        return self.variables if self.average is None else self.average
 
-def init(variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+
+def init(variables: Mapping[str, Any], optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
+    """The state before the first step; with `average` it holds a copy of the variables to begin the average from."""
+    model_state = {name: tree for name, tree in variables.items() if name not in ("params", "masks")}
+    whole = {"params": variables["params"], **model_state}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        model_state={name: tree for name, tree in variables.items() if name not in ("params", "masks")},
+        model_state=model_state,
         opt_state=optimizer.init(variables["params"]),
+        # a copy, for a step donates its state, and no buffer can be donated twice
+        average=jax.tree.map(jnp.copy, whole) if average else None,
     )
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    average: optax.ScalarOrSchedule | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """A plain training step `(state, batch, key) -> (state, metrics)`, to be jitted with `donate_argnums=0`.
 
     Args:
       loss: as `dms_jax.Search` takes it, so that both train alike.
       optimizer: for the parameters.
+      accumulate: parts that the batch passes in, one after another (see `dms_jax.gradients`).
+      average: decay d of the moving average, a <- d a + (1 - d) w after every step, or from the steps done to it
+        (`schedules.average_decay`); the state has to hold one (`init(..., average=True)`).
     """
 
-    def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, Any]]:
-        def task(params: Any):
-            return loss({"params": params, **state.model_state}, batch, key)
+    def task(params: Any, model_state: dict[str, Any], batch: Any, key: jax.Array):
+        return loss({"params": params, **model_state}, batch, key)
 
-        (value, (changed, metrics)), gradient = jax.value_and_grad(task, has_aux=True)(state.params)
+    slope = value_and_grad(task, 0, accumulate)
+
+    def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, Any]]:
+        (value, (changed, metrics)), gradient = slope(state.params, state.model_state, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        new = TrainState(
+        new = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             model_state={**state.model_state, **changed},
             opt_state=opt_state,
         )
+        if average is not None:
+            decay = average(state.step) if callable(average) else average
+            new = new.replace(average=_averaged(state.average, new.variables, decay))
         return new, {**metrics, "loss": value}
 
     return step
 
 
-def classification_loss(model: nn.Module, *, label_smoothing: float = 0.0) -> Loss:
-    """Mean cross-entropy of `model(batch["image"], train=True)` against `batch["label"]` (int, `[B]`).
+def _averaged(average: Any, new: Any, decay: Any) -> Any:
+    def one(old: jax.Array, leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):  # a count is not averaged
+            return leaf
+        return (decay * old + (1 - decay) * leaf).astype(leaf.dtype)
 
-    BatchNorm statistics are updated; the metric "accuracy" is that of the training batch.
+    return jax.tree.map(one, average, new)
+
+
+def classification_loss(
+    model: nn.Module,
+    distillation: Distillation | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    resolution: int | None = None,
+) -> Loss:
+    """Mean cross-entropy of `model(batch["image"], train=True)` against the batch's targets.
+
+    The targets are `batch["target"]`, `[B, classes]` float, where there is one (of mixed images), or else
+    `batch["label"]`, `[B]` int, smoothed. BatchNorm statistics are updated; the metric "accuracy" is that of the
+    training batch against "label". With a teacher the metric "cross_entropy" is the task's part of the loss.
+
+    Args:
+      model: the classifier.
+      distillation: mix with the divergence from `batch["teacher_logits"]` (see `taught`).
+      label_smoothing: share of a label's weight that is spread over all classes; targets are taken as they are.
+      resolution: pixels of a side that the model takes, where the batch's images may be larger for a teacher's sake.
+
+    Raises:
+      UserError: when traced: targets, or a teacher, of another number of classes than the model's, or images that are
+        smaller than `resolution`.
     """
 
     def loss(variables: dict[str, Any], batch: Mapping[str, jax.Array], key: jax.Array):
-        logits, changed = model.apply(
-            variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
-        labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
-        labels = optax.smooth_labels(labels, label_smoothing) if label_smoothing else labels
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
-        return jnp.mean(optax.softmax_cross_entropy(logits, labels)), (dict(changed), {"accuracy": accuracy})
+        images = batch["image"] if resolution is None else at_resolution(batch["image"], resolution)
+        logits, changed = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        target = _target(batch, logits, label_smoothing)
+        value = jnp.mean(optax.softmax_cross_entropy(logits, target))
+        metrics = {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
+        if distillation is not None:
+            metrics["cross_entropy"] = value
+            value = distillation.mix(value, logits, batch[TEACHER])
+        return value, (dict(changed), metrics)
 
     return loss
 
 
+def _target(batch: Mapping[str, jax.Array], logits: jax.Array, label_smoothing: float) -> jax.Array:
+    classes = logits.shape[-1]
+    if "target" in batch:
+        if batch["target"].shape[-1] != classes:
+            raise UserError(f"targets of {batch['target'].shape[-1]} classes for a network that tells {classes} apart")
+        return batch["target"]
+    labels = jax.nn.one_hot(batch["label"], classes)
+    return optax.smooth_labels(labels, label_smoothing) if label_smoothing else labels
+
+
 class Accuracy(NamedTuple):
-    """A share of right answers, and its standard error sqrt(p (1 - p) / n)."""
+    """A share of right answers and its standard error sqrt(p (1 - p) / n); the share of labels among the first five.
+
+    `top5` is None where there are fewer than ten classes.
+    """
 
     value: float
     stderr: float
+    top5: float | None = None
 
 
 def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Accuracy:
-    """Top-1 accuracy over batches of {"image": [B, ...], "label": [B]}, every image counted once.
+    """Top-1 and top-5 accuracy over batches of {"image": [B, ...], "label": [B]}, every image counted once.
+
+    Batches may be cut over devices and processes (`shard_batch`); all processes then call this, with as many batches.
+
+    Args:
+      model: the classifier.
+      variables: its.
+      batches: a leaf "weight" `[B]` is 1 for images and 0 for padding, which is not counted.
 
     Raises:
       ValueError: there are no images.
     """
 
     @jax.jit
-    def right(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def count(variables: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         logits: Any = model.apply(variables, batch["image"], train=False)
-        return jnp.sum(jnp.argmax(logits, axis=-1) == batch["label"])
+        labels = batch["label"]
+        counted = batch["weight"] > 0 if "weight" in batch else jnp.ones(labels.shape, bool)
+        of = {"all": counted, "right": counted & (jnp.argmax(logits, axis=-1) == labels)}
+        if logits.shape[-1] >= 10:
+            of["top5"] = counted & jnp.any(jax.lax.top_k(logits, 5)[1] == labels[:, None], axis=-1)
+        return {name: jnp.sum(rows.astype(jnp.int32)) for name, rows in of.items()}
 
-    counts = [(right(variables, batch), len(batch["label"])) for batch in batches]
-    total = sum(n for _, n in counts)
-    if not total:
+    add = jax.jit(lambda total, new: jax.tree.map(jnp.add, total, new))
+    totals: list[dict[str, jax.Array]] = []
+    for batch in batches:
+        new = count(variables, batch)
+        totals = [*totals[-2:], add(totals[-1], new) if totals else new]
+        # not the newest, which keeps the devices busy; but no more than three batches lie on them
+        jax.block_until_ready(totals[0])
+    total = {name: int(number) for name, number in jax.device_get(totals[-1]).items()} if totals else {"all": 0}
+    if not total["all"]:
         raise ValueError("the accuracy over no images is not a number; give at least one batch")
-    share = sum(int(count) for count, _ in counts) / total
-    return Accuracy(share, math.sqrt(share * (1 - share) / total))
+    share, n = total["right"] / total["all"], total["all"]
+    return Accuracy(share, math.sqrt(share * (1 - share) / n), total["top5"] / n if "top5" in total else None)

@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from dms_jax.training import supervised
+from dms_jax.errors import UserError
+from dms_jax.training import make_mesh, place, replicate, schedules, shard_batch, supervised
 from tests import tiny
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_ROUNDING
 
@@ -76,6 +77,86 @@ def test_every_image_counts_once_however_batches_are_cut(sizes):
     found = supervised.accuracy(Labels(), {}, batches)  # type: ignore[arg-type]
     assert found.value == 0.7
     assert found.stderr == pytest.approx((0.7 * 0.3 / 10) ** 0.5)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_padding_is_not_counted_on_any_number_of_devices(devices):
+    mesh = make_mesh(jax.devices()[:devices])
+    labels = np.arange(20, dtype=np.int32) % 10
+    answers = np.where(np.arange(20) < 13, labels, (labels + 1) % 10)  # 13 of 20 right
+    chunks = [(0, 16), (16, 20)]
+    batches = []
+    for start, end in chunks:
+        padded = np.zeros((16, 8, 8, 3), np.float32)
+        padded[: end - start] = answers[start:end, None, None, None]
+        batch = {"image": padded, "label": np.zeros(16, np.int32), "weight": np.zeros(16, np.float32)}
+        batch["label"][: end - start], batch["weight"][: end - start] = labels[start:end], 1
+        batches.append(shard_batch(batch, mesh))
+    assert supervised.accuracy(Labels(), {}, iter(batches)).value == 13 / 20  # type: ignore[arg-type]
+
+
+def test_top_five():
+    class Ranked:
+        """Logits fall from class 0 on; with fewer classes there is no top five."""
+
+        def __init__(self, classes):
+            self.classes = classes
+
+        def apply(self, variables, images, *, train):
+            return jnp.broadcast_to(-jnp.arange(self.classes, dtype=jnp.float32), (len(images), self.classes))
+
+    batch = {"image": np.zeros((8, 1, 1, 3)), "label": np.array([0, 0, 1, 4, 5, 9, 3, 2])}
+    batch["weight"] = np.array([1, 0, 1, 1, 1, 1, 1, 1])
+    found = supervised.accuracy(Ranked(10), {}, [batch, batch])  # type: ignore[arg-type]
+    assert (found.value, found.top5) == (1 / 7, 5 / 7)
+    assert supervised.accuracy(Ranked(9), {}, [batch]).top5 is None  # type: ignore[arg-type]
+    # equal logits count by index, so that a network that knows nothing does not know everything
+    flat = type("Flat", (), {"apply": lambda self, v, x, train: jnp.zeros((len(x), 10))})()
+    assert supervised.accuracy(flat, {}, [batch]).top5 == 5 / 7  # type: ignore[arg-type]
+
+
+def test_soft_targets_are_taken_as_they_are(network):
+    model, variables = network
+    batch, key = tiny.batch_of(0), jax.random.key(0)
+    smooth, _ = supervised.classification_loss(model, label_smoothing=0.2)(variables, batch, key)
+    target = optax.smooth_labels(jax.nn.one_hot(batch["label"], 10), 0.2)
+    mixed = {**batch, "target": target, "label": batch["label"] * 0}
+    soft, (_, metrics) = supervised.classification_loss(model, label_smoothing=0.7)(variables, mixed, key)
+    np.testing.assert_allclose(soft, smooth, rtol=1e-6)
+    logits, _ = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+    assert float(metrics["accuracy"]) == np.mean(np.argmax(logits, -1) == 0)
+    with pytest.raises(UserError, match="targets of 7 classes for a network that tells 10 apart"):
+        supervised.classification_loss(model)(variables, {**batch, "target": target[:, :7]}, key)
+
+
+@pytest.mark.parametrize("decay", [0.75, schedules.average_decay(0.5)])
+def test_moving_average_by_hand(network, decay):
+    model, variables = network
+    optimizer = optax.sgd(0.5)
+    step = jax.jit(
+        supervised.make_step(supervised.classification_loss(model), optimizer, average=decay), donate_argnums=0
+    )
+    state = supervised.init(jax.tree.map(jnp.copy, variables), optimizer, average=True)
+    plain = jax.jit(supervised.make_step(supervised.classification_loss(model), optimizer))
+    raw, expected = supervised.init(variables, optimizer), variables
+    for i, d in enumerate((0.75, 0.75, 0.75) if decay == 0.75 else (0.1, 2 / 11, 0.25)):
+        state, _ = step(state, tiny.batch_of(i), jax.random.key(1))
+        raw, _ = plain(raw, tiny.batch_of(i), jax.random.key(1))
+        expected = jax.tree.map(lambda a, w, d=d: d * a + (1 - d) * w, expected, raw.variables)
+    assert set(state.averaged) == {"params", "batch_stats"}
+    chex.assert_trees_all_close(state.averaged, expected, atol=FLOAT32_GRADIENTS)
+    chex.assert_trees_all_close(state.variables, raw.variables, atol=FLOAT32_GRADIENTS)
+    assert raw.averaged is not None and raw.average is None
+    chex.assert_trees_all_equal(raw.averaged, raw.variables)
+
+
+def test_the_average_lies_where_the_parameters_lie():
+    mesh = make_mesh(fsdp=4)
+    variables = {"params": {"w": jnp.ones((512, 512))}}
+    state = place(supervised.init(replicate(variables, mesh), optax.sgd(0.1), average=True), mesh)
+    assert state.average is not None
+    assert state.average["params"]["w"].sharding == state.params["w"].sharding
+    assert state.average["params"]["w"].addressable_shards[0].data.shape == (512, 128)
 
 
 def test_accuracy_of_no_images_says_so():

@@ -1,0 +1,95 @@
+"""Groups: elements that compete in one top-k, as a model declares them and as its axes turn out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from dms_jax.axes import Atom, Axis, Concat, Product, resolve
+from dms_jax.elements import Declaration
+from dms_jax.errors import TracingError, UserError
+from dms_jax.tracing import describe
+
+
+@dataclass(frozen=True)
+class Group:
+    """Elements that compete in one top-k.
+
+    Attributes:
+      name: module path of the declaration.
+      size: number of elements N.
+      kind: "width", "heads" or "depth".
+      least: how many must stay.
+    """
+
+    name: str
+    size: int
+    kind: str
+    least: int
+
+    @property
+    def sharpness(self) -> float:
+        """lambda: N for widths, 4N for heads and depth, 8 for one element (METHOD, "Words")."""
+        if self.size == 1:
+            return 8.0
+        return float(self.size if self.kind == "width" else 4 * self.size)
+
+
+Owned = dict[Atom, tuple[str, int]]  # atom -> group and offset of its first position in the group
+
+
+def declare(record: Mapping[str, Declaration], gated: set[str]) -> dict[str, Group]:
+    """The groups of a model: what its modules declared; those whose elements gate something are of kind "depth"."""
+    groups = {}
+    for name, d in record.items():
+        kind = d.kind or ("depth" if name in gated else "width")
+        least = d.least if d.least is not None else (0 if kind == "depth" else 1)
+        groups[name] = Group(name, d.size, kind, min(least, d.size))
+    return groups
+
+
+def counted_together(groups: Mapping[str, Group], patterns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Partition the groups: those that one pattern matches together, the others alone; in the order of the network."""
+    together: dict[str, tuple[str, ...]] = {}
+    for pattern in patterns:
+        names = tuple(name for name in groups if fnmatchcase(name, pattern) and name not in together)
+        if not names:
+            raise UserError(f"pattern {pattern!r} to tie matches no group that is free; there are {', '.join(groups)}")
+        shapes = {(groups[name].size, groups[name].kind, groups[name].least) for name in names}
+        if len(shapes) > 1:
+            sizes = ", ".join(f"{size} {kind} elements" for size, kind, _ in sorted(shapes))
+            raise UserError(
+                f"pattern {pattern!r} ties groups of {sizes}; only groups of one kind and size can share a count"
+            )
+        together |= dict.fromkeys(names, names)
+    return tuple(dict.fromkeys(together.get(name, (name,)) for name in groups))
+
+
+def own(groups: Mapping[str, Group], mask_axes: Mapping[str, Axis]) -> Owned:
+    """Which atoms belong to which group: those that its mask's axis turned out to be made of."""
+    owned: Owned = {}
+    for name, group in groups.items():
+        if group.kind == "depth" or group.size == 1:
+            continue
+        axis = resolve(mask_axes[name])
+        start = 0
+        for part in axis.parts if isinstance(axis, Concat) else (axis,):
+            if isinstance(part, Product):
+                sizes = " x ".join(str(factor.size) for factor in part.factors)
+                raise TracingError(
+                    f"group {name!r}: the network splits its axis into {sizes}, so its elements cannot go one by one; "
+                    "declare a group for one of the factors"
+                )
+            assert isinstance(part, Atom)  # concatenations are flat
+            if part.frozen is not None:
+                raise TracingError(
+                    f"group {name!r}: no element can be taken out of its axis because of {describe(part.frozen)}"
+                )
+            if part in owned:
+                other = owned[part][0]
+                same = "two of its own elements are" if other == name else f"its axis is also that of group {other!r},"
+                raise TracingError(f"group {name!r}: {same} tied together; declare one group and hand it down")
+            owned[part] = (name, start)
+            start += part.size
+    return owned
