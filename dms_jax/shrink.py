@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dms_jax.errors import UserError
+from dms_jax.placement import FSDP, sharding_of
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
@@ -18,6 +21,11 @@ _GONE = object()
 
 def shrink(space: SearchSpace, variables: Any, structure: Structure) -> Any:
     """Slice a pytree of the full network's variables down to a structure.
+
+    Arrays on a mesh stay on it, in one process or several. Where the mesh has an "fsdp" axis they lie as
+    `dms_jax.training.shardings` puts the smaller ones; on another mesh an axis that is cut keeps its sharding where the
+    devices divide its new size, and is copied where they do not. No device ever holds the whole of an array that was
+    cut over devices, unless no other axis can be.
 
     Args:
       space: the full network's space.
@@ -75,17 +83,70 @@ def _slice(space: SearchSpace, leaf: Leaf, array: Any, kept: Mapping[str, tuple[
         if array.shape == () or leaf.shape == ():
             return array
         raise UserError(f"{path} has shape {tuple(array.shape)}; the model's {'/'.join(leaf.path)} has {leaf.shape}")
-    for axis, term in enumerate(leaf.axes):
-        chosen = space.indices(term, kept)
-        if len(chosen) == leaf.shape[axis]:
-            continue
-        if isinstance(array, jax.ShapeDtypeStruct):
-            shape = (*array.shape[:axis], len(chosen), *array.shape[axis + 1 :])
-            array = jax.ShapeDtypeStruct(shape, array.dtype)
-        else:
-            take = np.take if isinstance(array, np.ndarray) else jnp.take
-            array = take(array, chosen, axis=axis)
+    chosen = {axis: space.indices(term, kept) for axis, term in enumerate(leaf.axes)}
+    chosen = {axis: indices for axis, indices in chosen.items() if len(indices) < leaf.shape[axis]}
+    if not chosen:
+        return array
+    shape = tuple(len(chosen[i]) if i in chosen else n for i, n in enumerate(leaf.shape))
+    sharding = _kept_sharding(array, shape)
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=sharding)
+    if isinstance(array, np.ndarray):
+        return _take(np.take, array, chosen)
+    if sharding is None:
+        return _take(jnp.take, array, chosen)
+    return _taker(tuple(chosen), array.sharding, sharding)(array, tuple(chosen.values()))
+
+
+def _take(take: Any, array: Any, chosen: Mapping[int, np.ndarray]) -> Any:
+    for axis, indices in chosen.items():
+        array = take(array, indices, axis=axis)
     return array
+
+
+def _kept_sharding(array: Any, shape: tuple[int, ...]) -> NamedSharding | None:
+    """Where a smaller array belongs, if the larger one lies on a mesh."""
+    there = None if isinstance(array, jax.core.Tracer) else getattr(array, "sharding", None)
+    if not isinstance(there, NamedSharding):
+        return None
+    if FSDP in there.mesh.shape:
+        return sharding_of(shape, there.mesh)
+    spec = [*there.spec, *[None] * (len(shape) - len(there.spec))]
+    divided = [there.shard_shape(array.shape)[i] for i in range(len(shape))]
+    fits = [n % (whole // part) == 0 for n, whole, part in zip(shape, array.shape, divided, strict=True)]
+    return NamedSharding(there.mesh, PartitionSpec(*(s if fit else None for s, fit in zip(spec, fits, strict=True))))
+
+
+@cache
+def _taker(axes: tuple[int, ...], before: NamedSharding, after: NamedSharding) -> Any:
+    """`(array, indices of every axis) -> array`, jitted; compiled once for all arrays of one shape and size.
+
+    XLA gathers along an axis that is cut over devices by making the whole result on each of them, so before an axis is
+    gathered along, the devices exchange parts until another one is cut.
+    """
+
+    def cut(array: jax.Array, indices: tuple[np.ndarray, ...]) -> jax.Array:
+        where = before
+        for number, (axis, chosen) in enumerate(zip(axes, indices, strict=True)):
+            where = _elsewhere(array.shape, where, axis, axes[number + 1 :])
+            array = jax.lax.with_sharding_constraint(array, where)
+            array = jax.lax.with_sharding_constraint(jnp.take(array, chosen, axis=axis), where)
+        return array
+
+    return jax.jit(cut, out_shardings=after)
+
+
+def _elsewhere(shape: tuple[int, ...], where: NamedSharding, axis: int, later: tuple[int, ...]) -> NamedSharding:
+    """`where`, unless it cuts `axis`: then a sharding that cuts another one, best of those that stay as they are."""
+    spec = [*where.spec, *[None] * (len(shape) - len(where.spec))]
+    if spec[axis] is None:
+        return where
+    parts = shape[axis] // where.shard_shape(shape)[axis]
+    free = [i for i, n in enumerate(shape) if i != axis and spec[i] is None and n % parts == 0]
+    spec[axis], moved = None, spec[axis]
+    if free:
+        spec[max(free, key=lambda i: (i not in later, shape[i]))] = moved
+    return NamedSharding(where.mesh, PartitionSpec(*spec))
 
 
 def verify(space: SearchSpace, variables: Any, structure: Structure, example: Any) -> float:

@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dms_jax.errors import UserError
+from dms_jax.placement import FSDP, sharding_of
 
-DATA, FSDP = "data", "fsdp"
-SMALL = 2**16  # numbers; smaller arrays are copied to every device: cutting them saves nothing
+DATA = "data"
 
 
 def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int = 1) -> Mesh:
@@ -50,16 +50,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
         tree: arrays or `jax.ShapeDtypeStruct`s; parameters, optimiser states, a whole `SearchState`.
         mesh: from `make_mesh`.
     """
-    parts = mesh.shape[FSDP]
-
-    def one(leaf: Any) -> NamedSharding:
-        cuttable = [axis for axis, n in enumerate(leaf.shape) if n % parts == 0]
-        if parts == 1 or np.prod(leaf.shape, dtype=np.int64) < SMALL or not cuttable:
-            return replicated(mesh)
-        axis = max(cuttable, key=lambda i: leaf.shape[i])
-        return NamedSharding(mesh, PartitionSpec(*(FSDP if i == axis else None for i in range(len(leaf.shape)))))
-
-    return jax.tree.map(one, tree)
+    return jax.tree.map(lambda leaf: sharding_of(leaf.shape, mesh), tree)
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
