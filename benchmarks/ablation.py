@@ -60,9 +60,10 @@ def variants(base: Settings) -> Variants:
 
 def main(options: Options) -> None:
     contest = text_contest(options)
-    base = choice.chosen(contest, choice.grid("dms", STEPS))
     if options.quick:
-        base = dataclasses.replace(base, budget=QUICK_BUDGET, steps=QUICK_STEPS, search_steps=2)
+        base = Settings("dms", QUICK_BUDGET, QUICK_STEPS, search_steps=2, rate=5.0)
+    else:
+        base = choice.choose(contest, "dms", STEPS)
     rows = variants(base)
     if options.quick:
         rows = {"sharpness of the masks (usual: 1)": {"2 times": dataclasses.replace(base, sharpness=2.0)}}

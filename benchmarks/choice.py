@@ -29,6 +29,13 @@ def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
     ]
 
 
+def choose(contest: Contest, strategy: str, steps: int) -> Settings:
+    """Compute what is missing of a strategy's grid, and return the best candidate."""
+    candidates = grid(strategy, steps)
+    contest.fill(f"how {strategy} searches", [(c, SEED) for c in candidates])
+    return chosen(contest, candidates)
+
+
 def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:
     """The candidate of the best validation score; the first one while there are no scores."""
     scores = {c: contest.values(c, [SEED], "valid").get(SEED) for c in candidates}

@@ -39,7 +39,8 @@ def main(options: Options) -> None:
         (digits_contest(options), DIGITS_BUDGETS, DIGITS_STEPS, "test error, %", 100.0, 2),
     ]
     seeds = (0,) if options.quick else SEEDS
-    best = choice.chosen(tasks[0][0], choice.grid("dms", STEPS))
+    quick = Settings("dms", 0.5, QUICK_STEPS, search_steps=2, rate=5.0)
+    best = quick if options.quick else choice.choose(tasks[0][0], "dms", STEPS)
     parts = ["`python -m benchmarks.scratch`: every structure retrained from new weights; lower is better."]
     try:
         for contest, budgets, steps, *_ in tasks:
@@ -55,8 +56,8 @@ def main(options: Options) -> None:
 
 
 def structures(steps: int, best: Settings, quick: bool) -> Methods:
-    """Label -> settings; the searches of a quick run are short."""
-    found = dataclasses.replace(best, steps=steps, retrain="scratch", search_steps=2 if quick else best.search_steps)
+    """Label -> settings; a quick run has two."""
+    found = dataclasses.replace(best, steps=steps, retrain="scratch")
     length = round(RANDOM_SEARCH_SHARE * steps)
     unpretrained = dataclasses.replace(
         found, pretrained=False, search_steps=length, warmup=round(WARMUP_SHARE * length)
