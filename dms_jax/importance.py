@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,20 @@ def index(e: Evidence) -> jax.Array:
 MEASURES: dict[str, Measure] = {f.__name__: f for f in (taylor, snip, fisher, magnitude, index)}
 
 
+class Evaluation(NamedTuple):
+    """A measure, and the decay of its moving average."""
+
+    measure: Measure
+    decay: float = 0.99
+
+
+EVALUATIONS: dict[str, Evaluation] = {
+    **{name: Evaluation(measure) for name, measure in MEASURES.items()},
+    "taylor_last": Evaluation(taylor, 0.0),
+}
+"""The names of `--importance`; "taylor_last" is Taylor without the moving average: that of the last step alone."""
+
+
 @dataclass(frozen=True)
 class Segments:
     """Groups laid end to end: which elements belong together.
@@ -79,9 +93,14 @@ class Segments:
 
     def all_equal(self, x: jax.Array) -> jax.Array:
         """`[groups]` bool: whether all elements of a group have the same value (NaNs are not equal)."""
+        low, high = self.extremes(x)
+        return low == high
+
+    def extremes(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The smallest and the largest value of every group, `[groups]` each."""
         of_element, n = self.of_element, len(self.sizes)
         low = jax.ops.segment_min(x, of_element, n, indices_are_sorted=True)
-        return low == jax.ops.segment_max(x, of_element, n, indices_are_sorted=True)
+        return low, jax.ops.segment_max(x, of_element, n, indices_are_sorted=True)
 
     def all_finite(self, x: jax.Array) -> jax.Array:
         """`[groups]` bool: whether every element of a group is finite."""
@@ -90,7 +109,13 @@ class Segments:
 
 
 def update(
-    importance: jax.Array, score: jax.Array, segments: Segments, active: jax.Array, *, decay: float = 0.99
+    importance: jax.Array,
+    score: jax.Array,
+    segments: Segments,
+    active: jax.Array,
+    *,
+    decay: float = 0.99,
+    across: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """c <- decay c + (1 - decay) score, where a group's score says something.
 
@@ -100,14 +125,17 @@ def update(
       segments: the groups.
       active: `[groups]` bool; others keep their importance and are not counted.
       decay: 0 takes the last step alone, 0.99 is the paper's.
+      across: importances are compared across groups. Then one element alone has one, too; within its group it says
+        nothing, and is left at 0.
 
     Returns:
       The new importance, and how many active groups of two or more elements kept theirs because their score was not
       finite or all equal (int32).
     """
-    says_nothing = segments.all_equal(score) | ~segments.all_finite(score)
+    several = jnp.array(segments.sizes) > 1
+    equal = segments.all_equal(score) & (several | (not across))
+    says_nothing = equal | ~segments.all_finite(score)
     learns = active & ~says_nothing
     new = decay * importance + (1.0 - decay) * score
-    several = jnp.array(segments.sizes) > 1
     skipped = jnp.sum(active & says_nothing & several)
     return jnp.where(learns[segments.of_element], new, importance), skipped.astype(jnp.int32)

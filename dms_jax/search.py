@@ -2,7 +2,7 @@
 
 One step trains weights and pruning ratios together and evaluates the elements, all from one backward pass:
 
-    masks, pull = vjp(ratios -> masks)                     # importance is a constant here
+    masks, pull = vjp(ratios -> masks)                     # the strategy's; importance is a constant here
     loss, (g_params, g_masks) = value_and_grad(task loss of fold(params, masks))
     importance <- update(importance, masks, g_masks)       # outside the gradient step
     g_ratios = pull(g_masks) + balanced pull(d resource loss / d masks)
@@ -10,6 +10,7 @@ One step trains weights and pruning ratios together and evaluates the elements, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -19,16 +20,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from dms_jax import importance as evaluation
-from dms_jax import projection, resources, topk
+from dms_jax import projection, resources
 from dms_jax.errors import UserError
-from dms_jax.importance import Evidence, Measure, Segments
+from dms_jax.importance import Evidence, Measure
 from dms_jax.projection import Limits
 from dms_jax.space import SearchSpace
+from dms_jax.strategies import DMS, Context, Layout, Strategy
 from dms_jax.structure import Structure
+from dms_jax.writing import Factor
 
 # (variables, batch, key) -> (mean loss, (collections that changed, such as batch_stats, and metrics))
+NOISE = 1  # folded into the key of a step: the strategy's noise is not the loss's
+
 Loss: TypeAlias = Callable[[dict[str, Any], Any, jax.Array], tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]]
 
 
@@ -40,7 +46,8 @@ class SearchState:
       step: int32, steps done.
       params, model_state: the supernet's parameters and its other collections (batch_stats).
       opt_state, ratio_opt_state: optimiser states.
-      ratios: `[ratios]` float32 pruning ratios, in the order of `space.counted`: one a group, but for tied groups.
+      ratios: the strategy's parameters, a pytree. Of DMS: `[ratios]` float32 pruning ratios, in the order of
+        `space.counted`: one a group, but for tied groups.
       importance: {group: [N]} float32 moving averages.
       task_norm: float32, moving average of the norm of the task gradient on the ratios.
       weights: {resource: float32} multipliers w.
@@ -50,7 +57,7 @@ class SearchState:
     params: Any
     model_state: dict[str, Any]
     opt_state: Any
-    ratios: jax.Array
+    ratios: Any
     ratio_opt_state: Any
     importance: dict[str, jax.Array]
     task_norm: jax.Array
@@ -106,10 +113,15 @@ class Search:
       limits: groups to leave alone, smallest numbers, multiples.
       measure: how elements are evaluated.
       importance_decay: of the moving average.
-      ratio_optimizer: default Adam at a constant 5 / (steps after warm-up), no weight decay.
+      strategy: what turns ratios (its parameters) and importance into masks.
+      ratio_optimizer: default Adam at a constant `strategy.rate` / (steps after warm-up), no weight decay.
       weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
         paper's plain w * log(r / r_t).
-      fold: multiply masks into kernels where possible; False runs every mask on activations (the reference).
+      fold: multiply masks into parameters where possible; False runs every mask on activations (the reference).
+
+    Attributes:
+      targets: {resource: int} the budgets in absolute numbers.
+      layout: the groups end to end, as the strategy sees them.
 
     Raises:
       UserError: a budget that cannot be met, or patterns that match nothing.
@@ -123,11 +135,13 @@ class Search:
     limits: Limits = field(default_factory=Limits)
     measure: Measure = evaluation.taylor
     importance_decay: float = 0.99
+    strategy: Strategy = DMS()
     ratio_optimizer: optax.GradientTransformation | None = None
     weight: float | None = None
     fold: bool = True
     targets: dict[str, int] = field(init=False)
-    _constants: _Constants = field(init=False)
+    layout: Layout = field(init=False)
+    _folding: SearchSpace = field(init=False)
 
     def __post_init__(self):
         unknown = set(self.budget) - set(self.space.costs)
@@ -140,8 +154,9 @@ class Search:
         targets = {name: resources.budget(name, x, full[name], least[name], title) for name, x in self.budget.items()}
         object.__setattr__(self, "targets", targets)
         if self.ratio_optimizer is None:
-            object.__setattr__(self, "ratio_optimizer", optax.adam(5.0 / self.schedule.active))
-        object.__setattr__(self, "_constants", _Constants.of(self.space, self.limits))
+            object.__setattr__(self, "ratio_optimizer", optax.adam(self.strategy.rate / self.schedule.active))
+        object.__setattr__(self, "layout", Layout.of(self.space, self.limits))
+        object.__setattr__(self, "_folding", _read_only(self.space) if self.strategy.hard else self.space)
 
     # --- state ---
 
@@ -152,7 +167,7 @@ class Search:
           variables: the supernet's variables, random or pretrained; "masks" is ignored.
         """
         params = variables["params"]
-        ratios = jnp.asarray(self._constants.per_ratio(self._constants.open))
+        ratios = self.strategy.init(self.layout)
         return SearchState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -168,22 +183,38 @@ class Search:
         )
 
     def masks(self, state: SearchState) -> dict[str, jax.Array]:
-        """The masks of a state, {group: [N]}."""
+        """The masks of a state, {group: [N]}, without noise."""
         flat = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
         return self.space.by_group(flat)
 
-    def flat_masks(self, ratios: jax.Array, importance: jax.Array, step: jax.Array) -> jax.Array:
-        """Masks `[elements]`: m = sigmoid(lambda (c' - a)); ones where nothing is known yet or a group is left alone.
+    def flat_masks(
+        self, ratios: Any, importance: jax.Array, step: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Masks `[elements]` as the strategy makes them; ones where a group is left alone.
 
         While refining, depth and heads are hard.
+
+        Args:
+          ratios: the strategy's parameters.
+          importance: c `[elements]`.
+          step: int32, steps done.
+          key: of the step, for strategies that draw; None draws nothing.
         """
-        c = self._constants
-        ranks = topk.normalize_segments(importance, c.segments.sizes)
-        soft = jax.nn.sigmoid(c.sharpness * (ranks - ratios[c.ratio[c.of_element]]))
-        untold = c.segments.all_equal(importance) & (jnp.array(c.segments.sizes) > 1)
-        soft = jnp.where((untold | c.fixed)[c.of_element], 1.0, soft)
+        c, frozen = self.layout, self._frozen(step)
+        soft = self.strategy.masks(c, ratios, self._context(importance, step, key))
+        soft = jnp.where(c.fixed[c.of_element], 1.0, soft)
         hard = jax.lax.stop_gradient((soft >= 0.5).astype(soft.dtype))
-        return jnp.where(self._refining(step) & c.coarse[c.of_element], hard, soft)
+        return jnp.where(frozen[c.of_element], hard, soft)
+
+    def _context(self, importance: jax.Array, step: jax.Array, key: jax.Array | None = None) -> Context:
+        quiet = self._frozen(step) | (step < self.schedule.warmup)
+        return Context(importance, self.goals(step), key, quiet)
+
+    def goals(self, step: jax.Array) -> dict[str, jax.Array]:
+        """Where the targets stand at a step, as fractions of the full network."""
+        full, since = self.space.resources(), step - self.schedule.warmup
+        decay = self.schedule.decay * self.schedule.active
+        return {name: resources.target(since, most / full[name], decay) for name, most in self.targets.items()}
 
     # --- one step ---
 
@@ -193,21 +224,24 @@ class Search:
         Args:
           state: the state before.
           batch: whatever `loss` takes.
-          key: the search's key; the step's own is `fold_in(key, step)`.
+          key: the search's key; the step's own is `fold_in(key, step)`, and the strategy's is folded from that.
 
         Returns:
           The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
           "weight_r"; "importance_skipped"; and what `loss` returned.
         """
-        c = self._constants
+        c, key = self.layout, jax.random.fold_in(key, state.step)
         importance = self.space.flat(state.importance)
-        masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step), state.ratios)
+        noise = jax.random.fold_in(key, NOISE)
+        masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step, noise), state.ratios)
         (loss, (changed, metrics)), (g_params, g_masks) = jax.value_and_grad(self._task, (0, 1), has_aux=True)(
-            state.params, masks, state.model_state, batch, jax.random.fold_in(key, state.step)
+            state.params, masks, state.model_state, batch, key
         )
-        learning = ~(self._refining(state.step) & c.coarse) & ~c.fixed
+        learning = ~self._frozen(state.step) & ~c.fixed
         score = self.measure(self._evidence(masks, g_masks, state.params))
-        importance, skipped = evaluation.update(importance, score, c.segments, learning, decay=self.importance_decay)
+        importance, skipped = evaluation.update(
+            importance, score, c.segments, learning, decay=self.importance_decay, across=self.strategy.across
+        )
         (g_task,) = pull(g_masks)
         g_ratios, balance, report = self._balance(state, masks, pull, g_task)
         ratios, ratio_opt_state = self._move_ratios(state, g_ratios, learning)
@@ -227,44 +261,48 @@ class Search:
     def _task(self, params: Any, masks: jax.Array, model_state: dict[str, Any], batch: Any, key: jax.Array):
         collection = self.space.collection(masks)
         if self.fold:
-            params, collection = self.space.fold(params, collection)
+            params, collection = self._folding.fold(params, collection)
         return self.loss({"params": params, "masks": collection, **model_state}, batch, key)
 
     def _evidence(self, masks: jax.Array, gradient: jax.Array, params: Any) -> Evidence:
         magnitude = self.space.flat(self.space.magnitudes(params))  # dead code, and removed, where no measure reads it
-        return Evidence(masks, gradient.astype(jnp.float32), magnitude, jnp.asarray(self._constants.position))
+        judged = jnp.ones_like(masks) if self.strategy.hard else masks
+        return Evidence(judged, gradient.astype(jnp.float32), magnitude, jnp.asarray(self.layout.position))
 
-    def _balance(self, state: SearchState, masks: jax.Array, pull: Any, g_task: jax.Array):
+    def _balance(self, state: SearchState, masks: jax.Array, pull: Any, g_task: Any):
         """The gradient on the ratios: task plus resources, and the balance and metrics that go with it."""
         active = state.step >= self.schedule.warmup
-        norm = jnp.linalg.norm(g_task)
+        norm = _norm(g_task)
         average = jnp.where(state.task_norm == 0, norm, 0.9 * state.task_norm + 0.1 * norm)
         task_norm = jnp.where(active & jnp.isfinite(norm), average, state.task_norm)
         fractions, to_masks = jax.vjp(lambda m: self.space.fractions(resources.straight_through(m)), masks)
-        full, total, weights, report = self.space.resources(), g_task, {}, {}
-        since = state.step - self.schedule.warmup
-        for name, most in self.targets.items():
+        total, weights, report = g_task, {}, {}
+        for name, goal in self.goals(state.step).items():
             fraction, w = fractions[name], state.weights[name]
-            goal = resources.target(since, most / full[name], self.schedule.decay * self.schedule.active)
             slope = jax.grad(resources.excess)(fraction, goal)
             cotangent = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
             (g,) = pull(*to_masks(cotangent))
-            scale = 1.0 if self.weight is not None else task_norm / jnp.maximum(jnp.linalg.norm(g), 1e-20)
-            total = total + w * scale * g
+            scale = 1.0 if self.weight is not None else task_norm / jnp.maximum(_norm(g), 1e-20)
+            total = jax.tree.map(lambda t, x, by=w * scale: t + by * x, total, g)
             follow = active & (self.weight is None)
             weights[name] = jnp.where(follow, resources.next_weight(w, fraction, goal), w)
             report |= {name: fraction, f"{name}_target": goal, f"weight_{name}": w}
         return total, {"task_norm": task_norm, "weights": weights}, report
 
-    def _move_ratios(self, state: SearchState, gradient: jax.Array, learning: jax.Array):
-        c = self._constants
+    def _move_ratios(self, state: SearchState, gradient: Any, learning: jax.Array):
+        c = self.layout
         updates: Any
         updates, opt_state = self._ratio_optimizer.update(gradient, state.ratio_opt_state, state.ratios)
-        ratios = jnp.clip(state.ratios + updates, c.per_ratio(c.open), c.per_ratio(c.closed))
+        ratios = self.strategy.clip(c, optax.apply_updates(state.ratios, updates))
         # a gradient that is not finite would stay in the ratios and their optimiser for good
-        active = (state.step >= self.schedule.warmup) & jnp.all(jnp.isfinite(gradient))
+        active = (state.step >= self.schedule.warmup) & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
         opt_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), opt_state, state.ratio_opt_state)
-        return jnp.where(active & c.per_ratio(learning), ratios, state.ratios), opt_state
+
+        def moved(new: jax.Array, old: jax.Array, owner: np.ndarray) -> jax.Array:
+            free = (active & learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
+            return jnp.where(free, new, old)
+
+        return jax.tree.map(moved, ratios, state.ratios, self.strategy.owners(c)), opt_state
 
     def _move_params(self, state: SearchState, gradient: Any):
         if self.optimizer is None:
@@ -272,8 +310,10 @@ class Search:
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
         return optax.apply_updates(state.params, updates), opt_state
 
-    def _refining(self, step: jax.Array) -> jax.Array:
-        return step >= self.schedule.steps - self.schedule.refine * self.schedule.active
+    def _frozen(self, step: jax.Array) -> jax.Array:
+        """`[groups]` bool: depth and heads while refining."""
+        refining = step >= self.schedule.steps - self.schedule.refine * self.schedule.active
+        return refining & self.layout.coarse
 
     @property
     def _ratio_optimizer(self) -> optax.GradientTransformation:
@@ -289,52 +329,22 @@ class Search:
           state: any state of this search; ready before its end, too.
           model: {"name", "arguments"} to write into the structure.
         """
-        ratios = np.asarray(state.ratios, np.float64)
-        by_name = {n: float(ratio) for names, ratio in zip(self.space.counted, ratios, strict=True) for n in names}
-        ranking = {name: np.asarray(c) for name, c in state.importance.items()}
+        context = self._context(self.space.flat(state.importance), state.step)
+        found = self.strategy.decide(self.layout, state.ratios, context)
+        by_name = {n: float(a) for names, a in zip(self.space.counted, found.ratios, strict=True) for n in names}
+        pieces = np.split(found.ranking, np.cumsum(self.layout.size)[:-1])
+        ranking = dict(zip(self.space.groups, pieces, strict=True))
         kept = projection.project(self.space, by_name, ranking, self.targets, self.limits)
         return self.space.structure(kept, model)
 
 
-@dataclass(frozen=True, eq=False)
-class _Constants:
-    """Per-group and per-element constants of a space, laid end to end."""
+def _norm(gradient: Any) -> jax.Array:
+    """The Euclidean norm over all leaves."""
+    return jnp.linalg.norm(ravel_pytree(gradient)[0])
 
-    segments: Segments
-    of_element: np.ndarray  # [elements] group number
-    ratio: np.ndarray  # [groups] number of the ratio that a group follows
-    first: np.ndarray  # [ratios] number of the first group that follows a ratio
-    sharpness: np.ndarray  # [elements] lambda
-    position: np.ndarray  # [elements] index in the group
-    open: np.ndarray  # [groups] a_open = min(c') - 4 / lambda: the weakest mask is 0.982
-    closed: np.ndarray  # [groups] the largest ratio: at least `least` elements stay
-    coarse: np.ndarray  # [groups] depth and heads
-    fixed: np.ndarray  # [groups] left alone, or nothing to take
 
-    def per_ratio(self, per_group: Any) -> Any:
-        """`[groups]` -> `[ratios]`: tied groups have the same size, kind and limits, so the first speaks for all."""
-        return per_group[self.first]
-
-    @staticmethod
-    def of(space: SearchSpace, limits: Limits) -> _Constants:
-        groups, allowed = list(space.groups.values()), limits.counts(space)
-        sizes = tuple(group.size for group in groups)
-        sharpness = np.array([group.sharpness for group in groups], np.float32)
-        lowest = np.array([0.5 if n == 1 else 0.0 for n in sizes], np.float32)
-        opened = lowest - 4.0 / sharpness
-        closed = [1.0 if allowed[g.name][0] == 0 else 1.0 - (allowed[g.name][0] + 0.5) / g.size for g in groups]
-        of_element = np.repeat(np.arange(len(groups)), sizes)
-        numbers = {name: i for i, names in enumerate(space.counted) for name in names}
-        ratio = np.array([numbers[group.name] for group in groups])
-        return _Constants(
-            segments=Segments(sizes),
-            of_element=of_element,
-            ratio=ratio,
-            first=np.unique(ratio, return_index=True)[1],
-            sharpness=sharpness[of_element],
-            position=np.concatenate([np.arange(n, dtype=np.float32) for n in sizes]),
-            open=opened,
-            closed=np.maximum(np.array(closed, np.float32), opened),
-            coarse=np.array([group.kind != "width" for group in groups]),
-            fixed=np.array([allowed[g.name][0] >= g.size for g in groups]),
-        )
+def _read_only(space: SearchSpace) -> SearchSpace:
+    """The same space, folding masks into kernels that read them alone (see `Strategy.hard`)."""
+    space = copy.copy(space)
+    space.folds = {name: tuple(Factor(*at) for at in sorted(axes)) for name, axes in space.reads.kernels.items()}
+    return space

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from dms_jax import models
+from dms_jax import models, strategies
 from dms_jax.data import digits
 from dms_jax.data.batching import batches
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.importance import MEASURES
+from dms_jax.importance import EVALUATIONS
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
@@ -68,8 +68,16 @@ class Config:
     """Images a step, over all devices."""
     learning_rate: float = 0.1
     """Peak of SGD's cosine schedule (Nesterov momentum 0.9); the search runs at a constant fifth of it."""
-    importance: Literal["taylor", "snip", "fisher", "magnitude", "index"] = "taylor"
-    """What an element is judged by."""
+    strategy: Literal["dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"] = (
+        "dms"
+    )
+    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
+    ratio_rate: Annotated[
+        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the strategy's)")
+    ] = None
+    """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    importance: Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"] = "taylor"
+    """What an element is judged by; taylor_last: without the moving average."""
     weight: Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: balance)")] = None
     """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
     keep: tuple[str, ...] = ()
@@ -158,7 +166,9 @@ def _search(config: Config) -> Search:
         config.budget,
         Schedule(config.steps, warmup),
         limits=Limits(config.keep, config.least, config.multiple),
-        measure=MEASURES[config.importance],
+        measure=EVALUATIONS[config.importance].measure,
+        importance_decay=EVALUATIONS[config.importance].decay,
+        strategy=strategies.create(config.strategy, config.ratio_rate),
         weight=config.weight,
     )
 

@@ -18,7 +18,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,11 @@ import optax
 import tyro
 
 import dms_jax
-from dms_jax import export, models
+from dms_jax import export, models, strategies
 from dms_jax.data import text
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.importance import MEASURES
+from dms_jax.importance import EVALUATIONS
 from dms_jax.pretrained import llama as pretrained
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
@@ -93,8 +93,16 @@ class Config:
     """Of computation; parameters stay float32."""
     fsdp: int = 1
     """Over how many devices parameters and optimiser states are cut."""
-    importance: Literal["taylor", "snip", "fisher", "magnitude", "index"] = "taylor"
-    """What an element is judged by."""
+    strategy: Literal["dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"] = (
+        "dms"
+    )
+    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
+    ratio_rate: Annotated[
+        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the strategy's)")
+    ] = None
+    """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    importance: Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"] = "taylor"
+    """What an element is judged by; taylor_last: without the moving average."""
     keep: tuple[str, ...] = ()
     """Groups to leave alone, by glob patterns on their names: --keep depth "layer0/*"."""
     least: dict[str, int] = field(default_factory=dict)
@@ -207,7 +215,9 @@ def _search(config: Config, model: Searchable, distillation: Distillation | None
         config.budget,
         Schedule(config.steps),
         limits=Limits(config.keep, config.least, config.multiple),
-        measure=MEASURES[config.importance],
+        measure=EVALUATIONS[config.importance].measure,
+        importance_decay=EVALUATIONS[config.importance].decay,
+        strategy=strategies.create(config.strategy, config.ratio_rate),
     )
 
 

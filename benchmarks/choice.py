@@ -1,0 +1,50 @@
+"""Choosing how a strategy searches: a small grid on one extra seed at 20 %, by its validation score alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from benchmarks.command import Contest, table
+from benchmarks.contest import Settings
+
+SEED = 99
+"""Not among the seeds that are reported."""
+BUDGET = 0.2
+SEARCH_SHARES = (0.125, 0.25)
+"""Of all steps: 100 and 200 of 800."""
+RATES = (2.5, 5.0, 10.0)
+"""Adam's learning rate on the ratios, times the steps of the search."""
+
+
+def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
+    """The candidates of one strategy that learns."""
+    return [
+        Settings(strategy, budget, steps, search_steps=round(share * steps), rate=rate)
+        for share in SEARCH_SHARES
+        for rate in RATES
+    ]
+
+
+def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:
+    """The candidate of the best validation score; the first one while there are no scores."""
+    scores = {c: contest.values(c, [SEED], "valid").get(SEED) for c in candidates}
+    known = {c: score for c, score in scores.items() if score is not None}
+    return min(known, key=lambda c: known[c]) if known else candidates[0]
+
+
+def at(settings: Settings, budget: float) -> Settings:
+    """The same settings at another budget: one rule for all."""
+    return dataclasses.replace(settings, budget=budget)
+
+
+def grid_table(contest: Contest, grids: dict[str, Sequence[Settings]], digits: int = 3) -> str:
+    """Validation scores of all candidates, the chosen ones bold."""
+    rows = []
+    for label, candidates in grids.items():
+        best = chosen(contest, candidates)
+        for c in candidates:
+            score = contest.values(c, [SEED], "valid").get(SEED)
+            text = "-" if score is None else f"{score:.{digits}f}"
+            rows.append([label, str(c.search_steps), f"{c.rate:g}", f"**{text}**" if c == best else text])
+    return table(["strategy", "search steps", "rate x steps", "validation score"], rows)

@@ -1,0 +1,146 @@
+"""What every benchmark of quality does: fill its cells, then make its tables and pictures from the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import contest
+from benchmarks.cells import Cell, Cells
+from benchmarks.contest import Settings
+from benchmarks.task import Task
+from dms_jax.errors import UserError
+
+RESULTS = Path("benchmarks/results")
+DOCUMENT = Path("benchmarks/RESULTS.md")
+PICTURES = Path("docs")
+QUICK = Path("runs/benchmarks/quick")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a benchmark.
+
+    Attributes:
+      quick: a tiny version of everything, in seconds, in a folder of its own; the tables are printed alone.
+      tables: compute nothing; make tables and pictures from the cells that are there.
+      results: where the cells lie; None for benchmarks/results.
+    """
+
+    quick: bool = False
+    tables: bool = False
+    results: Path | None = None
+
+    @property
+    def cells(self) -> Cells:
+        """The folder of cells. A quick run has its own.
+
+        Raises:
+          UserError: a quick run on the folder of the real cells.
+        """
+        folder = self.results or (QUICK if self.quick else RESULTS)
+        if self.quick and folder.resolve() == RESULTS.resolve():
+            raise UserError("a quick run does not mix with real cells; give another folder with --results")
+        return Cells(folder)
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures go."""
+        return self.cells.folder if self.quick else PICTURES
+
+
+Ask = tuple[Task, Settings, int]  # a task, what is done on it, a seed
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Cells of `contest.compete` for one task, and their results.
+
+    Attributes:
+      task: what is learned.
+      defaults: options of the task that need no mention in a cell's name.
+      cells: where they lie.
+      compute: whether missing ones are computed.
+    """
+
+    task: Task
+    defaults: Mapping[str, Any]
+    cells: Cells
+    compute: bool = True
+
+    def fill(self, name: str, asked: Iterable[tuple[Settings, int]], *others: tuple[Contest, Settings, int]) -> None:
+        """Compute what is missing, in order; supernets come first.
+
+        Args:
+          name: of the benchmark.
+          asked: settings and seeds.
+          others: of other tasks of the same data (another supernet).
+        """
+        if not self.compute:
+            return
+        work = {cell.path: (self.task, settings, seed) for settings, seed, cell in self._named(asked)}
+        cells = [cell for _, _, cell in self._named(asked)]
+        for contest_, settings, seed in others:
+            cell = contest_.cell(settings, seed)
+            cells.append(cell)
+            work[cell.path] = (contest_.task, settings, seed)
+        for task, seed in _supernets([work[c.path] for c in cells if self.cells.get(c) is None]):
+            task.pretrained(seed)
+        self.cells.fill(cells, lambda c, flag, say: contest.compete(*work[c.path], flag, say), name, self.task.data)
+
+    def cell(self, settings: Settings, seed: int) -> Cell:
+        """The cell of these settings."""
+        return settings.cell(self.task, self.defaults, seed)
+
+    def get(self, settings: Settings, seed: int) -> dict[str, Any] | None:
+        """A finished cell's results."""
+        return self.cells.get(self.cell(settings, seed))
+
+    def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> dict[int, float]:
+        """{seed: score} of the cells that are there and did not fail."""
+        found = {seed: self.get(settings, seed) for seed in seeds}
+        return {seed: float(result[what]) for seed, result in found.items() if result and what in result}
+
+    def _named(self, asked: Iterable[tuple[Settings, int]]) -> list[tuple[Settings, int, Cell]]:
+        return [(settings, seed, self.cell(settings, seed)) for settings, seed in asked]
+
+
+def _supernets(work: Iterable[tuple[Task, Settings, int]]) -> list[tuple[Task, int]]:
+    found = {(id(task), seed): (task, seed) for task, settings, seed in work if settings.pretrained}
+    return list(found.values())
+
+
+def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:
+    """Put tables into the marked section of RESULTS.md; what stands outside the marks stays. A quick run prints them.
+
+    Args:
+      name: of the section's marks.
+      title: of the section, where it is not there yet.
+      text: Markdown.
+      quick: print only.
+      path: of the document.
+    """
+    print(text)
+    if quick:
+        return
+    path = path or DOCUMENT
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    content = path.read_text() if path.exists() else "# Results\n"
+    if begin not in content:
+        content += f"\n## {title}\n\n{begin}\n{end}\n"
+    before, rest = content.split(begin, 1)
+    if end not in rest:
+        raise UserError(f"{path} has {begin!r} without {end!r}; put it back")
+    path.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; the first column is text, the others numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+Rows = Mapping[str, Callable[[float], Settings]]
+"""Label of a method -> its settings at a budget."""

@@ -1,0 +1,220 @@
+"""One method on one task with one seed: pretrained supernet -> structure -> the small network, finetuned -> scores.
+
+All methods of a seed start from the same supernet, see the same batches in the same order, take the same number of
+steps after pretraining (search and finetuning together), and use one optimiser and one schedule: a constant rate while
+a structure is searched, a cosine over what remains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import selection
+from benchmarks.cells import Cell
+from benchmarks.task import Task
+from benchmarks.variants import VariedDMS
+from dms_jax import strategies
+from dms_jax.errors import UserError
+from dms_jax.importance import MEASURES
+from dms_jax.search import Schedule, Search
+from dms_jax.shrink import shrink
+from dms_jax.structure import Structure
+from dms_jax.training import supervised
+from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.training.loop import run_phase
+from experiments.conduct import warm_cosine
+
+CONTROL = "unpruned"
+"""The full network, trained on for as many steps."""
+STATISTICS_STEPS = 50
+"""Batches that BatchNorm's statistics are measured on where nothing is retrained."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method does. The fields up to `pretrained` always tell cells apart, the others where they are not default.
+
+    Attributes:
+      strategy: a name of `dms_jax.strategies`, or of `benchmarks.selection`, or "unpruned".
+      budget: fraction of the full network's MACs.
+      steps: after pretraining, search included; of retraining alone where it starts from new weights.
+      search_steps: of them, for strategies that search.
+      rate: Adam's learning rate on the ratios times the steps after the warm-up.
+      retrain: "sliced" goes on with the search's weights, "scratch" with new ones, "none" not at all.
+      pretrained: the search starts from the pretrained supernet, not from random weights.
+      warmup: first steps of the search in which the ratios stay open.
+      importance, importance_decay: how elements are judged.
+      decay, refine: of `Schedule`.
+      weight: None balances, a number is the paper's plain loss.
+      sharpness, start_open: of `VariedDMS`.
+    """
+
+    strategy: str
+    budget: float
+    steps: int
+    search_steps: int = 0
+    rate: float = 0.0
+    retrain: str = "sliced"
+    pretrained: bool = True
+    warmup: int = 0
+    importance: str = "taylor"
+    importance_decay: float = 0.99
+    decay: float = 0.8
+    refine: float = 0.2
+    weight: float | None = None
+    sharpness: float = 1.0
+    start_open: bool = True
+
+    def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
+        """The cell of these settings; options of the task tell cells apart where they are not the default."""
+        fields = {f.name: (f.default, getattr(self, f.name)) for f in dataclasses.fields(self)}
+        base = list(fields)[: list(fields).index("pretrained") + 1]
+        identity = {name: value for name, (default, value) in fields.items() if name in base or value != default}
+        options = {name: value for name, value in task.options.items() if default_options[name] != value}
+        settings = {name: value for name, (_, value) in fields.items()}
+        label = f"{self.strategy}-{100 * self.budget:g}"
+        return Cell(task.name, label, {**identity, "task": options}, {**settings, "task": dict(task.options)}, seed)
+
+
+def compete(
+    task: Task, settings: Settings, seed: int, interrupt: InterruptFlag, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run one method.
+
+    Returns:
+      "valid", "test" and whatever else the task's scores hold; "macs" and "params" of the network; "kept", the number
+      of elements of every group; "search" and "finetune", curves; "seconds", CPU seconds of every part; or "failed",
+      why there are none.
+
+    Raises:
+      Interrupted: the flag was up.
+    """
+    try:
+        return _compete(_Work(task, settings, seed, interrupt, say))
+    except UserError as error:  # a search that diverged is a result, too
+        return {"failed": str(error)}
+
+
+@dataclass(eq=False)
+class _Work:
+    task: Task
+    settings: Settings
+    seed: int
+    interrupt: InterruptFlag
+    say: Callable[[str], None]
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    curves: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+
+    def train(self, name: str, model: Any, variables: Any, optimizer: Any, steps: int, start: int) -> Any:
+        """Train a network from these variables; returns the trained ones."""
+        step = supervised.make_step(self.task.loss(model), optimizer)
+        return self.phase(name, step, supervised.init(variables, optimizer), steps, start).variables
+
+    def phase(self, name: str, step: Any, state: Any, steps: int, start: int) -> Any:
+        """Run a phase on batches `start` to `start + steps` of this seed; compilation is timed by itself."""
+        draw = self.task.batches(self.seed)
+        state = jax.tree.map(jnp.copy, state)  # steps donate their state, and what it was made of is needed again
+        key, curve = jax.random.fold_in(jax.random.key(self.seed), start), []
+        began = time.process_time()
+        compiled = jax.jit(step, donate_argnums=0).lower(state, draw(start), key).compile()
+        self.seconds["compile"] = self.seconds.get("compile", 0.0) + time.process_time() - began
+
+        def record(done: int, values: Mapping[str, float], _: Any) -> None:
+            self.say(f"{name} {done}/{steps}, loss {values['loss']:.3f}")
+            curve.append({"step": done, **{k: float(f"{v:.4g}") for k, v in values.items()}})
+
+        every, began = max(steps // 20, 1), time.process_time()
+        state = run_phase(
+            name,
+            compiled,
+            state,
+            lambda i: draw(start + i),
+            key,
+            steps=steps,
+            log_every=every,
+            on_log=record,
+            interrupt=self.interrupt,
+        )
+        self.seconds[name] = time.process_time() - began
+        self.curves[name] = curve
+        return state
+
+
+def _compete(work: _Work) -> dict[str, Any]:
+    task, settings, space = work.task, work.settings, work.task.space
+    supernet = task.pretrained(work.seed) if settings.pretrained else task.new(task.model, work.seed)
+    offset = task.pretrain_steps if settings.pretrained else 0
+    structure, variables, done = _find(work, supernet, offset)
+    small = task.model if structure is None else task.model.clone(structure=structure)
+    if structure is not None:
+        variables = task.new(small, work.seed) if settings.retrain == "scratch" else shrink(space, variables, structure)
+    left = {"sliced": settings.steps - done, "scratch": settings.steps, "none": 0}[settings.retrain]
+    if left:
+        start = 0 if settings.retrain == "scratch" else offset + done  # the same batches for all
+        optimizer = task.optimizer(warm_cosine(task.learning_rate, left))
+        variables = work.train("finetune", small, variables, optimizer, left, start)
+    elif "batch_stats" in variables:  # without training, the statistics alone are measured anew, for every method
+        variables = work.train("statistics", small, variables, optax.set_to_zero(), STATISTICS_STEPS, offset + done)
+    began = time.process_time()
+    scores = task.scores(small, variables, work.seed)
+    work.seconds["measure"] = time.process_time() - began
+    seconds = {name: round(value, 1) for name, value in work.seconds.items()}
+    return {**scores, **_size(task, structure), "seconds": seconds, **work.curves}
+
+
+def _find(work: _Work, supernet: Any, offset: int) -> tuple[Structure | None, Any, int]:
+    """The structure, the full network's variables it is cut from, and the steps taken."""
+    task, settings = work.task, work.settings
+    if settings.strategy == CONTROL:
+        return None, supernet, 0
+    if settings.strategy in selection.SELECTIONS:
+        began, draw = time.process_time(), task.batches(work.seed)
+        select = selection.SELECTIONS[settings.strategy]
+        structure = select(task, supernet, settings.budget, work.seed, lambda i: draw(offset + i))
+        work.seconds["search"] = time.process_time() - began
+        return structure, supernet, 0
+    search = _search(task, settings)
+    state = work.phase("search", search.step, search.init(supernet), settings.search_steps, offset)
+    return search.structure(state), state.variables, settings.search_steps
+
+
+def _search(task: Task, settings: Settings) -> Search:
+    train = settings.retrain != "none"
+    schedule = Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine)
+    return Search(
+        task.space,
+        task.loss(task.model),
+        task.optimizer(optax.constant_schedule(task.search_rate)) if train else None,
+        {"macs": settings.budget},
+        schedule,
+        measure=MEASURES[settings.importance],
+        importance_decay=settings.importance_decay,
+        strategy=_strategy(settings),
+        weight=settings.weight,
+    )
+
+
+def _strategy(settings: Settings) -> strategies.Strategy:
+    if settings.sharpness == 1.0 and settings.start_open:
+        return strategies.create(settings.strategy, settings.rate)
+    if settings.strategy != "dms":
+        raise ValueError(f"sharpness and start are DMS's; {settings.strategy} has neither")
+    return VariedDMS(settings.rate, settings.sharpness, settings.start_open)
+
+
+def _size(task: Task, structure: Structure | None) -> dict[str, Any]:
+    space = task.space
+    if structure is None:
+        return space.resources() | {"kept": {name: group.size for name, group in space.groups.items()}}
+    kept = space.kept(structure)
+    counts = {name: 0 if name in structure.removed else len(kept[name]) for name in space.groups}
+    return space.resources(kept) | {"kept": counts}

@@ -1,0 +1,81 @@
+"""What a benchmark trains on: a network, its data, and a supernet pretrained once a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from dms_jax.search import Loss
+from dms_jax.space import SearchSpace
+from dms_jax.training import supervised
+from dms_jax.training.runs import Run
+from experiments.conduct import warm_cosine
+
+CACHE = Path("runs/benchmarks")
+"""Where pretrained supernets lie, outside version control; they are made anew where they are missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One network on one set of data.
+
+    Attributes:
+      name: "text" or "digits": the folder of its results.
+      options: that make it another task, as JSON values.
+      data: what is learned from, in words.
+      space: of the full network.
+      loss: from a network to its loss.
+      batches: from a seed to the batch of any step; the same ones for every method.
+      optimizer: from a schedule to the optimiser of the weights.
+      learning_rate: peak of the cosine of pretraining and finetuning.
+      search_rate: constant learning rate of the weights during a search.
+      pretrain_steps: of the supernet.
+      scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better; valid is what choices look at.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    data: str
+    space: SearchSpace
+    loss: Callable[[nn.Module], Loss]
+    batches: Callable[[int], Callable[[int], Any]]
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
+    learning_rate: float
+    search_rate: float
+    pretrain_steps: int
+    scores: Callable[[nn.Module, Any, int], dict[str, float]]
+
+    @property
+    def model(self) -> Any:
+        """The full network."""
+        return self.space.model
+
+    def new(self, model: nn.Module, seed: int) -> dict[str, Any]:
+        """Random variables of a network of this task."""
+        inputs = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), self.space.example)
+        variables = jax.jit(model.init)(jax.random.key(seed), *inputs)
+        return {name: tree for name, tree in variables.items() if name != "masks"}
+
+    def pretrained(self, seed: int) -> dict[str, Any]:
+        """The supernet's variables after pretraining; stopped, it goes on where it was.
+
+        Raises:
+          Interrupted: stopped and saved.
+        """
+        identity = {"task": self.name, **self.options, "data": self.data, "steps": self.pretrain_steps}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+        optimizer = self.optimizer(warm_cosine(self.learning_rate, self.pretrain_steps))
+        step = jax.jit(supervised.make_step(self.loss(self.model), optimizer), donate_argnums=0)
+        state = supervised.init(self.new(self.model, seed), optimizer)
+        with Run(CACHE / f"{self.name}-{digest}" / f"seed{seed}", identity | {"seed": seed}) as run:
+            name, steps = f"pretrain {self.name} seed {seed}", self.pretrain_steps
+            key, batches = jax.random.key(seed), self.batches(seed)
+            return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).variables
