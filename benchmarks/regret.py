@@ -139,7 +139,9 @@ class Space:
 
     def new(self, seed: int) -> Any:
         """Random parameters of the supernet."""
-        return jax.jit(self.space.model.init)(jax.random.key(seed), jnp.zeros((1, self.size.length), jnp.int32))["params"]
+        return jax.jit(self.space.model.init)(jax.random.key(seed), jnp.zeros((1, self.size.length), jnp.int32))[
+            "params"
+        ]
 
     def bits(self, params: Any, masks: jax.Array) -> jax.Array:
         """Bits per byte on the test windows under masks."""
@@ -212,7 +214,9 @@ def _threshold(space: Space, params: Any, budget: float, seed: int) -> Structure
     """Taylor importance of the pretrained network over as many batches as a search sees, then one threshold."""
     steps = space.size.search_steps
     schedule = Schedule(steps + 1, steps)
-    search = Search(space.space, space.loss, None, {"macs": budget}, schedule, space.limits, importance_decay=1 - 1 / steps)
+    search = Search(
+        space.space, space.loss, None, {"macs": budget}, schedule, space.limits, importance_decay=1 - 1 / steps
+    )
 
     def run(state: Any, tokens: jax.Array) -> Any:
         return jax.lax.scan(lambda s, t: (search.step(s, {"tokens": t}, jax.random.key(0))[0], None), state, tokens)[0]
