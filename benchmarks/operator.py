@@ -1,38 +1,70 @@
-"""Time and memory of the operator beside other ways to get a differentiable top-k mask.
+"""Time, memory, exactness and gradients of the operator beside other ways to get a differentiable top-k mask.
 
     python -m benchmarks.operator [--quick]
 
-One call is the value and the gradient, in the ratio, of a weighted sum of the mask; jitted, warmed up, waited
-for. The contenders take turns, so that a slow moment of the machine meets all of them. A cell holds the
-median time, (least to most), and the temporary memory XLA plans for the program. A contender leaves the race
-where its program needs more than 4 GiB, or where a call would take more than 20 s, judged by its last size.
+A few minutes of one core. Contenders that are not installed are left out, with the command that installs them. Half of
+N elements are asked for. One call is the value and the gradient, in the ratio and in the importance, of a weighted sum
+of the mask; compiled, warmed up, waited for. The contenders take turns, so that a slow moment of the machine meets all
+of them. A contender leaves the race, with its reason, where its program needs more than 4 GiB, or where a call would
+take more than 20 s, judged by its last size.
 
-The last column is the median of pairwise ranks over that of `soft_mask`.
+The first table holds the median time, (least to most), and temporary memory: what XLA plans for the program; of PyTorch
+the largest tensor alone, so a lower bound. The second holds the mass error |sum m - k| and the gradients there are: "k"
+where the number kept can be learned, "scores" where the importance gets a gradient, NaN where one is not a number.
+
+What it shows: what the operator costs at every size, and what others can and cannot do. What it does not: how well a
+search does with any of them (`benchmarks.frontier` compares those that can be searched with).
 """
 
-import os
-import platform
-import resource
+from __future__ import annotations
+
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from jax import Array
 
+from benchmarks.command import table, write_section
+from benchmarks.rivals import absent
+from dms_jax.strategies import capped_simplex
 from dms_jax.topk import soft_mask
+from dms_jax.training.machine import machine
 
 Mask = Callable[[Array, Array], Array]
+"""(importance `[N]`, ratio) -> mask `[N]`."""
 
+RATIO = 0.5
 MEMORY_LIMIT_BYTES = 4 * 2**30
 CALL_LIMIT_SECONDS = 20.0
 SAMPLE_SECONDS = 0.01  # short calls are timed in bundles this long, far above the clock's and dispatch's jitter
 SIZES = (100, 256, 512, 1024, 4096, 16_384, 100_000, 1_000_000, 10_000_000)
-QUICK_SIZES = (100, 256, 1024, 4096)
+QUICK_SIZES = (100, 1024)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contender at one size.
+
+    Attributes:
+      call: does the work and waits for it; (mask, gradient in the ratio, gradient in the importance), None for none.
+      temporary_bytes: that a call needs.
+    """
+
+    call: Callable[[], tuple[Any, Any, Any]]
+    temporary_bytes: int
+
+
+class Enter(Protocol):
+    """Makes a contender ready for inputs `[N]`; calls nothing."""
+
+    def __call__(self, importance: np.ndarray, weights: np.ndarray) -> Entry: ...
 
 
 @dataclass
@@ -40,18 +72,23 @@ class Contender:
     """One way to make a mask, and how far it came."""
 
     name: str
-    mask: Mask | None
-    order: int  # time grows as N^order, to judge a size before trying it
+    enter: Enter | None
+    order: int  # time and memory grow as N^order, to judge a size before trying it
     out: str = ""  # why it left the race
+    failed: str = ""  # why there is nothing at the latest size
     size: int = 0  # of the latest samples
     samples: list[float] = field(default_factory=list)  # seconds a call
     temporary_bytes: int = 0
+    shown: str = ""
 
     def cell(self) -> str:
-        if self.out:
-            return self.out
+        if self.out or self.failed:
+            return self.out or self.failed
         median, least, most = (readable_time(f(self.samples)) for f in (statistics.median, min, max))
         return f"{median} ({least} to {most}), {readable_bytes(self.temporary_bytes)}"
+
+
+# --- contenders in JAX ---
 
 
 def pairwise_mask(importance: Array, ratio: Array) -> Array:
@@ -64,57 +101,153 @@ def pairwise_mask(importance: Array, ratio: Array) -> Array:
     return jax.nn.sigmoid(size * (jax.lax.stop_gradient(rank) / size - ratio))
 
 
-def ott_mask() -> Mask | None:
-    """Entropic optimal transport gives soft ranks; the same sigmoid makes a mask of them."""
-    try:
-        from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-
-    def mask(importance: Array, ratio: Array) -> Array:
-        ranks = soft_sort.ranks(importance)
-        return jax.nn.sigmoid(ranks - importance.shape[0] * ratio)
-
-    return mask
+def simplex_mask(importance: Array, ratio: Array) -> Array:
+    """Our own capped simplex, a rival strategy of the search."""
+    return capped_simplex(importance, importance.shape[0] * (1 - ratio))
 
 
-def jaxopt_mask() -> Mask | None:
+def jaxopt_mask(importance: Array, ratio: Array) -> Array:
     """The point of {0 <= m <= 1, sum m = k} nearest to the importance, differentiated implicitly."""
+    from jaxopt.projection import projection_box_section  # pyright: ignore[reportMissingImports]
+
+    zeros, ones = jnp.zeros_like(importance), jnp.ones_like(importance)
+    return projection_box_section(importance, (zeros, ones, ones, importance.shape[0] * (1 - ratio)))
+
+
+def ott_mask(importance: Array, ratio: Array) -> Array:
+    """OTT's own soft top-k mask by entropic optimal transport, with its defaults; k is fixed."""
+    from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
+
+    return soft_sort.topk_mask(importance, k=_fixed(importance))
+
+
+def softjax_mask(importance: Array, ratio: Array, method: str) -> Array:
+    """The sum of softjax's soft indices of the top k, with its defaults; k is fixed."""
+    import softjax  # pyright: ignore[reportMissingImports]
+
+    _, index = softjax.top_k(importance, _fixed(importance), method=method)
+    return jnp.sum(index, axis=0)
+
+
+def _fixed(importance: Array) -> int:
+    return round(importance.shape[0] * (1 - RATIO))
+
+
+def in_jax(mask: Mask) -> Enter:
+    """A contender of a function in JAX."""
+
+    def enter(importance: np.ndarray, weights: np.ndarray) -> Entry:
+        def weighted(ratio: Array, importance: Array) -> tuple[Array, Array]:
+            m = mask(importance, ratio)
+            return jnp.asarray(weights) @ m, m
+
+        arguments = (jnp.float32(RATIO), jnp.asarray(importance))
+        program = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True)).lower(*arguments).compile()
+        memory = program.memory_analysis()
+
+        def call() -> tuple[Any, Any, Any]:
+            (_, m), gradients = jax.block_until_ready(program(*arguments))
+            return m, *gradients
+
+        return Entry(call, memory.temp_size_in_bytes if memory is not None else 0)
+
+    return enter
+
+
+# --- contenders in PyTorch ---
+
+
+def in_torch(importance: np.ndarray, weights: np.ndarray) -> Entry:
+    """Pairwise ranks in eager PyTorch, one thread: the published form of the operator, written afresh."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(1)
+    c, w, size = torch.from_numpy(importance), torch.from_numpy(weights), len(importance)
+    ratio = torch.tensor(RATIO, requires_grad=True)
+
+    def call() -> tuple[Any, Any, Any]:
+        rank = (c[:, None] > c[None, :]).sum(1)
+        m = torch.sigmoid(size * (rank / size - ratio))
+        (gradient,) = torch.autograd.grad(w @ m, ratio)
+        return m.detach().numpy(), gradient.numpy(), None
+
+    return Entry(call, size * size)  # a byte a pair
+
+
+# --- the race ---
+
+
+def contenders() -> list[Contender]:
+    """All of them; those that are not installed are out already."""
+    found = [
+        Contender("soft_mask", in_jax(soft_mask), 1),
+        Contender("pairwise ranks", in_jax(pairwise_mask), 2),
+        Contender("capped simplex", in_jax(simplex_mask), 1),
+    ]
+    for name, modules, enter, order in (
+        ("PyTorch pairwise", ("torch",), in_torch, 2),
+        ("jaxopt capped simplex", ("jaxopt",), in_jax(jaxopt_mask), 1),
+        ("ott-jax topk_mask", ("ott",), in_jax(ott_mask), 2),
+        ("softjax softsort", ("softjax",), in_jax(partial(softjax_mask, method="softsort")), 2),
+        ("softjax neuralsort", ("softjax",), in_jax(partial(softjax_mask, method="neuralsort")), 2),
+    ):
+        found.append(Contender(name, enter, order, out=absent(*modules)))
+    return found
+
+
+def ready(contender: Contender, importance: np.ndarray, weights: np.ndarray) -> Callable[[], Any] | None:
+    """Compile, call once and look at the result, or note why not."""
+    size = len(importance)
+    if contender.samples and not contender.out:
+        growth = (size / contender.size) ** contender.order
+        if (seconds := statistics.median(contender.samples) * growth) > CALL_LIMIT_SECONDS:
+            contender.out = f"out: {readable_time(seconds)} a call at {size:,}"
+        elif (count := contender.temporary_bytes * growth) > 4 * MEMORY_LIMIT_BYTES:
+            contender.out = f"out: {readable_bytes(count)} at {size:,}"
+    if contender.out or contender.enter is None:
+        return None
+    entry = contender.enter(importance, weights)
+    if entry.temporary_bytes > MEMORY_LIMIT_BYTES:
+        contender.out = f"out: {readable_bytes(entry.temporary_bytes)} at {size:,}"
+        return None
+    contender.failed = ""
     try:
-        from jaxopt.projection import projection_box_section  # pyright: ignore[reportMissingImports]
-    except ImportError:
+        contender.shown = seen(entry.call(), size)
+    except Exception as error:  # of any package: a solver that refuses its own numbers, say
+        contender.failed = f"fails: {_sentence(error)}"
         return None
-
-    def mask(importance: Array, ratio: Array) -> Array:
-        zeros, ones = jnp.zeros_like(importance), jnp.ones_like(importance)
-        return projection_box_section(importance, (zeros, ones, ones, importance.shape[0] * (1 - ratio)))
-
-    return mask
+    contender.temporary_bytes, contender.size, contender.samples = entry.temporary_bytes, size, []
+    return entry.call
 
 
-def program(mask: Mask) -> Callable:
-    return jax.jit(jax.value_and_grad(lambda ratio, importance, weights: weights @ mask(importance, ratio)))
+def _sentence(error: Exception) -> str:
+    """The first sentence of what it says, short enough for a table."""
+    said = " ".join(line.strip() for line in str(error).splitlines() if "Error" in line or "solver" in line)
+    return (said or type(error).__name__).split(". ")[0][-110:].replace("|", "/")
 
 
-def enter(contender: Contender, size: int, arguments: tuple[Array, ...]) -> Callable[[], object] | None:
-    """Compile and warm up for this size, or note why not."""
-    if contender.mask is None:
-        contender.out = "not installed"
-    elif contender.samples and not contender.out:
-        predicted = statistics.median(contender.samples) * (size / contender.size) ** contender.order
-        if predicted > CALL_LIMIT_SECONDS:
-            contender.out = f"out: {readable_time(predicted)} a call at {size:,}"
-    if contender.out or contender.mask is None:
-        return None
-    compiled = program(contender.mask).lower(*arguments).compile()
-    memory = compiled.memory_analysis()
-    contender.temporary_bytes = memory.temp_size_in_bytes if memory is not None else 0
-    if contender.temporary_bytes > MEMORY_LIMIT_BYTES:
-        contender.out = f"out: {readable_bytes(contender.temporary_bytes)} at {size:,}"
-        return None
-    contender.size, contender.samples = size, []
-    jax.block_until_ready(compiled(*arguments))
-    return lambda: jax.block_until_ready(compiled(*arguments))
+def seen(result: tuple[Any, Any, Any], size: int) -> str:
+    """`0.5; k`: mass error, and the gradients that are there."""
+    mask, *gradients = result
+    error = abs(float(np.sum(np.asarray(mask), dtype=np.float64)) - size * (1 - RATIO))
+    words = []
+    for name, gradient in zip(("k", "scores"), gradients, strict=True):
+        if gradient is not None and not np.all(np.isfinite(gradient)):
+            words.append(f"{name} NaN")
+        elif gradient is not None and np.any(np.asarray(gradient) != 0):
+            words.append(name)
+    return f"{error:.2g}; {', '.join(words) or 'none'}"
+
+
+def race(entered: list[Contender], size: int, samples: int) -> None:
+    """Time all contenders at one size, in turns."""
+    draw = np.random.default_rng(size)
+    importance, weights = (draw.normal(size=size).astype(np.float32) for _ in range(2))
+    calls = [(c, call) for c in entered if (call := ready(c, importance, weights)) is not None]
+    bundles = [max(1, round(SAMPLE_SECONDS / seconds_a_call(call, 1))) for _, call in calls]
+    for _ in range(samples):
+        for (contender, call), bundle in zip(calls, bundles, strict=True):
+            contender.samples.append(seconds_a_call(call, bundle))
 
 
 def seconds_a_call(call: Callable[[], object], calls: int) -> float:
@@ -122,23 +255,6 @@ def seconds_a_call(call: Callable[[], object], calls: int) -> float:
     for _ in range(calls):
         call()
     return (time.perf_counter() - start) / calls
-
-
-def race(contenders: list[Contender], size: int, samples: int) -> None:
-    """Time all contenders at one size, in turns."""
-    keys = jax.random.split(jax.random.key(size))
-    arguments = (jnp.float32(0.5), *(jax.random.normal(key, (size,)) for key in keys))
-    calls = [(c, call) for c in contenders if (call := enter(c, size, arguments)) is not None]
-    bundles = [max(1, round(SAMPLE_SECONDS / seconds_a_call(call, 1))) for _, call in calls]
-    for _ in range(samples):
-        for (contender, call), bundle in zip(calls, bundles, strict=True):
-            contender.samples.append(seconds_a_call(call, bundle))
-
-
-def speedup(ours: Contender, pairwise: Contender) -> str:
-    if pairwise.out:
-        return "-"
-    return f"{statistics.median(pairwise.samples) / statistics.median(ours.samples):.1f}"
 
 
 def readable_time(seconds: float) -> str:
@@ -149,36 +265,38 @@ def readable_bytes(count: float) -> str:
     return readable(count, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
 
 
-def readable(value: float, units: tuple[tuple[str, float], ...]) -> str:
+def readable(value: float, units: Sequence[tuple[str, float]]) -> str:
     unit, scale = next((u for u in units if value >= u[1]), units[-1])
     return f"{value / scale:.3g} {unit}"
 
 
 def main(quick: bool = False, samples: int = 15) -> None:
-    """Print the table.
+    """Print the tables, and put them into RESULTS.md.
 
     Args:
-      quick: Sizes up to 4,096 and five samples, to see that it works.
-      samples: Bundles of calls timed of every contender at every size.
+      quick: two small sizes and three samples, printed alone, to see that it works.
+      samples: bundles of calls timed of every contender at every size.
     """
-    sizes, samples = (QUICK_SIZES, 5) if quick else (SIZES, samples)
-    contenders = [
-        Contender("soft_mask", soft_mask, order=1),
-        Contender("pairwise ranks", pairwise_mask, order=2),
-        Contender("ott-jax", ott_mask(), order=2),
-        Contender("jaxopt", jaxopt_mask(), order=1),
-    ]
-    device = jax.devices()[0].device_kind
-    print(f"JAX {jax.__version__} on {device}, {platform.machine()}, {os.cpu_count()} cores\n")
-    print("| N | " + " | ".join(c.name for c in contenders) + " | pairwise / soft_mask |")
-    print("|---:|" + "---|" * len(contenders) + "---:|")
+    entered, sizes, samples = contenders(), QUICK_SIZES if quick else SIZES, 3 if quick else samples
+    left_out = [f"{c.name} is {c.out}." for c in entered if c.out]
+    entered = [c for c in entered if not c.out]
+    times, facts = [], []
     for size in sizes:
-        race(contenders, size, samples)
-        cells = [c.cell() for c in contenders]
-        print(f"| {size:,} | " + " | ".join(cells) + f" | {speedup(*contenders[:2])} |", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"\nPeak memory of the whole process: {readable_bytes(peak)}.")
+        race(entered, size, samples)
+        times.append([f"{size:,}", *(c.cell() for c in entered)])
+        facts.append([f"{size:,}", *(("out" if c.out else "fails") if c.out or c.failed else c.shown for c in entered)])
+        print(f"{size:,}: " + "; ".join(f"{c.name} {c.cell()}" for c in entered), flush=True)
+    header = ["N", *(c.name for c in entered)]
+    parts = [
+        f"`python -m benchmarks.operator` on {machine()}: forward and gradient; median time, (least to most), "
+        "temporary memory.",
+        table(header, times),
+        "Mass error |sum m - k|, and the gradients that are there:",
+        table(header, facts),
+        " ".join(left_out),
+    ]
+    write_section("operator", "The operator beside others", "\n\n".join(filter(None, parts)), quick=quick)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

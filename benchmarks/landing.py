@@ -1,0 +1,248 @@
+"""How near a budget the result lands: achieved over asked for, 40 budgets from 5 to 90 %.
+
+    python -m benchmarks.landing [--quick]
+
+A few minutes of one core, nothing is trained. On every network of the zoo at its standard size, MACs and parameters,
+our projection gets for every budget new random pruning ratios and importances: harder than the end of a search, whose
+ratios are near the budget already. Torch-Pruning prunes the same networks of torchvision with random weights, in two
+ways: "progressive", its experiments' loop (global ranking, 400 small steps towards a ratio of 1, stop at the first step
+at or under the budget), and "ratio", its documentation's one-shot with the channel ratio that its rule of thumb gives,
+(1 - ratio)^2 = budget. One counter for everybody: ours; for PyTorch the same rule on the layers' shapes, and both
+counts of a full network must be equal, or the cell fails.
+
+A budget below the smallest reachable network is no miss: it is refused by name, and counted as such.
+
+What it shows: whether one gets what one asked for. What it does not: whether the network is any good.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from benchmarks.cells import Cell
+from benchmarks.command import Options, table, write_section
+from benchmarks.rivals import absent
+from dms_jax import models, projection
+from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.space import SearchSpace
+
+RESOURCES = ("macs", "params")
+LLAMA_7B = {"vocabulary": 32_000, "width": 4096, "layers": 32, "heads": 32, "hidden": 11_008, "search_width": True}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network on one input.
+
+    Attributes:
+      title: in the table.
+      name, arguments: for `dms_jax.models.create`.
+      example: of the input; int32 for tokens.
+      torchvision: the name of the same network there, where Torch-Pruning prunes it.
+    """
+
+    title: str
+    name: str
+    arguments: Mapping[str, Any]
+    example: jax.ShapeDtypeStruct
+    torchvision: str = ""
+
+    def space(self) -> SearchSpace:
+        return SearchSpace.from_model(models.create(self.name, **self.arguments), self.example)
+
+
+def _images(name: str, torchvision: str = "", pixels: int = 224, **arguments: Any) -> Network:
+    return Network(name, name, arguments, jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32), torchvision)
+
+
+NETWORKS = (
+    _images("resnet18", "resnet18"),
+    _images("resnet50", "resnet50"),
+    _images("mobilenet_v2", "mobilenet_v2"),
+    _images("efficientnet_b0", "efficientnet_b0"),
+    _images("vit_base_patch16_224", "vit_b_16"),
+    _images("deit_small"),
+    _images("swin_tiny"),
+    Network("llama 7B, 128 tokens", "llama", LLAMA_7B, jax.ShapeDtypeStruct((1, 128), jnp.int32)),
+)
+QUICK_NETWORKS = (_images("resnet20", pixels=8), _images("resnet18", "resnet18", pixels=32))
+BUDGETS = tuple(float(x) for x in np.geomspace(0.05, 0.9, 40).round(4))
+QUICK_BUDGETS = BUDGETS[5::12]
+
+
+def project(network: Network, budgets: Sequence[float], say: Callable[[str], None]) -> dict[str, Any]:
+    """Our projection from random states: {resource: [[asked, achieved / asked, or None where refused], ...]}."""
+    space, found = network.space(), {}
+    full, least = space.resources(), space.smallest
+    for resource in RESOURCES:
+        found[resource] = []
+        for number, asked in enumerate(budgets):
+            most = int(asked * full[resource])
+            if most < least[resource]:
+                found[resource].append([asked, None])
+                continue
+            draw = np.random.default_rng(number)
+            ratios = {name: float(ratio) for names in space.counted for ratio in [draw.uniform()] for name in names}
+            ranking = {name: draw.exponential(size=group.size) for name, group in space.groups.items()}
+            kept = projection.project(space, ratios, ranking, {resource: most})
+            found[resource].append([asked, space.resources(kept)[resource] / most])
+            say(f"{resource} {100 * asked:.3g} %")
+    return found
+
+
+def progressive(network: Network, budgets: Sequence[float], say: Callable[[str], None], steps: int) -> dict[str, Any]:
+    """Torch-Pruning's loop: the resources after every step, and for a budget the first step at or under it."""
+    rival = _Rival(network)
+    model, count = rival.fresh()
+    pruner, path = rival.pruner(model, steps), [count()]
+    lowest = {resource: budgets[0] * path[0][resource] for resource in RESOURCES}
+    while pruner.current_step < steps and any(path[-1][r] > lowest[r] for r in RESOURCES):
+        with rival.torch.quiet():
+            pruner.step()
+        path.append(count())
+        say(f"step {pruner.current_step}, {100 * path[-1]['macs'] / path[0]['macs']:.0f} % of the MACs")
+    found = {}
+    for resource in RESOURCES:
+        landed = [next((p[resource] for p in path if p[resource] <= b * path[0][resource]), None) for b in budgets]
+        full = path[0][resource]
+        found[resource] = [[b, x and x / int(b * full)] for b, x in zip(budgets, landed, strict=True)]
+    return found
+
+
+def ratio(network: Network, budgets: Sequence[float], say: Callable[[str], None]) -> dict[str, Any]:
+    """Torch-Pruning's one-shot at the ratio of its rule of thumb; one network serves both resources."""
+    rival, found = _Rival(network), {resource: [] for resource in RESOURCES}
+    for asked in budgets:
+        model, count = rival.fresh()
+        full = count()
+        with rival.torch.quiet():
+            rival.pruner(model, 1, pruning_ratio=1 - asked**0.5, global_pruning=False).step()
+        now = count()
+        for resource in RESOURCES:
+            found[resource].append([asked, now[resource] / int(asked * full[resource])])
+        say(f"{100 * asked:.3g} %")
+    return found
+
+
+class _Rival:
+    """A network of torchvision with random weights whose channels differ in size, and its counter."""
+
+    def __init__(self, network: Network):
+        from benchmarks import torch_networks
+
+        self.torch, torch = torch_networks, torch_networks.torch
+        torch.manual_seed(0)
+        with torch_networks.quiet():
+            import torchvision  # pyright: ignore[reportMissingImports]
+
+            self.model = getattr(torchvision.models, network.torchvision)(weights=None).eval()
+        with torch.no_grad():
+            for layer in self.model.modules():
+                if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+                    scale = torch.randn(len(layer.weight)).exp()
+                    layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+        batch, height, width, channels = network.example.shape
+        self.example = torch.randn(batch, channels, height, width)
+        self.fresh()
+        ours, theirs = network.space().resources(), self.fresh()[1]()
+        if ours != theirs:
+            raise UserError(f"{network.title}: we count {ours}, PyTorch's {network.torchvision} has {theirs}")
+
+    def fresh(self) -> tuple[Any, Any]:
+        """A copy to be pruned, and its counter."""
+        model = copy.deepcopy(self.model)
+        return model, self.torch.Counter(model, self.example)
+
+    def pruner(self, model: Any, steps: int, **options: Any) -> Any:
+        importance = self.torch.torch_pruning.importance.GroupMagnitudeImportance(p=2)
+        nn = self.torch.nn
+        heads = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+        return self.torch.pruner(model, self.example, importance, steps, num_heads=heads, **options)
+
+
+Landed = Callable[[Network, Sequence[float], Callable[[str], None]], dict[str, Any]]
+METHODS: dict[str, Landed] = {
+    "ours": project,
+    "Torch-Pruning, progressive": partial(progressive, steps=400),
+    "Torch-Pruning, ratio": ratio,
+}
+QUICK_METHODS = METHODS | {"Torch-Pruning, progressive": partial(progressive, steps=20)}
+
+
+def cell(network: Network, method: str, budgets: Sequence[float]) -> Cell:
+    """The cell of one method on one network."""
+    label = f"{network.title}-{method}"
+    settings = {"network": network.title, "example": list(network.example.shape), "method": method}
+    settings["budgets"] = list(budgets)
+    return Cell("landing", "".join(c if c.isalnum() else "_" for c in label), settings, settings, 0)
+
+
+def rows(network: Network, method: str, found: Mapping[str, Any]) -> list[list[str]]:
+    """A row a resource."""
+    lines = []
+    for resource in RESOURCES:
+        landed = np.array([x for _, x in found[resource] if x is not None])
+        refused = sum(x is None for _, x in found[resource])
+        if not len(landed):
+            lines.append([network.title, resource, method, "-", "-", "-", "-", str(refused)])
+            continue
+        misses = 100 * (landed - 1)
+        worst = misses[np.argmax(np.abs(misses))]
+        lines.append([network.title, resource, method, f"{np.median(np.abs(misses)):.3f}", f"{worst:+.3f}",
+                      f"{100 * np.mean(landed > 1):.0f}", str(len(landed)), str(refused)])  # fmt: skip
+    return lines
+
+
+HEADER = [
+    "network",
+    "budget on",
+    "method",
+    "median miss, %",
+    "worst, %",
+    "above the budget, %",
+    "budgets",
+    "not reached",
+]
+
+
+@exit_on_user_error
+def main(options: Options) -> None:
+    """Fill the cells and write the table."""
+    networks, budgets = (QUICK_NETWORKS, QUICK_BUDGETS) if options.quick else (NETWORKS, BUDGETS)
+    methods = QUICK_METHODS if options.quick else METHODS
+    work = {cell(n, m, budgets).path: (n, m) for n in networks for m in methods if m == "ours" or n.torchvision}
+    cells = {path: cell(n, m, budgets) for path, (n, m) in work.items()}
+    reason = absent("torch", "torch_pruning", "torchvision")
+    able = [cells[path] for path, (_, method) in work.items() if method == "ours" or not reason]
+    if not options.tables:
+        options.cells.fill(
+            able,
+            lambda c, flag, say: methods[work[c.path][1]](work[c.path][0], budgets, say),
+            "landing",
+            "shapes alone, random states",
+        )
+    lines = []
+    for path, (network, method) in work.items():
+        found = options.cells.get(cells[path])
+        if found:
+            lines += rows(network, method, found)
+    left_out = f"\n\nTorch-Pruning is {reason}." if reason else ""
+    text = (
+        f"Achieved over asked for, {len(budgets)} budgets from {100 * budgets[0]:g} to {100 * budgets[-1]:g} % of the "
+        f"full network. Negative is under the budget. Not reached: below the smallest network there is.\n\n"
+        f"{table(HEADER, lines)}{left_out}"
+    )
+    write_section("landing", "Landing: achieved over asked for", text, quick=options.quick)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,387 @@
+"""How far a method's structure is from the best there is, in a space small enough to train every structure.
+
+    python -m benchmarks.regret [--quick]
+
+About 20 minutes of one core; stopped, it goes on where it was. A decoder of bytes with two layers has 172 structures:
+widths 8 to 32 of the residual stream, 2 or 4 heads and 16 to 48 hidden features in every layer, 0 to 2 layers. All of
+them are trained, with three seeds, each from its slice of one random supernet, for as many steps as any other. Then
+every method picks a structure under 25 and 40 % of the MACs, and the table says where it stands.
+
+One compiled program trains them all: a network with 0/1 masks computes, and trains, as the smaller one does (the test
+of this benchmark compares the two).
+
+- place: of the pick among the structures of 80 to 100 % of the budget, by the mean over seeds; "1 of 30" is the best.
+- loss to the best: bits/byte of the pick minus those of the band's best. The best of many noisy means looks better
+  than it is, so it is chosen by two seeds and read off the third, in turns. It may be negative.
+
+What it shows: whether a method finds good numbers of elements in a space where the answer is known. What it does not:
+anything about larger spaces, about which elements stay (all structures keep the first ones of a random network), or
+about weights that a search leaves behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from benchmarks.cells import Cell, Cells, Spread
+from benchmarks.command import Options, table, write_section
+from dms_jax import models, strategies
+from dms_jax.data import text
+from dms_jax.errors import Interrupted, exit_on_user_error
+from dms_jax.projection import Limits
+from dms_jax.search import Schedule, Search
+from dms_jax.space import SearchSpace
+from dms_jax.structure import Structure
+from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.training.language import language_loss
+from experiments.conduct import warm_cosine
+from experiments.llama_prune import adamw
+
+
+@dataclass(frozen=True)
+class Size:
+    """The space and how long everything is trained. Numbers of elements are multiples of the steps given."""
+
+    layers: int = 2
+    width: int = 32
+    width_step: int = 8
+    heads: int = 4
+    head_step: int = 2
+    head_dim: int = 8
+    hidden: int = 48
+    hidden_step: int = 16
+    length: int = 32
+    batch: int = 16
+    steps: int = 250
+    search_steps: int = 250
+    learning_rate: float = 5e-3
+    test_windows: int = 1024
+    seeds: int = 3
+    part: int = 20
+
+
+QUICK = Size(width=8, width_step=2, heads=2, head_step=1, head_dim=2, hidden=4, hidden_step=4, length=8, batch=2,
+             steps=4, search_steps=4, test_windows=4, seeds=2, part=64)  # fmt: skip
+BUDGETS = (0.25, 0.4)
+BAND = 0.8  # a band reaches from this share of its budget to the budget
+
+Key = tuple[int, ...]
+"""A structure: the width, then heads and hidden features of every layer that stays, (24, 4, 48, 2, 16)."""
+
+
+class Space:
+    """The decoder's search space and its structures."""
+
+    def __init__(self, size: Size):
+        self.size = size
+        model = models.create(
+            "llama", vocabulary=256, width=size.width, layers=size.layers, heads=size.heads, head_dim=size.head_dim,
+            hidden=size.hidden, max_positions=size.length, search_width=True,
+        )  # fmt: skip
+        self.space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, size.length), jnp.int32))
+        multiples = {"width": size.width_step, "*/heads": size.head_step, "*/hidden": size.hidden_step}
+        self.limits = Limits(multiple=multiples)
+        self.loss = language_loss(model)
+        self.data = text.load(None, text.byte_tokens(), size.length)
+        chosen = np.linspace(0, len(self.data.test["tokens"]) - 1, size.test_windows).astype(int)
+        self.test = self.data.test["tokens"][chosen].astype(np.int32)
+
+    @property
+    def keys(self) -> list[Key]:
+        """All structures. Which layers stay makes no other structure: from random weights all layers are alike."""
+        s = self.size
+        widths = range(s.width_step, s.width + 1, s.width_step)
+        heads, hidden = range(s.head_step, s.heads + 1, s.head_step), range(s.hidden_step, s.hidden + 1, s.hidden_step)
+        layer = list(itertools.product(heads, hidden))
+        stacks = [stack for n in range(s.layers + 1) for stack in itertools.product(layer, repeat=n)]
+        return [(width, *itertools.chain(*stack)) for width in widths for stack in stacks]
+
+    def kept(self, key: Key) -> dict[str, tuple[int, ...]]:
+        """The first elements of every group."""
+        width, layers = key[0], _pairs(key)
+        counts = {"width": width, "depth": len(layers)}
+        for i in range(self.size.layers):
+            heads, hidden = layers[i] if i < len(layers) else (self.size.heads, self.size.hidden)
+            counts |= {f"layer{i}/attention/heads": heads, f"layer{i}/feed_forward/hidden": hidden}
+        return {name: tuple(range(counts[name])) for name in self.space.groups}
+
+    def key(self, structure: Structure) -> Key:
+        """The structure that has these numbers of elements."""
+        kept = self.space.kept(structure)
+        layers = [(len(kept[f"layer{i}/attention/heads"]), len(kept[f"layer{i}/feed_forward/hidden"]))
+                  for i in kept["depth"]]  # fmt: skip
+        return (len(kept["width"]), *itertools.chain(*layers))
+
+    def share(self, key: Key) -> float:
+        """Its MACs as a share of the full network's."""
+        return self.space.resources(self.kept(key))["macs"] / self.space.resources()["macs"]
+
+    def masks(self, key: Key) -> jax.Array:
+        """`[elements]` of 0 and 1."""
+        kept = self.kept(key)
+        return self.space.flat({n: jnp.zeros(g.size).at[jnp.array(kept[n], int)].set(1.0)
+                                for n, g in self.space.groups.items()})  # fmt: skip
+
+    def batches(self, seed: int, first: int, steps: int) -> jax.Array:
+        """Steps `first` and on of a seed, `[steps, B, T + 1]` int32."""
+        draw = text.batches(self.data.train, self.size.batch, seed)
+        return jnp.asarray(np.stack([draw(first + i)["tokens"] for i in range(steps)]))
+
+    def new(self, seed: int) -> Any:
+        """Random parameters of the supernet."""
+        return jax.jit(self.space.model.init)(jax.random.key(seed), jnp.zeros((1, self.size.length), jnp.int32))[
+            "params"
+        ]
+
+    def bits(self, params: Any, masks: jax.Array) -> jax.Array:
+        """Bits per byte on the test windows under masks."""
+        params, collection = self.space.fold(params, self.space.collection(masks))
+        variables = {"params": params, "masks": collection}
+
+        def nats(windows: jax.Array) -> jax.Array:
+            return self.loss(variables, {"tokens": windows}, jax.random.key(0))[0]
+
+        parts = jnp.asarray(self.test).reshape(4, -1, self.test.shape[1])
+        return jnp.mean(jax.lax.map(nats, parts)) / np.log(2)
+
+    def trained(self, params: Any, masks: jax.Array, tokens: jax.Array) -> Any:
+        """Parameters after training under 0/1 masks."""
+        optimizer = adamw(warm_cosine(self.size.learning_rate, self.size.steps))
+        collection = self.space.collection(masks)
+
+        def step(carry: Any, windows: jax.Array) -> Any:
+            params, state = carry
+
+            def task(params: Any) -> jax.Array:
+                folded, left = self.space.fold(params, collection)
+                return self.loss({"params": folded, "masks": left}, {"tokens": windows}, jax.random.key(0))[0]
+
+            updates, state = optimizer.update(jax.grad(task)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), tokens)[0][0]
+
+
+def _pairs(key: Key) -> list[tuple[int, ...]]:
+    return [key[i : i + 2] for i in range(1, len(key), 2)]
+
+
+Pick = Callable[[Space, Any, float, int], Structure]
+"""(space, the pretrained supernet's parameters, budget, seed) -> a structure."""
+
+
+def _searched(name: str, pretrained: bool, space: Space, params: Any, budget: float, seed: int) -> Structure:
+    search, run = _search(space, name, budget, 0 if pretrained else space.size.search_steps // 2)
+    tokens = space.batches(seed, space.size.steps if pretrained else 0, space.size.search_steps)
+    start = params if pretrained else space.new(seed)
+    return search.structure(run(search.init({"params": start}), tokens, jax.random.key(seed)))
+
+
+_SEARCHES: dict[Any, Any] = {}
+
+
+def _search(space: Space, name: str, budget: float, warmup: int) -> tuple[Search, Any]:
+    """A search and its compiled loop; seeds share one compilation."""
+    given = (id(space), name, budget, warmup)
+    if given not in _SEARCHES:
+        search = Search(
+            space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)), {"macs": budget},
+            Schedule(space.size.search_steps, warmup), space.limits, strategy=strategies.create(name),
+        )  # fmt: skip
+
+        def run(state: Any, tokens: jax.Array, key: jax.Array) -> Any:
+            return jax.lax.scan(lambda s, t: (search.step(s, {"tokens": t}, key)[0], None), state, tokens)[0]
+
+        _SEARCHES[given] = search, jax.jit(run)
+    return _SEARCHES[given]
+
+
+def _uniform(space: Space, params: Any, budget: float, seed: int) -> Structure:
+    return strategies.uniform(space.space, space.space.magnitudes(params), _target(space, budget), space.limits)
+
+
+def _threshold(space: Space, params: Any, budget: float, seed: int) -> Structure:
+    """Taylor importance of the pretrained network over as many batches as a search sees, then one threshold."""
+    steps = space.size.search_steps
+    schedule = Schedule(steps + 1, steps)
+    search = Search(
+        space.space, space.loss, None, {"macs": budget}, schedule, space.limits, importance_decay=1 - 1 / steps
+    )
+
+    def run(state: Any, tokens: jax.Array) -> Any:
+        return jax.lax.scan(lambda s, t: (search.step(s, {"tokens": t}, jax.random.key(0))[0], None), state, tokens)[0]
+
+    state = jax.jit(run)(search.init({"params": params}), space.batches(seed, space.size.steps, steps))
+    return strategies.threshold(space.space, state.importance, _target(space, budget), space.limits)
+
+
+def _target(space: Space, budget: float) -> dict[str, int]:
+    return {"macs": int(budget * space.space.resources()["macs"])}
+
+
+NAMES = {
+    "dms": "DMS",
+    "dms_raw": "DMS without normalisation",
+    "multiple": "multiple-element selection",
+    "single": "single-number selection",
+    "gradient_estimated": "gradient-estimated top-k",
+    "capped_simplex": "capped simplex",
+    "iterative": "iterative Taylor per cost",
+}
+METHODS: dict[str, Pick] = {
+    "DMS from random weights": partial(_searched, "dms", False),
+    **{NAMES.get(name, name): partial(_searched, name, True) for name in strategies.STRATEGIES},
+    "global Taylor per cost": _threshold,
+    "same ratio everywhere": _uniform,
+}
+QUICK_METHODS = ("DMS", "global Taylor per cost", "same ratio everywhere")
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Cells of all structures and of all picks."""
+
+    size: Size
+    cells: Cells
+    methods: Mapping[str, Pick]
+
+    def truth_cell(self, part: int, seed: int) -> Cell:
+        settings = asdict(self.size)
+        return Cell("regret", f"structures{part}", {**settings, "part_number": part}, settings, seed)
+
+    def pick_cell(self, method: str, budget: float, seed: int) -> Cell:
+        settings = {**asdict(self.size), "method": method, "budget": budget}
+        label = f"{''.join(c if c.isalnum() else '_' for c in method)}-{100 * budget:g}"
+        return Cell("regret", label, settings, settings, seed)
+
+    def fill(self) -> None:
+        """Compute what is missing: all structures first."""
+        space = Space(self.size)
+        keys, train = space.keys, jax.jit(lambda p, m, t: space.bits(space.trained(p, m, t), m))
+        pretrain, work = jax.jit(space.trained), {}
+        for seed in range(self.size.seeds):
+            for part in range(-(-len(keys) // self.size.part)):
+                chosen = keys[part * self.size.part : (part + 1) * self.size.part]
+                cell = self.truth_cell(part, seed)
+                work[cell.path] = cell, partial(_truth, space, train, chosen, seed)
+        supernets: dict[int, Any] = {}
+
+        def pick(method: str, budget: float, seed: int, flag: InterruptFlag, say: Callable[[str], None]) -> Any:
+            if seed not in supernets:
+                full = space.masks(space.keys[-1])
+                supernets[seed] = pretrain(space.new(seed), full, space.batches(seed, 0, self.size.steps))
+            structure = self.methods[method](space, supernets[seed], budget, seed)
+            return {"pick": list(space.key(structure))}
+
+        for method, budget, seed in itertools.product(self.methods, BUDGETS, range(self.size.seeds)):
+            cell = self.pick_cell(method, budget, seed)
+            work[cell.path] = cell, partial(pick, method, budget, seed)
+        cells = [cell for cell, _ in work.values()]
+        self.cells.fill(cells, lambda c, flag, say: work[c.path][1](flag, say), "regret", space.data.name)
+
+    def truth(self, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+        """Structure -> `[seeds]` bits/byte; those whose cells are there for every seed."""
+        parts = range(-(-len(keys) // self.size.part))
+        found: dict[Key, dict[int, float]] = {}
+        for part, seed in itertools.product(parts, range(self.size.seeds)):
+            for key, bits in (self.cells.get(self.truth_cell(part, seed)) or {"bits": []})["bits"]:
+                found.setdefault(tuple(key), {})[seed] = bits
+        return {key: np.array([by_seed[s] for s in sorted(by_seed)]) for key, by_seed in found.items()
+                if len(by_seed) == self.size.seeds}  # fmt: skip
+
+    def picks(self, method: str, budget: float) -> list[Key]:
+        """One a seed."""
+        results = [self.cells.get(self.pick_cell(method, budget, seed)) for seed in range(self.size.seeds)]
+        return [tuple(result["pick"]) for result in results if result]
+
+
+def _truth(
+    space: Space, train: Any, keys: Sequence[Key], seed: int, flag: InterruptFlag, say: Callable[[str], None]
+) -> dict[str, Any]:
+    params, tokens, bits = space.new(seed), space.batches(seed, 0, space.size.steps), []
+    for key in keys:
+        bits.append([list(key), round(float(train(params, space.masks(key), tokens)), 5)])
+        say(f"{'-'.join(map(str, key))}: {bits[-1][1]:.3f} bits/byte")
+        if flag.requested:
+            raise Interrupted(0, "stopped")
+    return {"bits": bits}
+
+
+def loss_to_best(pick: np.ndarray, band: np.ndarray) -> float:
+    """Mean over seeds of pick minus best, the best chosen by the other seeds.
+
+    Args:
+      pick: `[seeds]` scores, lower is better.
+      band: `[structures, seeds]`.
+    """
+    seeds = band.shape[1]
+    others = [np.delete(band, s, axis=1).mean(axis=1) for s in range(seeds)]
+    return float(np.mean([pick[s] - band[np.argmin(others[s]), s] for s in range(seeds)]))
+
+
+def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
+    """The tables, from the cells that are there."""
+    truth = benchmark.truth(list(shares))
+    if len(truth) < len(shares):
+        return f"{len(truth)} of {len(shares)} structures are trained."
+    sections = []
+    for budget in BUDGETS:
+        band = [key for key in shares if BAND * budget <= shares[key] <= budget]
+        scores = np.stack([truth[key] for key in band])
+        means = scores.mean(axis=1)
+        best, order = band[int(np.argmin(means))], np.sort(means)
+        rows = []
+        for method in benchmark.methods:
+            picks = benchmark.picks(method, budget)
+            if not picks:
+                continue
+            places = [1 + int(np.sum(means < truth[p].mean())) for p in picks]
+            losses = Spread.of(loss_to_best(truth[p], scores) for p in picks)
+            bits = Spread.of(truth[p].mean() for p in picks)
+            used = Spread.of(100 * shares[p] for p in picks)
+            names = ", ".join(dict.fromkeys(_name(p) for p in picks))
+            place = f"{', '.join(map(str, places))} of {len(band)}"
+            rows.append([method, place, losses.text(3, sign=True), bits.text(3), f"{used.mean:.1f}", names])
+        chance = Spread.of(loss_to_best(row, scores) for row in scores)
+        rows.append(["random (mean of the band)", f"{(len(band) + 1) / 2:g} of {len(band)}", f"{chance.mean:+.3f}",
+                     f"{means.mean():.3f}", f"{100 * np.mean([shares[k] for k in band]):.1f}", "-"])  # fmt: skip
+        error = float(np.mean(scores.std(axis=1, ddof=1)) / np.sqrt(scores.shape[1]))
+        header = ["method", "place, a seed each", "loss to the best", "bits/byte", "MACs, %", "picks"]
+        sections.append(
+            f"**{100 * budget:g} % of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
+            f"{100 * budget:g} %, from {order[0]:.3f} ({_name(best)}) over {np.median(order):.3f} (median) to "
+            f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n{table(header, rows)}"
+        )
+    return "\n\n".join(sections)
+
+
+def _name(key: Key) -> str:
+    """`24: 4x48 2x16`: width, then heads x hidden features of every layer."""
+    return f"{key[0]}: {' '.join(f'{a}x{b}' for a, b in _pairs(key)) or 'no layer'}"
+
+
+@exit_on_user_error
+def main(options: Options) -> None:
+    """Fill the cells and write the tables."""
+    size = QUICK if options.quick else Size()
+    methods = {name: METHODS[name] for name in QUICK_METHODS} if options.quick else METHODS
+    benchmark = Benchmark(size, options.cells, methods)
+    if not options.tables:
+        benchmark.fill()
+    space = Space(size)
+    text_ = report(benchmark, {key: space.share(key) for key in space.keys})
+    write_section("regret", "Regret: where the picks stand among all structures", text_, quick=options.quick)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
