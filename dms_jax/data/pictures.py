@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -82,7 +84,7 @@ def enlarged(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(_opened(pixels).resize((size, size), pillow().Resampling.BICUBIC))
 
 
-def pillow():
+def pillow() -> ModuleType:
     """Pillow's `Image` module.
 
     Raises:
@@ -107,11 +109,12 @@ def _rgb(image: Image) -> Image:
         return image.convert("RGB")  # which decodes: grey, palette, CMYK and transparent pictures too
 
 
-class _pillow_errors:
+@contextmanager
+def _pillow_errors() -> Iterator[None]:
     """Whatever Pillow raises on broken bytes (OSError, SyntaxError, ValueError, struct.error, ...) as `Unreadable`."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, MemoryError):
-            raise Unreadable(f"{type(error).__name__}: {error}") from error
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
