@@ -119,7 +119,7 @@ def test_cutting_a_sharded_batch_sends_nothing():
     alone = jax.jit(step)(state, batch, jax.random.key(1))
     arguments = (replicate(state, mesh), shard_batch(batch, mesh), jax.random.key(1))
     compiled = jax.jit(step).lower(*arguments).compile()
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     assert "all-reduce" in text  # the gradient's: the program is cut over the devices
     for sent in ("all-to-all", "all-gather", "collective-permute"):
         assert sent not in text

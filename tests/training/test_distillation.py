@@ -1,3 +1,5 @@
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -135,7 +137,7 @@ def test_a_teacher_at_its_own_resolution():
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     plain = {"image": images, "label": jnp.arange(4)}
     batch = taught(lambda i: plain, teach, variables)(0)
-    theirs = model.apply(variables, images, train=False)
+    theirs: Any = model.apply(variables, images, train=False)
     np.testing.assert_allclose(batch["teacher_logits"], theirs, rtol=1e-4, atol=1e-5)
 
     distillation = Distillation(kind="dist")

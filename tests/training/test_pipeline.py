@@ -1,5 +1,7 @@
 """What a pipeline does with teachers, averages, other batches after the search, and no controls."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,11 +44,12 @@ class Recorder:
         return search.init(variables)
 
 
-def pieces(steps, model=None, **options):
+def pieces(steps, model=None, **options: Any):
     model = model or Net()
+    asked = []
+    options = {name: make(asked) if callable(make) else make for name, make in options.items()}
     space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, 4), jnp.float32))
     search = Search(space, lambda *_: None, optax.sgd(0.1), {"macs": 0.5}, Schedule(5))  # type: ignore[arg-type]
-    asked = []
     made = Pipeline(
         Recorder("job", asked),  # type: ignore[arg-type]
         search,
@@ -54,7 +57,7 @@ def pieces(steps, model=None, **options):
         lambda n: optax.sgd(0.1),
         model={"name": "net", "arguments": {}},
         example=np.ones((2, 4), np.float32),
-        **{name: make(asked) if callable(make) else make for name, make in options.items()},
+        **options,
     )
     variables = model.init(jax.random.key(0), jnp.ones((1, 4)))
     return made, variables, asked
@@ -109,7 +112,8 @@ def test_where_retraining_begins(retrain, monkeypatch):
     monkeypatch.setattr(pipeline, "place", lambda tree, mesh: tree)
     run, variables, _ = pieces(Steps(0, 5, 7, compare=False), retrain=retrain)
     model, found = run.run(variables).networks[FOUND]
-    fresh = model.init(jax.random.key(7), jnp.ones((1, 4)))["params"]["b"]["kernel"]
+    new: Any = model.init(jax.random.key(7), jnp.ones((1, 4)))
+    fresh = new["params"]["b"]["kernel"]
     assert found["params"]["b"]["kernel"].shape == fresh.shape
     assert np.array_equal(found["params"]["b"]["kernel"], fresh) == (retrain == "scratch")
 

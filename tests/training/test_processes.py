@@ -113,7 +113,9 @@ def job(rank: int, count: int, directory: Path, stop: bool) -> None:
     padded = {**tiny.batch_of(99, 16), "weight": np.arange(16) < 13}
     found = supervised.accuracy(model, trained, [shard_batch(share(padded, rank, count), mesh)])
     kept = np.concatenate([structure.kept[name] for name in space.groups])
-    np.savez(directory / f"{rank}.npz", *found[::2], kept, *jax.tree.leaves(local((trained, state))))
+    np.savez(
+        directory / f"{rank}.npz", np.array([found.value, found.top5]), kept, *jax.tree.leaves(local((trained, state)))
+    )
 
 
 def main(what: str, rank: int, port: str, directory: Path) -> None:
