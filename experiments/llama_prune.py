@@ -7,12 +7,14 @@ and layers under 80 % of its parameters, shrinks it and finetunes it, distilling
 writes a run directory with `report.html` and the small model in Hugging Face format (`huggingface/`).
 
 With no --model, a small decoder of bytes is first pretrained on the source of the Python standard library and pruned to
-20 % of its MACs. Stop it at any time; the same command goes on.
+20 % of its MACs; another budget beside the same cache pretrains nothing. Stop it at any time; the same command goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import shlex
 import sys
@@ -73,9 +75,9 @@ class Config:
     """layers: the same heads and hidden size in every layer, whole layers removed: an ordinary smaller model."""
     pretrain_steps: int = 600
     """Steps of the bundled decoder before the search."""
-    steps: int = 200
+    steps: int = 150
     """Steps of the search."""
-    finetune_steps: int = 600
+    finetune_steps: int = 350
     """Steps of the small network after the search (pipeline p)."""
     batch: int = 8
     """Windows a step, over all devices."""
@@ -91,6 +93,8 @@ class Config:
     """Windows to measure on at most, evenly spread over the test documents."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of computation; parameters stay float32."""
+    remat: bool = False
+    """Compute every layer again in the backward pass instead of keeping its activations: for large models."""
     fsdp: int = 1
     """Over how many devices parameters and optimiser states are cut."""
     strategy: Literal["dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"] = (
@@ -113,6 +117,10 @@ class Config:
     """Of batches and new weights."""
     workdir: Path = Path("runs/llama")
     """The run directory: new, or that of this job, which then goes on."""
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: beside the workdir)")] = (
+        None
+    )
+    """Where the pretrained bundled decoder is kept, so that another budget needs no other pretraining."""
 
     @property
     def budget(self) -> dict[str, float]:
@@ -124,7 +132,7 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
-        given = {name: value for name, value in dataclasses.asdict(self).items() if name != "workdir"}
+        given = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("workdir", "cache")}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         return {"experiment": "llama_prune", **plain, "macs": None, "params": None, **self.budget}
 
@@ -183,7 +191,7 @@ def prune(config: Config, command: str) -> None:
             seed=config.seed,
             search=search,
             steps=config.phases,
-            quality=Quality("bits per byte" if bytes_ else "perplexity", "", evaluate),
+            quality=_quality(evaluate, bytes_),
             phases=lambda run: _phases(config, run, mesh, search, data, variables, distillation),
             latency_batches=(1, config.batch) if config.batch > 1 else (1,),
         )
@@ -191,14 +199,25 @@ def prune(config: Config, command: str) -> None:
     _export(config)
 
 
+def _quality(evaluate: Any, bytes_: bool) -> Quality:
+    """Bits of a byte, or the perplexity of a token; each beside the other."""
+    if bytes_:
+        return Quality("bits per byte", "", evaluate, {"perplexity per byte": lambda bits: 2.0**bits})
+    return Quality("perplexity", "", evaluate, {"bits per token": math.log2})
+
+
 def _network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
     """The network to prune and its variables, on the devices; new ones for the bundled network."""
     if config.model is None:
-        model = models.create(BUNDLED, dtype=config.dtype)
+        model = models.create(BUNDLED, dtype=config.dtype, remat=config.remat)
         inputs = jnp.zeros((1, config.length), jnp.int32)
         return model, place(jax.jit(model.init)(jax.random.key(config.seed), inputs), mesh)
     model, variables = pretrained.load(
-        config.model, dtype=config.dtype, param_dtype=jnp.float32, place=lambda path, array: place(array, mesh)
+        config.model,
+        dtype=config.dtype,
+        param_dtype=jnp.float32,
+        place=lambda path, array: place(array, mesh),
+        remat=config.remat,
     )
     if model.structure is not None:
         raise UserError(f"{config.model} has layers of different sizes: it was pruned already; give the original")
@@ -241,17 +260,30 @@ def _phases(
         batches = taught(job.batches, lambda v, batch: forward(v, batch["tokens"][:, :-1]), original)
         return dataclasses.replace(job, loss=lambda network: language_loss(network, distillation), batches=batches)
 
+    if config.model is None:
+        variables = _pretrained(config, job, data, search.space.model, variables)
     pipeline = Pipeline(
         job,
         search,
-        config.phases,
+        dataclasses.replace(config.phases, pretrain=0),
         lambda steps: adamw(warm_cosine(config.learning_rate, steps)),
         model=_description(search.space.model),
         example=jnp.asarray(data.test["tokens"][:4, :-1], jnp.int32),
         taught=with_teacher,
-        trained=config.model is not None,
+        trained=True,
     )
     return pipeline.run(variables)
+
+
+def _pretrained(config: Config, job: Job, data: text.Split, model: Searchable, variables: Any) -> Any:
+    """The bundled decoder, trained in a run directory of its own, which jobs with another budget share."""
+    names = ("pretrain_steps", "batch", "length", "learning_rate", "dtype", "seed")
+    identity = {"pretrained": BUNDLED, "data": data.name} | {name: config.identity[name] for name in names}
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    cache = config.workdir.parent / "cache" if config.cache is None else config.cache
+    with Run(cache / f"{BUNDLED}-{key}", identity) as run:
+        optimizer = adamw(warm_cosine(config.learning_rate, config.pretrain_steps))
+        return dataclasses.replace(job, run=run).train("pretrain", model, variables, optimizer, config.pretrain_steps)
 
 
 def _in_batches(windows: dict[str, Any], most: int, size: int) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ def _warnings(run: Run) -> str | None:
 def _table(run: Run) -> str:
     rows = run.results["rows"]
     batches = sorted({key for row in rows for key in row.get("latency_ms") or ()}, key=int)
-    heads = ["MACs", "of full", "parameters", run.results["quality"]["name"]]
+    heads = ["MACs", "of full", "parameters", run.results["quality"]["name"], *_also(run)]
     heads += [f"ms at batch {batch}" for batch in batches] + ["steps"]
     numbers = "".join(f'<th scope="col" class="number">{_text(head)}</th>' for head in heads)
     result = result_row(run)
@@ -122,12 +122,18 @@ def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
         _number_cell(share(row["macs"] / full) if full else "–"),
         _count_cell(row["params"], "params"),
         _number_cell(quality(row.get("quality"), row.get("stderr"), run.results["quality"]["unit"])),
+        *(_number_cell(quality(row.get(name), None, "")) for name in _also(run)),
         *(_number_cell(milliseconds(latency.get(batch))) for batch in batches),
         _number_cell("–" if row.get("steps") is None else f"{row['steps']:,}"),
         f"<td>{_text(row.get('note') or '')}</td>",
     ]
     start = '<tr class="result">' if is_result else "<tr>"
     return f'{start}<th scope="row">{_text(row["name"])}</th>{"".join(cells)}</tr>'
+
+
+def _also(run: Run) -> list[str]:
+    """Other names of the quality, such as the perplexity beside bits per byte."""
+    return run.results["quality"].get("also", [])
 
 
 def _count_cell(value: int, resource: str) -> str:

@@ -68,6 +68,9 @@ def _compared(run: Run) -> list[str]:
         name = run.results["quality"]["name"]
         beside = "" if full.get("quality") is None else f" against {_quality(run, full)}"
         sentences.append(f"{name[:1].upper()}{name[1:]}: {_quality(run, result)}{beside}.")
+        for also in run.results["quality"].get("also", []):
+            against = f" against {quality(full[also], None, '')}" if also in full else ""
+            sentences.append(f"{also[:1].upper()}{also[1:]}: {quality(result.get(also), None, '')}{against}.")
     latency, before = result.get("latency_ms") or {}, full.get("latency_ms") or {}
     times = [
         f"{milliseconds(latency[batch])}{NARROW_SPACE}ms at batch {batch}"

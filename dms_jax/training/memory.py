@@ -106,12 +106,13 @@ def search_plan(search: Search, shape: Shape, *, teacher: bool = True) -> Plan:
     """
     variables = abstract_variables(search.space.model)
     state = jax.eval_shape(search.init, variables)
-    small = (state.ratios, state.ratio_opt_state, state.importance, state.task_norm, state.weights)
-    moved = state.params if search.optimizer is not None else {}
+    small = state.replace(params={}, model_state={}, opt_state=())  # type: ignore[attr-defined]
 
-    def task(params: Any, masks: jax.Array, batch: Any, loss: Loss) -> jax.Array:
-        folded, remaining = search.space.fold(params, search.space.collection(masks))
-        return loss({"params": folded, "masks": remaining}, batch, jax.random.key(0))[0]
+    def task(weights: tuple[Any, jax.Array], batch: Any) -> jax.Array:
+        params, collection = weights[0], search.space.collection(weights[1])
+        if search.fold:
+            params, collection = search.space.fold(params, collection)
+        return search.loss({"params": params, "masks": collection}, batch, jax.random.key(0))[0]
 
     masks = jax.eval_shape(search.space.flat, state.importance)
     held = {
@@ -120,9 +121,11 @@ def search_plan(search: Search, shape: Shape, *, teacher: bool = True) -> Plan:
         "ratios and importance": bytes_per_device(small, shape.mesh),
         "the original network": bytes_per_device(state.params, shape.mesh),
     }
-    gradients = bytes_per_device(state.params if moved or search.space.folds else masks, shape.mesh)
-    kept = partial(_kept, lambda p, batch: task(*p, batch, search.loss), (state.params, masks))
-    return _plan(search.space.model, state.params, held, gradients, kept, shape, teacher)
+    # without an optimiser the weights stay, but their gradients are what the masks' are read off
+    gradients = bytes_per_device(state.params, shape.mesh)
+    return _plan(
+        search.space.model, state.params, held, gradients, partial(_kept, task, (state.params, masks)), shape, teacher
+    )
 
 
 def finetune_plan(

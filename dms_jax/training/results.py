@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -31,11 +31,14 @@ class Quality:
       name: "accuracy", "bits per byte".
       unit: "%" for fractions in [0, 1]; anything else is written behind the number.
       measure: `(model, variables) -> (value, standard error)`; what follows them is not looked at.
+      also: other names of the same quality -> from the value to theirs: {"perplexity": lambda bits: 2**bits}. Written
+        into the rows under these names.
     """
 
     name: str
     unit: str
     measure: Callable[[Any, Any], Sequence[Any]]
+    also: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
 
     def show(self, value: float, stderr: float) -> str:
         """`98.6±0.6%` or `2.514±0.012`."""
@@ -68,13 +71,14 @@ def measure(
     for name, (model, variables) in finished.networks.items():
         value, stderr = quality.measure(model, variables)[:2]
         row = {"name": name, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
+        row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
     before = milliseconds[FULL if FULL in milliseconds else LONGER]
     return {
         "machine": machine(),
         "budget": {n: {"asked": search.budget[n], "target": t, "full": full[n]} for n, t in search.targets.items()},
-        "quality": {"name": quality.name, "unit": quality.unit},
+        "quality": {"name": quality.name, "unit": quality.unit, "also": list(quality.also)},
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
         "warnings": latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
@@ -92,12 +96,15 @@ def print_table(results: Mapping[str, Any], quality: Quality) -> None:
     batches = list(results["rows"][0]["latency_ms"])
     table = Table(title=results["title"], box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("network", no_wrap=True)
-    for head in ("MACs", "params", quality.name, *(f"ms x{batch}" for batch in batches), "steps"):
+    for head in ("MACs", "params", quality.name, *quality.also, *(f"ms x{batch}" for batch in batches), "steps"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in results["rows"]:
         times = (f"{row['latency_ms'][batch]:.2f}" for batch in batches)
         reached = quality.show(row["quality"], row["stderr"])
-        table.add_row(row["name"], f"{row['macs']:,}", f"{row['params']:,}", reached, *times, f"{row['steps']:,}")
+        also = (f"{row[name]:.3f}" for name in quality.also)
+        table.add_row(
+            row["name"], f"{row['macs']:,}", f"{row['params']:,}", reached, *also, *times, f"{row['steps']:,}"
+        )
     console = Console()
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.width = max(console.width, needed)  # a number cut short is worse than a line that wraps

@@ -1,6 +1,9 @@
 """The command on a tiny network of random weights: searched, shrunk, finetuned, written and read back."""
 
 import json
+import shutil
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +62,9 @@ def test_pruned_written_and_read_back(original, data, tmp_path, more, capsys):
     assert after[resource] <= share * before[resource]
     results = json.loads((workdir / "results.json").read_text())
     assert results["quality"]["name"] == "perplexity" and all(row["quality"] > 1 for row in results["rows"])
+    assert results["quality"]["also"] == ["bits per token"]
+    assert all(2 ** row["bits per token"] == pytest.approx(row["quality"]) for row in results["rows"])
+    assert '<th scope="col" class="number">bits per token</th>' in (workdir / "report.html").read_text()
     assert results["rows"][0]["name"] == "full network" and results["rows"][0]["params"] == before["params"]
     if "--tie=layers" in more:
         kept = [structure.kept[name] for name in structure.kept if name.endswith("hidden")]
@@ -91,3 +97,44 @@ def test_bad_input_is_one_line(original, data, tmp_path):
     (other / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     with pytest.raises(UserError, match="architecture 'mamba' is not supported; supported: llama"):
         llama_prune.main(arguments(other, data, tmp_path / "run"))
+
+
+def test_a_tokenizer_of_another_network_and_missing_shards(original, data, tmp_path):
+    config = json.loads((original / "config.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(original, other)
+    (other / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "model-00002-of-2.safetensors"}})
+    )
+    with pytest.raises(UserError, match="lacks model-00002-of-2.safetensors of 1 weight files"):
+        llama_prune.main(arguments(other, data, tmp_path / "run"))
+    small = tmp_path / "small"
+    model = models.create("llama", vocabulary=20, width=16, layers=2, heads=4, kv_heads=2, hidden=24, max_positions=64)
+    export.huggingface(small, model, model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))
+    shutil.copy(original / "tokenizer.json", small)
+    with pytest.raises(UserError, match=f"knows {len(WORDS) + 1} tokens, the network 20: it is another network's"):
+        llama_prune.main(arguments(small, data, tmp_path / "run"))
+    assert config["vocab_size"] == 32
+
+
+def test_a_budget_below_one_head_a_layer_where_no_layer_may_go(original, data, tmp_path):
+    with pytest.raises(UserError, match="is below") as error:
+        llama_prune.main(arguments(original, data, tmp_path / "run", "--params=0.2", "--keep", "depth"))
+    assert "\n" not in str(error.value) and "smallest" in str(error.value)
+
+
+def test_another_budget_pretrains_nothing(tmp_path, capsys, monkeypatch):
+    tiny = partial(models.create, "llama", vocabulary=256, width=8, layers=1, heads=2, hidden=8)
+    monkeypatch.setattr(llama_prune.models, "create", lambda name, **more: tiny(**more))
+    steps = ["--pretrain-steps=3", "--steps=3", "--finetune-steps=2", "--batch=8", "--length=8", "--test-windows=8"]
+    for budget in ("0.9", "0.8"):
+        llama_prune.main(
+            [f"--macs={budget}", *steps, f"--workdir={tmp_path / budget}", f"--data={Path(__file__).parent}"]
+        )
+        (kept,) = (tmp_path / "cache").iterdir()
+        written = (kept / "checkpoints").stat().st_mtime_ns, (kept / "metrics.jsonl").read_text()
+        results = json.loads((tmp_path / budget / "results.json").read_text())
+        assert results["rows"][0]["steps"] == 3 and results["quality"]["also"] == ["perplexity per byte"]
+        if budget == "0.8":
+            assert written == before
+        before = written
