@@ -73,7 +73,7 @@ class SingleNumber(Strategy):
     via Transformable Architecture Search", NeurIPS 2019, arXiv 1905.09717.
     """
 
-    rate: float = 20.0
+    rate: float = 40.0
     zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:
