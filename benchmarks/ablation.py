@@ -67,7 +67,7 @@ def main(options: Options) -> None:
     rows = variants(base)
     if options.quick:
         rows = {"sharpness of the masks (usual: 1)": {"2 times": dataclasses.replace(base, sharpness=2.0)}}
-    seeds = (0,) if options.quick else SEEDS
+    seeds = (choice.SEED,) if options.quick else SEEDS
     others = {} if options.quick else _supernets(contest, options, base)
     try:
         contest.fill("ablation", [(base, seed) for seed in seeds])

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from benchmarks import choice
 from benchmarks.command import Contest, Options, write_section
 from benchmarks.comparison import Methods, compare, costs, failures
 from benchmarks.contest import CONTROL, Settings
@@ -71,7 +72,7 @@ def main(options: Options) -> None:
         first, others = {label: first[label] for label in (OURS, "uniform")}, {}
 
     def seeds(label: str, budget: float) -> Sequence[int]:
-        return (0,) if options.quick else MANY if label in first else FEW
+        return (choice.SEED,) if options.quick else MANY if label in first else FEW
 
     try:
         for name, contest in contests.items():

@@ -46,22 +46,38 @@ def main(options: Options) -> None:
     }
 
     def seeds(label: str, budget: float) -> Sequence[int]:
-        return (0,) if options.quick else SEEDS.get(budget, OTHER_SEEDS)
+        return (choice.SEED,) if options.quick else SEEDS.get(budget, OTHER_SEEDS)
 
     try:
         for label, grid in grids.items():
             contest.fill(f"how {label} searches", [(c, choice.SEED) for c in grid])
         for budget in budgets:
-            asked = [(s(budget), seed) for seed in seeds("", budget) for s in _methods(contest, grids, steps).values()]
+            asked = [
+                (s(budget), seed)
+                for seed in seeds("", budget)
+                for s in _methods(contest, options, grids, steps).values()
+            ]
             contest.fill(f"frontier, {100 * budget:g} %", asked)
     finally:
-        _report(contest, options, _methods(contest, grids, steps), tuple(sorted(budgets, reverse=True)), seeds, grids)
+        _report(
+            contest,
+            options,
+            _methods(contest, options, grids, steps),
+            tuple(sorted(budgets, reverse=True)),
+            seeds,
+            grids,
+        )
 
 
-def _methods(contest: Contest, grids: dict[str, list[Settings]], steps: int) -> Methods:
+def _methods(contest: Contest, options: Options, grids: dict[str, list[Settings]], steps: int) -> Methods:
     best = {label: choice.chosen(contest, grid) for label, grid in grids.items()}
     searched = {label: partial(choice.at, settings) for label, settings in best.items()}
-    return {**searched, "random": lambda b: Settings("random", b, steps), **simple_methods(steps)}
+    simple = simple_methods(options, steps)
+    return {**searched, **simple} if options.quick else {**searched, "random": partial(_random, steps), **simple}
+
+
+def _random(steps: int, budget: float) -> Settings:
+    return Settings("random", budget, steps)
 
 
 def _report(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from benchmarks import choice
 from benchmarks.command import Options, write_section
 from benchmarks.comparison import Methods, compare, costs, failures
 from benchmarks.contest import CONTROL, Settings
@@ -52,9 +53,9 @@ def main(options: Options) -> None:
         (digits_contest(options), DIGITS_BUDGETS, "test error, %", 100.0, 2),
     ]
     methods = frozen_methods(QUICK_STEPS if options.quick else STEPS)
-    kept = [OURS, "uniform", "unpruned"] if options.quick else list(methods)
+    kept = [OURS, "uniform"] if options.quick else list(methods)
     methods = {label: methods[label] for label in kept}
-    seeds = (0,) if options.quick else SEEDS
+    seeds = (choice.SEED,) if options.quick else SEEDS
 
     def of(label: str, budget: float) -> Sequence[int]:
         return seeds
