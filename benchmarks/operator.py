@@ -121,6 +121,13 @@ def ott_mask(importance: Array, ratio: Array) -> Array:
     return soft_sort.topk_mask(importance, k=_fixed(importance))
 
 
+def ott_unrolled_mask(importance: Array, ratio: Array) -> Array:
+    """The same, differentiated through Sinkhorn's iterations instead of implicitly: the implicit solver may fail."""
+    from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
+
+    return soft_sort.topk_mask(importance, k=_fixed(importance), implicit_diff=None)
+
+
 def softjax_mask(importance: Array, ratio: Array, method: str) -> Array:
     """The sum of softjax's soft indices of the top k, with its defaults; k is fixed."""
     import softjax  # pyright: ignore[reportMissingImports]
@@ -188,6 +195,7 @@ def contenders() -> list[Contender]:
         ("PyTorch pairwise", ("torch",), in_torch, 2),
         ("jaxopt capped simplex", ("jaxopt",), in_jax(jaxopt_mask), 1),
         ("ott-jax topk_mask", ("ott",), in_jax(ott_mask), 2),
+        ("ott-jax topk_mask, unrolled", ("ott",), in_jax(ott_unrolled_mask), 2),
         ("softjax softsort", ("softjax",), in_jax(partial(softjax_mask, method="softsort")), 2),
         ("softjax neuralsort", ("softjax",), in_jax(partial(softjax_mask, method="neuralsort")), 2),
     ):

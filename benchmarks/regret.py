@@ -72,7 +72,7 @@ class Size:
 
 QUICK = Size(width=8, width_step=2, heads=2, head_step=1, head_dim=2, hidden=4, hidden_step=4, length=8, batch=2,
              steps=4, search_steps=4, test_windows=4, seeds=2, part=64)  # fmt: skip
-BUDGETS = (0.25, 0.4)
+BUDGETS, QUICK_BUDGETS = (0.25, 0.4), (0.4,)
 BAND = 0.8  # a band reaches from this share of its budget to the budget
 
 Key = tuple[int, ...]
@@ -254,6 +254,7 @@ class Benchmark:
     size: Size
     cells: Cells
     methods: Mapping[str, Pick]
+    budgets: Sequence[float]
 
     def truth_cell(self, part: int, seed: int) -> Cell:
         settings = asdict(self.size)
@@ -283,7 +284,7 @@ class Benchmark:
             structure = self.methods[method](space, supernets[seed], budget, seed)
             return {"pick": list(space.key(structure))}
 
-        for method, budget, seed in itertools.product(self.methods, BUDGETS, range(self.size.seeds)):
+        for method, budget, seed in itertools.product(self.methods, self.budgets, range(self.size.seeds)):
             cell = self.pick_cell(method, budget, seed)
             work[cell.path] = cell, partial(pick, method, budget, seed)
         cells = [cell for cell, _ in work.values()]
@@ -335,7 +336,7 @@ def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
     if len(truth) < len(shares):
         return f"{len(truth)} of {len(shares)} structures are trained."
     sections = []
-    for budget in BUDGETS:
+    for budget in benchmark.budgets:
         band = [key for key in shares if BAND * budget <= shares[key] <= budget]
         scores = np.stack([truth[key] for key in band])
         means = scores.mean(axis=1)
@@ -375,7 +376,7 @@ def main(options: Options) -> None:
     """Fill the cells and write the tables."""
     size = QUICK if options.quick else Size()
     methods = {name: METHODS[name] for name in QUICK_METHODS} if options.quick else METHODS
-    benchmark = Benchmark(size, options.cells, methods)
+    benchmark = Benchmark(size, options.cells, methods, QUICK_BUDGETS if options.quick else BUDGETS)
     if not options.tables:
         benchmark.fill()
     space = Space(size)
