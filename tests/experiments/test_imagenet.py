@@ -37,7 +37,7 @@ def searched(photographs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "search"
     flags = [
         f"--data-dir={photographs}", "--dataset=imagenet2012", "--flops=0.3", "--search-epochs=3", "--epochs=2",
-        "--mixup=0.8", "--cutmix=1", "--erasing=0.25", "--randaugment", "--average=0.9", "--optimizer=rmsprop",
+        "--mixup=0.8", "--cutmix=1", "--erasing=0.25", "--randaugment=True", "--average=0.9", "--optimizer=rmsprop",
         "--schedule=exponential", "--workers=0",
     ]  # fmt: skip
     imagenet_search.main([*TINY, *flags, f"--workdir={directory}"])
