@@ -158,7 +158,7 @@ class Task:
             return plain
         t = self.teacher
         teach = image_teacher(t.model, t.variables, resolution=t.resolution, classes=self.data.num_classes)
-        return taught(plain, teach, t.variables)
+        return taught(plain, teach, place(t.variables, self.mesh))
 
     def job(self, run: Run) -> Job:
         """Phases of this task in a run directory."""
