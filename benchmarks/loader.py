@@ -25,7 +25,7 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.timing import interleaved_seconds
 from dms_jax import models
-from dms_jax.data import loading
+from dms_jax.data import loading, streaming
 from dms_jax.data.augment import Augment
 from dms_jax.data.mixing import NONE, mix
 from dms_jax.data.sources import Example, Synthetic
@@ -101,8 +101,8 @@ def loader_seconds(source: Photographs, augment: Augment, workers: int, batch: i
     """Seconds between batches, `[count // group]` of groups so large that every worker gives its share."""
     load = loading.batches(source, batch, 0, size=SIZE, augment=augment, workers=workers)
     assert isinstance(load, loading.Loader)
-    group = max(workers, loading.THREADS)
-    ahead = 2 * group * loading.AHEAD
+    group = max(workers, streaming.THREADS)
+    ahead = 2 * group * streaming.AHEAD
     for step in range(ahead):
         load(step)
     seconds = []

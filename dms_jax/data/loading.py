@@ -19,20 +19,11 @@ from dms_jax.data.augment import Augment
 from dms_jax.data.corruption import CORRUPTED, Corruption
 from dms_jax.data.pictures import Unreadable, resize_center
 from dms_jax.data.sources import Source, Synthetic
+from dms_jax.data.streaming import ENDLESS, Batch, share_of, shuffled, stacked, stream, taken
 from dms_jax.errors import UserError
-
-Batch = dict[str, np.ndarray]
-
-THREADS = 2
-"""Of this process, where no worker processes load. Pillow computes without the interpreter's lock."""
-
-AHEAD = 2
-"""Batches ready before they are asked for, in every worker or thread."""
 
 IN_A_ROW = 16
 """Unreadable pictures one after another that are no accident."""
-
-_ENDLESS = 2**40  # steps
 
 
 def batches(
@@ -68,13 +59,13 @@ def batches(
     Raises:
       UserError: what no batch can be made of, or an extra is missing.
     """
-    share = _share(source, batch, size, workers, shard)
+    share = share_of(source, batch, size, workers, shard)
     if seed < 0:
         raise UserError(f"seed {seed} is not possible; give a whole number of at least 0")
     if isinstance(source, Synthetic):
         fixed = source.batch(share, size)
         return lambda step: dict(fixed)
-    order = _order(len(source), seed)
+    order = shuffled(len(source), seed)
     training = _Training(source, order, augment or Augment(), seed, size, batch, shard[0] * share, share)
     return Loader(training, Corruption(source), workers)
 
@@ -97,8 +88,8 @@ class Loader:
             raise ValueError(f"step {step} is below 0, the first step")
         if self._stream is None or step != self._next:
             self.close()
-            self._stream = _stream(self._training, step, self._workers)
-        loaded = _taken(self._stream)
+            self._stream = stream(self._training, step, self._workers)
+        loaded = taken(self._stream)
         self._next = step + 1
         return self.corruption.checked(loaded)
 
@@ -137,7 +128,7 @@ def evaluation(
     Raises:
       UserError: what no batch can be made of, or an extra is missing.
     """
-    share = _share(source, batch, size, workers, shard)
+    share = share_of(source, batch, size, workers, shard)
     if not 0 < crop <= 1:
         raise UserError(f"a crop of {crop} is not possible; give the share of the shorter side, above 0 and at most 1")
     return Evaluation(_Testing(source, size, crop, batch, shard[0] * share, share), workers)
@@ -159,12 +150,12 @@ class Evaluation:
             fixed = source.batch(testing.share, testing.size)
             yield from ({**fixed, "weight": testing.weight(step)} for step in range(len(self)))
             return
-        corruption, stream = Corruption(source), _stream(testing, 0, self.workers)
+        corruption, loaded = Corruption(source), stream(testing, 0, self.workers)
         try:
             for _ in range(len(self)):
-                yield corruption.checked(_taken(stream))
+                yield corruption.checked(taken(loaded))
         finally:
-            stream.close()
+            loaded.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +172,7 @@ class _Training:
     share: int
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return ENDLESS
 
     def __getitem__(self, step: int) -> Batch:
         start = step * self.batch + self.first
@@ -191,7 +182,7 @@ class _Training:
             images.append(image)
             labels.append(label)
             corrupted += skipped
-        return _batch(images, labels, **{CORRUPTED: np.array(corrupted, np.int64)})
+        return stacked(images, labels, **{CORRUPTED: np.array(corrupted, np.int64)})
 
     def example(self, n: int) -> tuple[np.ndarray, int, list[int]]:
         """Picture n of the stream, or the next one that can be read, and the numbers of those that cannot."""
@@ -226,7 +217,7 @@ class _Testing:
     share: int
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return ENDLESS
 
     def weight(self, step: int) -> np.ndarray:
         """1 where there is a picture."""
@@ -244,61 +235,9 @@ class _Testing:
             except Unreadable:
                 weight[i] = 0
                 corrupted.append(start + int(i))
-        return _batch(images, labels, weight=weight, **{CORRUPTED: np.array(corrupted, np.int64)})
+        return stacked(images, labels, weight=weight, **{CORRUPTED: np.array(corrupted, np.int64)})
 
 
 def generator(seed: int, number: int) -> np.random.Generator:
     """What is random about number n of the stream: Philox with the key `seed`, counting from (0, n, 0, 0)."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, number, 0, 0]))
-
-
-def _stream(steps: Any, start: int, workers: int) -> Any:
-    """The batches of all steps from `start` on, loaded ahead."""
-    grain = _grain()
-    dataset = grain.MapDataset.source(steps)[start:]
-    if not workers:
-        return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)))
-    in_worker = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
-    return iter(dataset.to_iter_dataset(in_worker).mp_prefetch(options))
-
-
-def _taken(stream: Iterator[Batch]) -> Batch:
-    """The next batch in memory of its own: that of a worker is shared, and ends with the process."""
-    return {name: np.array(leaf) for name, leaf in next(stream).items()}
-
-
-def _order(length: int, seed: int) -> Any:
-    """From a number of the stream to that of a picture: every epoch another permutation, in no memory."""
-    # Grain's epochs are seeded one after another, so that neighbouring seeds would share epochs: the hash parts them.
-    seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return _grain().MapDataset.range(length).shuffle(seed=seed).repeat()
-
-
-def _batch(images: list[np.ndarray], labels: list[int], **more: np.ndarray) -> Batch:
-    return {"image": np.stack(images), "label": np.array(labels, np.int32), **more}
-
-
-def _share(source: Source, batch: int, size: int, workers: int, shard: tuple[int, int]) -> int:
-    process, processes = shard
-    if not 0 <= process < processes:
-        raise UserError(f"process {process} of {processes} is not possible; give (number, how many), from 0")
-    if batch < 1 or batch % processes:
-        raise UserError(f"a batch of {batch} cannot be cut over {processes} processes; take a multiple")
-    if size < 1 or workers < 0 or not len(source):
-        raise UserError(
-            f"{len(source)} pictures at {size} pixels with {workers} workers are not possible; "
-            "give at least one picture, one pixel and 0 workers"
-        )
-    return batch // processes
-
-
-def _grain() -> Any:
-    try:
-        import grain
-        from absl import flags
-    except ImportError as error:
-        raise UserError(f'{error.name} is missing: pip install "dms_jax[data]"') from error
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # its worker processes read a flag, parsed or not (0.2.17 and 0.2.18)
-    return grain
