@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 FSDP = "fsdp"
 SMALL = 2**16
 """Numbers; smaller arrays are copied to every device: cutting them saves nothing."""
 
 
-def sharding_of(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+def sharding_of(shape: Sequence[int], mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Cut a large array over "fsdp" along its longest axis that it divides (the first of several); copy the others.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dms_jax.errors import UserError
@@ -106,7 +107,7 @@ def _take(take: Any, array: Any, chosen: Mapping[int, np.ndarray]) -> Any:
 
 def _kept_sharding(array: Any, shape: tuple[int, ...]) -> NamedSharding | None:
     """Where a smaller array belongs, if the larger one lies on a mesh."""
-    there = None if isinstance(array, jax.core.Tracer) else getattr(array, "sharding", None)
+    there = None if isinstance(array, Tracer) else getattr(array, "sharding", None)
     if not isinstance(there, NamedSharding):
         return None
     if FSDP in there.mesh.shape:

@@ -275,7 +275,7 @@ def _phases(
     return pipeline.run(variables)
 
 
-def _pretrained(config: Config, job: Job, data: text.Split, model: Searchable, variables: Any) -> Any:
+def _pretrained(config: Config, job: Job, data: text.Split, model: Any, variables: Any) -> Any:
     """The bundled decoder, trained in a run directory of its own, which jobs with another budget share."""
     names = ("pretrain_steps", "batch", "length", "learning_rate", "dtype", "seed")
     identity = {"pretrained": BUNDLED, "data": data.name} | {name: config.identity[name] for name in names}

@@ -279,7 +279,8 @@ def _largest(params: Any, model: Any, fsdp: int) -> int:
     if fsdp == 1:
         return 0
     sizes: dict[str, int] = {}
-    for path, leaf in flatten_dict(params).items():
+    leaves: dict[Any, Any] = dict(flatten_dict(params))
+    for path, leaf in leaves.items():
         sizes[path[0]] = sizes.get(path[0], 0) + _bytes(leaf.shape, model.dtype)
     return max((2 if name.startswith("layer") else 1) * size for name, size in sizes.items())
 

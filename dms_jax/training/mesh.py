@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dms_jax.errors import UserError
 from dms_jax.placement import FSDP, sharding_of
@@ -43,12 +43,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Return where every array of a state lies: large ones cut over "fsdp" along their longest axis that it divides.
 
     Args:
         tree: arrays or `jax.ShapeDtypeStruct`s; parameters, optimiser states, a whole `SearchState`.
-        mesh: from `make_mesh`.
+        mesh: from `make_mesh`, or abstract: the same axes, of no devices.
     """
     return jax.tree.map(lambda leaf: sharding_of(leaf.shape, mesh), tree)
 
