@@ -18,6 +18,7 @@ What it shows: whether one gets what one asked for. What it does not: whether th
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -159,6 +160,7 @@ class _Rival:
 
     def fresh(self) -> tuple[Any, Any]:
         """A copy to be pruned, and its counter."""
+        gc.collect()  # graphs of earlier copies lie in circles of references: hundreds of MB each
         model = copy.deepcopy(self.model)
         return model, self.torch.Counter(model, self.example)
 

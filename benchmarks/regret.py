@@ -79,6 +79,16 @@ Key = tuple[int, ...]
 """A structure: the width, then heads and hidden features of every layer that stays, (24, 4, 48, 2, 16)."""
 
 
+def structures(size: Size) -> list[Key]:
+    """All structures. Which layers stay makes no other structure: from random weights all layers are alike."""
+    widths = range(size.width_step, size.width + 1, size.width_step)
+    heads = range(size.head_step, size.heads + 1, size.head_step)
+    hidden = range(size.hidden_step, size.hidden + 1, size.hidden_step)
+    layer = list(itertools.product(heads, hidden))
+    stacks = [stack for n in range(size.layers + 1) for stack in itertools.product(layer, repeat=n)]
+    return [(width, *itertools.chain(*stack)) for width in widths for stack in stacks]
+
+
 class Space:
     """The decoder's search space and its structures."""
 
@@ -98,13 +108,8 @@ class Space:
 
     @property
     def keys(self) -> list[Key]:
-        """All structures. Which layers stay makes no other structure: from random weights all layers are alike."""
-        s = self.size
-        widths = range(s.width_step, s.width + 1, s.width_step)
-        heads, hidden = range(s.head_step, s.heads + 1, s.head_step), range(s.hidden_step, s.hidden + 1, s.hidden_step)
-        layer = list(itertools.product(heads, hidden))
-        stacks = [stack for n in range(s.layers + 1) for stack in itertools.product(layer, repeat=n)]
-        return [(width, *itertools.chain(*stack)) for width in widths for stack in stacks]
+        """All structures."""
+        return structures(self.size)
 
     def kept(self, key: Key) -> dict[str, tuple[int, ...]]:
         """The first elements of every group."""
