@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.command import Contest, table
 from benchmarks.contest import Settings
+from dms_jax import strategies
 
 SEED = 99
 """Not among the seeds that are reported."""
 BUDGET = 0.2
 SEARCH_SHARES = (0.125, 0.25)
 """Of all steps: 100 and 200 of 800."""
-RATES = (2.5, 5.0, 10.0)
-"""Adam's learning rate on the ratios, times the steps of the search."""
+RATES = (0.5, 1.0, 2.0)
+"""Times the rate that a strategy has by itself."""
 
 
 def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
-    """The candidates of one strategy that learns."""
+    """The candidates of one strategy that searches; one that learns no structure has no rate to choose."""
+    rates = (1.0,) if strategy == "iterative" else RATES
+    usual = strategies.create(strategy).rate
     return [
-        Settings(strategy, budget, steps, search_steps=round(share * steps), rate=rate)
+        Settings(strategy, budget, steps, search_steps=round(share * steps), rate=usual * rate)
         for share in SEARCH_SHARES
-        for rate in RATES
+        for rate in rates
     ]
+
+
+def choose(contest: Contest, strategy: str, steps: int) -> Settings:
+    """Compute what is missing of a strategy's grid, and return the best candidate."""
+    candidates = grid(strategy, steps)
+    contest.fill(f"how {strategy} searches", [(c, SEED) for c in candidates])
+    return chosen(contest, candidates)
 
 
 def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:
@@ -38,7 +48,7 @@ def at(settings: Settings, budget: float) -> Settings:
     return dataclasses.replace(settings, budget=budget)
 
 
-def grid_table(contest: Contest, grids: dict[str, Sequence[Settings]], digits: int = 3) -> str:
+def grid_table(contest: Contest, grids: Mapping[str, Sequence[Settings]], digits: int = 3) -> str:
     """Validation scores of all candidates, the chosen ones bold."""
     rows = []
     for label, candidates in grids.items():

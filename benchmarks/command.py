@@ -12,6 +12,7 @@ from benchmarks.cells import Cell, Cells
 from benchmarks.contest import Settings
 from benchmarks.task import Task
 from dms_jax.errors import UserError
+from dms_jax.training.interrupt import InterruptFlag
 
 RESULTS = Path("benchmarks/results")
 DOCUMENT = Path("benchmarks/RESULTS.md")
@@ -51,9 +52,6 @@ class Options:
         return self.cells.folder if self.quick else PICTURES
 
 
-Ask = tuple[Task, Settings, int]  # a task, what is done on it, a seed
-
-
 @dataclass(frozen=True, eq=False)
 class Contest:
     """Cells of `contest.compete` for one task, and their results.
@@ -70,25 +68,28 @@ class Contest:
     cells: Cells
     compute: bool = True
 
-    def fill(self, name: str, asked: Iterable[tuple[Settings, int]], *others: tuple[Contest, Settings, int]) -> None:
+    def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
         """Compute what is missing, in order; supernets come first.
 
         Args:
-          name: of the benchmark.
+          name: of the benchmark, for the progress bar.
           asked: settings and seeds.
-          others: of other tasks of the same data (another supernet).
+
+        Raises:
+          Interrupted: stopped; finished cells are kept.
         """
         if not self.compute:
             return
-        work = {cell.path: (self.task, settings, seed) for settings, seed, cell in self._named(asked)}
-        cells = [cell for _, _, cell in self._named(asked)]
-        for contest_, settings, seed in others:
-            cell = contest_.cell(settings, seed)
-            cells.append(cell)
-            work[cell.path] = (contest_.task, settings, seed)
-        for task, seed in _supernets([work[c.path] for c in cells if self.cells.get(c) is None]):
-            task.pretrained(seed)
-        self.cells.fill(cells, lambda c, flag, say: contest.compete(*work[c.path], flag, say), name, self.task.data)
+        work = {self.cell(settings, seed): (settings, seed) for settings, seed in asked}
+        missing = [what for cell, what in work.items() if self.cells.get(cell) is None]
+        for seed in dict.fromkeys(seed for settings, seed in missing if settings.pretrained):
+            self.task.pretrained(seed)
+        settings_of = {cell.path: settings for cell, (settings, _) in work.items()}
+
+        def compute(cell: Cell, interrupt: InterruptFlag, say: Callable[[str], None]) -> dict[str, Any]:
+            return contest.compete(self.task, settings_of[cell.path], cell.seed, interrupt, say)
+
+        self.cells.fill(work, compute, name, self.task.data)
 
     def cell(self, settings: Settings, seed: int) -> Cell:
         """The cell of these settings."""
@@ -102,14 +103,6 @@ class Contest:
         """{seed: score} of the cells that are there and did not fail."""
         found = {seed: self.get(settings, seed) for seed in seeds}
         return {seed: float(result[what]) for seed, result in found.items() if result and what in result}
-
-    def _named(self, asked: Iterable[tuple[Settings, int]]) -> list[tuple[Settings, int, Cell]]:
-        return [(settings, seed, self.cell(settings, seed)) for settings, seed in asked]
-
-
-def _supernets(work: Iterable[tuple[Task, Settings, int]]) -> list[tuple[Task, int]]:
-    found = {(id(task), seed): (task, seed) for task, settings, seed in work if settings.pretrained}
-    return list(found.values())
 
 
 def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:
@@ -140,7 +133,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; the first column is text, the others numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-Rows = Mapping[str, Callable[[float], Settings]]
-"""Label of a method -> its settings at a budget."""

@@ -44,7 +44,7 @@ class DigitsOptions:
     blocks: int = 3
 
 
-QUICK = DigitsOptions(batch=8, pretrain_steps=2, widths=(8, 8), blocks=2)
+QUICK = DigitsOptions(batch=8, pretrain_steps=2, widths=(8,), blocks=2)
 QUICK_FEW = dataclasses.replace(QUICK, labels=20)
 
 

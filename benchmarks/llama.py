@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import tyro
 
@@ -35,11 +36,15 @@ def text_contest(options: Options) -> Contest:
     return Contest(text_task(size), defaults, options.cells, not options.tables)
 
 
-def simple_methods(steps: int) -> Methods:
-    """Structures without a search, and the full network."""
+def simple_methods(options: Options, steps: int) -> Methods:
+    """Structures without a search, and the full network; a quick run has one."""
+    uniform: Methods = {"uniform": lambda b: Settings("uniform", b, steps)}
+    if options.quick:
+        return uniform
     return {
-        "uniform": lambda b: Settings("uniform", b, steps),
+        **uniform,
         "uniform, layers too": lambda b: Settings("uniform_depth", b, steps),
+        "one Taylor threshold": lambda b: Settings("threshold", b, steps),
         "unpruned, trained on": lambda b: Settings(CONTROL, 1.0, steps),
     }
 
@@ -47,16 +52,16 @@ def simple_methods(steps: int) -> Methods:
 def main(options: Options) -> None:
     contest = text_contest(options)
     steps = QUICK_STEPS if options.quick else STEPS
-    seeds, budgets = ((0,), (0.5,)) if options.quick else (SEEDS, BUDGETS)
-    grid = choice.grid("dms", steps)[: 1 if options.quick else None]
+    seeds, budgets = ((choice.SEED,), (0.5,)) if options.quick else (SEEDS, BUDGETS)
+    grid = choice.grid("dms", steps, budgets[0])[: 1 if options.quick else None]
     try:
         contest.fill("llama: how to search", [(c, choice.SEED) for c in grid])
         best = choice.chosen(contest, grid)
-        methods: Methods = {OURS: lambda b: choice.at(best, b), **simple_methods(steps)}
+        methods: Methods = {OURS: partial(choice.at, best), **simple_methods(options, steps)}
         contest.fill("llama", [(s(b), seed) for b in budgets for seed in seeds for s in methods.values()])
     finally:
         best = choice.chosen(contest, grid)
-        methods = {OURS: lambda b: choice.at(best, b), **simple_methods(steps)}
+        methods = {OURS: partial(choice.at, best), **simple_methods(options, steps)}
         report(contest, options, methods, tuple(sorted(budgets, reverse=True)), seeds, {OURS: grid})
 
 

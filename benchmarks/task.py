@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Task:
     search_rate: float
     pretrain_steps: int
     scores: Callable[[nn.Module, Any, int], dict[str, float]]
+    _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 
     @property
     def model(self) -> Any:
@@ -70,6 +71,11 @@ class Task:
         Raises:
           Interrupted: stopped and saved.
         """
+        if seed not in self._supernets:
+            self._supernets[seed] = self._pretrain(seed)
+        return self._supernets[seed]
+
+    def _pretrain(self, seed: int) -> dict[str, Any]:
         identity = {"task": self.name, **self.options, "data": self.data, "steps": self.pretrain_steps}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         optimizer = self.optimizer(warm_cosine(self.learning_rate, self.pretrain_steps))

@@ -45,7 +45,7 @@ class TextOptions:
 
 
 QUICK = TextOptions(
-    width=16, layers=2, heads=4, kv_heads=2, head_dim=4, hidden=24, length=16, batch=2, pretrain_steps=2,
+    width=8, layers=1, heads=2, kv_heads=2, head_dim=4, hidden=12, length=16, batch=2, pretrain_steps=2,
     valid_windows=4, test_windows=4,
 )  # fmt: skip
 
@@ -70,7 +70,9 @@ def text_task(options: TextOptions) -> Task:
     )
 
     def scores(network: Any, variables: Any, seed: int) -> dict[str, float]:
-        halves = {name: bits_per_token(network, variables, _batches(w)) for name, w in (("valid", valid), ("test", test))}
+        halves = {
+            name: bits_per_token(network, variables, _batches(w)) for name, w in (("valid", valid), ("test", test))
+        }
         return {name: bits.value for name, bits in halves.items()} | {"test_window_error": halves["test"].stderr}
 
     return Task(

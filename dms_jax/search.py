@@ -156,7 +156,7 @@ class Search:
         if self.ratio_optimizer is None:
             object.__setattr__(self, "ratio_optimizer", optax.adam(self.strategy.rate / self.schedule.active))
         object.__setattr__(self, "layout", Layout.of(self.space, self.limits))
-        object.__setattr__(self, "_folding", _read_only(self.space) if self.strategy.hard else self.space)
+        object.__setattr__(self, "_folding", _read_only(self.space) if self.strategy.zeros else self.space)
 
     # --- state ---
 
@@ -203,7 +203,7 @@ class Search:
         c, frozen = self.layout, self._frozen(step)
         soft = self.strategy.masks(c, ratios, self._context(importance, step, key))
         soft = jnp.where(c.fixed[c.of_element], 1.0, soft)
-        hard = jax.lax.stop_gradient((soft >= 0.5).astype(soft.dtype))
+        hard = jax.lax.stop_gradient(self.strategy.kept(c, soft))
         return jnp.where(frozen[c.of_element], hard, soft)
 
     def _context(self, importance: jax.Array, step: jax.Array, key: jax.Array | None = None) -> Context:
@@ -266,7 +266,7 @@ class Search:
 
     def _evidence(self, masks: jax.Array, gradient: jax.Array, params: Any) -> Evidence:
         magnitude = self.space.flat(self.space.magnitudes(params))  # dead code, and removed, where no measure reads it
-        judged = jnp.ones_like(masks) if self.strategy.hard else masks
+        judged = jnp.ones_like(masks) if self.strategy.zeros else masks
         return Evidence(judged, gradient.astype(jnp.float32), magnitude, jnp.asarray(self.layout.position))
 
     def _balance(self, state: SearchState, masks: jax.Array, pull: Any, g_task: Any):
@@ -275,7 +275,8 @@ class Search:
         norm = _norm(g_task)
         average = jnp.where(state.task_norm == 0, norm, 0.9 * state.task_norm + 0.1 * norm)
         task_norm = jnp.where(active & jnp.isfinite(norm), average, state.task_norm)
-        fractions, to_masks = jax.vjp(lambda m: self.space.fractions(resources.straight_through(m)), masks)
+        kept = self.strategy.kept(self.layout, masks)
+        fractions, to_masks = jax.vjp(lambda m: self.space.fractions(resources.straight_through(m, kept)), masks)
         total, weights, report = g_task, {}, {}
         for name, goal in self.goals(state.step).items():
             fraction, w = fractions[name], state.weights[name]
@@ -344,7 +345,7 @@ def _norm(gradient: Any) -> jax.Array:
 
 
 def _read_only(space: SearchSpace) -> SearchSpace:
-    """The same space, folding masks into kernels that read them alone (see `Strategy.hard`)."""
+    """The same space, folding masks into kernels that read them alone (see `Strategy.zeros`)."""
     space = copy.copy(space)
     space.folds = {name: tuple(Factor(*at) for at in sorted(axes)) for name, axes in space.reads.kernels.items()}
     return space

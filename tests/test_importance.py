@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dms_jax import importance
-from dms_jax.importance import MEASURES, Evidence, Segments, update
+from dms_jax.importance import EVALUATIONS, MEASURES, Evidence, Segments, update
 from tests.helpers import FLOAT32_ROUNDING
 
 EVIDENCE = Evidence(*(jnp.array(x, jnp.float32) for x in ([0.5, 1, 1], [2, -3, 0], [7, 8, 9], [0, 1, 2])))
@@ -63,6 +63,25 @@ def test_groups_that_do_not_learn_are_kept_and_not_counted():
     assert skipped == 0
 
 
+def test_one_element_alone_learns_only_where_groups_are_compared():
+    c, score, segments = jnp.array([1.0, 2, 0]), jnp.array([0.0, 10, 5]), Segments((2, 1))
+    for across, alone in ((False, 0.0), (True, 0.05)):
+        new, skipped = update(c, score, segments, jnp.array([True, True]), across=across)
+        np.testing.assert_allclose(new, [0.99, 2.08, alone], rtol=FLOAT32_ROUNDING)
+        assert skipped == 0
+    new, skipped = update(c, jnp.array([3.0, 3, jnp.nan]), segments, jnp.array([True, True]), across=True)
+    np.testing.assert_array_equal(new, c)
+    assert skipped == 1
+
+
+def test_extremes():
+    low, high = Segments((3, 1, 2)).extremes(jnp.array([1.0, -1, 0, 5, 2, 3]))
+    np.testing.assert_array_equal(low, [-1, 5, 2])
+    np.testing.assert_array_equal(high, [1, 5, 3])
+
+
 def test_measures_are_the_ones_documented():
     assert set(MEASURES) == {"taylor", "snip", "fisher", "magnitude", "index"}
     assert MEASURES["taylor"] is importance.taylor
+    assert set(EVALUATIONS) == {*MEASURES, "taylor_last"}
+    assert EVALUATIONS["taylor_last"] == (importance.taylor, 0.0) and EVALUATIONS["snip"] == (importance.snip, 0.99)

@@ -144,10 +144,10 @@ class Layout:
         """
         return self.below(ranks) >= (self.size - self.least)[self.of_element]
 
-    def counts(self, masks: Any) -> np.ndarray:
-        """`[ratios]` float64: how many elements masks `[elements]` keep, the mean over tied groups."""
-        kept = np.bincount(self.of_element, np.asarray(masks) >= 0.5, len(self.size))
-        return np.bincount(self.ratio, kept) / np.bincount(self.ratio)
+    def counts(self, kept: Any) -> np.ndarray:
+        """`[ratios]` float64: the sum of `kept [elements]` in every group, the mean over tied groups."""
+        of_group = np.bincount(self.of_element, np.asarray(kept), len(self.size))
+        return np.bincount(self.ratio, of_group) / np.bincount(self.ratio)
 
     def ratios(self, counts: Any) -> np.ndarray:
         """`[ratios]` float64 pruning ratios at which #{c' >= a} is the nearest whole number to `counts [ratios]`."""

@@ -76,7 +76,7 @@ class GradientEstimated(Strategy):
     paper's comparison (arXiv 2405.07194); the estimator is that of Bengio, Leonard, Courville, arXiv 1308.3432.
     """
 
-    hard: ClassVar[bool] = True
+    zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:
         return jnp.zeros(len(layout.first), jnp.float32)

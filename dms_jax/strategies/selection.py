@@ -33,7 +33,8 @@ class MultipleElement(Strategy):
     Gumbel-Softmax", ICLR 2017, arXiv 1611.01144.
     """
 
-    hard: ClassVar[bool] = True
+    rate: float = 40.0
+    zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:
         """`[shared, 2]`: logits of keeping and of dropping."""
@@ -55,8 +56,7 @@ class MultipleElement(Strategy):
         """The expected numbers of elements, and the most probable ones."""
         lead = np.asarray(parameters[:, 0] - parameters[:, 1], np.float64)[layout.shared]
         kept = 1.0 / (1.0 + np.exp(-lead))
-        of_group = np.bincount(layout.of_element, kept, len(layout.size))
-        return Decision(layout.ratios(layout.per_ratio(of_group)), kept)
+        return Decision(layout.ratios(layout.counts(kept)), kept)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class SingleNumber(Strategy):
     via Transformable Architecture Search", NeurIPS 2019, arXiv 1905.09717.
     """
 
-    rate: float = 10.0
-    hard: ClassVar[bool] = True
+    rate: float = 40.0
+    zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:
         """`[ratios, most + 1]`: the logit of every number from 0; beyond N and below n they are never used."""

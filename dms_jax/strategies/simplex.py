@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax import topk
 from dms_jax.strategies.layout import Layout
 from dms_jax.strategies.strategy import Context, Decision, Strategy
 
@@ -91,7 +92,7 @@ class CappedSimplex(Strategy):
     1 has no gradient of its own; it moves when k or the scores of others do.
     """
 
-    hard: ClassVar[bool] = True
+    zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> dict[str, jax.Array]:
         ratio = jnp.full(len(layout.first), START, jnp.float32)
@@ -103,6 +104,12 @@ class CappedSimplex(Strategy):
     def masks(self, layout: Layout, parameters: dict[str, jax.Array], context: Context) -> jax.Array:
         k = layout.size.astype(np.float32) * (1.0 - parameters["ratio"][layout.ratio])
         return layout.elements(capped_simplex(layout.rows(parameters["score"], -jnp.inf), k))
+
+    def kept(self, layout: Layout, masks: jax.Array) -> jax.Array:
+        """The k largest masks, k = sum m rounded: with equal scores all masks are k / N, and m >= 1/2 says nothing."""
+        total = jax.ops.segment_sum(masks, layout.of_element, len(layout.size), indices_are_sorted=True)
+        ranks = topk.normalize_segments(masks, layout.segments.sizes)
+        return (layout.below(ranks) >= (layout.size - jnp.round(total))[layout.of_element]).astype(masks.dtype)
 
     def clip(self, layout: Layout, parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
         closed = np.asarray(layout.per_ratio(1.0 - layout.least / layout.size), np.float32)

@@ -52,14 +52,15 @@ class Strategy(ABC):
         move in a search.
 
     Class attributes:
-      hard: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
+      zeros: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
         the axis, a mask of 0 under a ReLU passes no gradient to itself; (2) an element is judged as if its mask were 1,
-        so that (m g)^2 of one that is out is the first-order change of the loss when it comes back.
+        so that (m g)^2 of one that is out is the first-order change of the loss when it comes back. (What lies inside a
+        block that is out has no gradient, and keeps its importance.)
       across: importances are compared across groups, so that a group of one element has an importance, too.
     """
 
     rate: float = 5.0
-    hard: ClassVar[bool] = False
+    zeros: ClassVar[bool] = False
     across: ClassVar[bool] = False
 
     @abstractmethod
@@ -72,16 +73,20 @@ class Strategy(ABC):
 
     @abstractmethod
     def masks(self, layout: Layout, parameters: Any, context: Context) -> jax.Array:
-        """Masks `[elements]` float32 in [0, 1], differentiable in the parameters; an element stays where m >= 1/2.
+        """Masks `[elements]` float32 in [0, 1], differentiable in the parameters.
 
         The search itself opens groups that are left alone, and makes frozen groups hard.
         """
+
+    def kept(self, layout: Layout, masks: jax.Array) -> jax.Array:
+        """Which elements masks stand for, `[elements]` of 0 and 1: what r counts, and what a group is frozen at."""
+        return (masks >= 0.5).astype(masks.dtype)
 
     def clip(self, layout: Layout, parameters: Any) -> Any:
         """The nearest parameters within their range."""
         return parameters
 
     def decide(self, layout: Layout, parameters: Any, context: Context) -> Decision:
-        """Ratios and ranking for the final projection: here the counts of the masks without noise, and importance."""
-        counts = layout.counts(self.masks(layout, parameters, context))
+        """Ratios and ranking for the final projection: here what the masks without noise keep, and importance."""
+        counts = layout.counts(self.kept(layout, self.masks(layout, parameters, context)))
         return Decision(layout.ratios(counts), np.asarray(context.importance))

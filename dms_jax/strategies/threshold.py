@@ -26,12 +26,13 @@ class Iterative(Strategy):
     compared across the network, so that the threshold removes the least squared change of the loss per cost. Tied
     groups pool theirs, rank by rank. The best elements, as many as must stay, always stay.
 
-    Nothing is learned but the weights; importance is measured on and on, and what is out may come back. Starts as
-    exactly the supernet. In the manner of Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR
+    Nothing is learned but the weights; importance is measured on and on, and what is out may come back. While refining,
+    depth and heads keep their importance, but the threshold still moves by what the widths' does. Starts as exactly the
+    supernet. In the manner of Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR
     2019, arXiv 1906.10771, with this project's schedule of targets.
     """
 
-    hard: ClassVar[bool] = True
+    zeros: ClassVar[bool] = True
     across: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> tuple[()]:

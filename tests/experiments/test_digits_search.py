@@ -239,6 +239,19 @@ def test_from_random_weights_and_retrained_from_scratch(quick, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
+def test_a_rival_is_saved_and_goes_on(quick, tmp_path):
+    """What a search saved is what it goes on from, though nothing is learned but weights and importance."""
+    flags = [*SHORT, "--pipeline=p-", "--macs=0.6", "--strategy=iterative", f"--workdir={tmp_path}"]
+    flags += ["--ratio-rate=2", "--importance=taylor_last"]
+    digits_search.main(flags)
+    structure, before, after, _ = read_run(tmp_path)
+    assert after["macs"] <= 0.6 * before["macs"]
+    for name in ("results.json", "structure.json"):
+        (tmp_path / name).unlink()
+    digits_search.main(flags)
+    assert Structure.load(tmp_path / "structure.json") == structure
+
+
 @pytest.fixture(scope="module")
 def limited(hasty, tmp_path_factory):
     """The structure alone, both budgets, every limit, on eight devices."""
@@ -335,6 +348,7 @@ def refused(capsys, *flags):
         (["--weight=-1"], ["--weight -1.0"]),
         (["--seed=-1"], ["--seed -1"]),
         (["--pipeline=p-", "--retrain=scratch"], ["--retrain scratch", "p-"]),
+        (["--ratio-rate=0"], ["rate of 0.0", "above 0"]),
     ],
 )  # fmt: skip
 def test_one_line_and_nothing_written(flags, says, capsys, tmp_path):
@@ -346,7 +360,16 @@ def test_one_line_and_nothing_written(flags, says, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--pipeline=q"], ["--retrain=no"], ["--steps=many"], ["--macs=x"], ["--least", "stem"], ["--nonsense"]]
+    "flags",
+    [
+        ["--pipeline=q"],
+        ["--strategy=topk"],
+        ["--retrain=no"],
+        ["--steps=many"],
+        ["--macs=x"],
+        ["--least", "stem"],
+        ["--nonsense"],
+    ],
 )
 def test_mistyped_flags_end_with_status_2(flags, capsys, tmp_path):
     with pytest.raises(SystemExit) as end:

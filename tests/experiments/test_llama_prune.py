@@ -46,8 +46,12 @@ def arguments(original, data, workdir, *more):
 
 @pytest.mark.parametrize(
     "more",
-    [["--params=0.7"], ["--macs=0.6", "--tie=layers", "--pipeline=p-", "--fsdp=2"]],
-    ids=["params", "macs tied and sharded"],
+    [
+        ["--params=0.7"],
+        ["--macs=0.6", "--tie=layers", "--pipeline=p-", "--fsdp=2"],
+        ["--macs=0.6", "--tie=layers", "--pipeline=p-", "--fsdp=2", "--strategy=single", "--importance=taylor_last"],
+    ],
+    ids=["params", "macs tied and sharded", "a rival"],
 )
 def test_pruned_written_and_read_back(original, data, tmp_path, more, capsys):
     workdir = tmp_path / "run"

@@ -1,0 +1,124 @@
+"""One thing changed at a time: what the parts and settings of DMS are worth, on text at 20 % of the MACs.
+
+    python -m benchmarks.ablation [--quick | --tables]
+
+One table each for the length of the search, the decay of the target, the sharpness of the masks, where the ratios
+start, the balance against the paper's plain loss, how elements are judged, and the size of the supernet (the same MACs
+are left of all of them); three seeds a row, paired with the setting that `benchmarks.llama` chose. About two hours on
+one core. A difference below two of its standard errors is noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import tyro
+
+from benchmarks import choice
+from benchmarks.cells import Spread, paired
+from benchmarks.command import Contest, Options, table, write_section
+from benchmarks.contest import Settings
+from benchmarks.llama import QUICK_STEPS, STEPS, text_contest
+from benchmarks.text_task import TextOptions, text_task
+from dms_jax.errors import exit_on_user_error
+
+SEEDS = (0, 1, 2)
+BUDGET, QUICK_BUDGET = 0.2, 0.5
+HIDDEN = (128, 512)
+"""Of the other supernets; the usual one has 256."""
+
+Variants = dict[str, dict[str, Settings]]
+
+
+def variants(base: Settings) -> Variants:
+    """Table -> label -> settings; the base itself is not among them."""
+
+    def change(**changes) -> Settings:
+        return dataclasses.replace(base, **changes)
+
+    shares = {n: n / STEPS for n in (50, 100, 200, 400, 600)}
+    lengths = {f"{n} of {STEPS} steps": change(search_steps=round(x * base.steps)) for n, x in shares.items()}
+    judged = {name: change(importance=name) for name in ("fisher", "snip", "magnitude", "index")}
+    tables = {
+        "length of the search": lengths,
+        "share of the search in which the target shrinks (usual: 0.8)": {
+            f"{x}": change(decay=x) for x in (0.4, 0.6, 1.0)
+        },
+        "last share in which depth and heads are frozen (usual: 0.2)": {f"{x}": change(refine=x) for x in (0.0, 0.4)},
+        "sharpness of the masks (usual: 1)": {f"{x:g} times": change(sharpness=x) for x in (0.25, 0.5, 2.0, 4.0)},
+        "where the ratios start (usual: a_open)": {"0": change(start_open=False)},
+        "weight of the resource loss (usual: balanced)": {
+            f"plain, {w:g}": change(weight=w) for w in (0.1, 1.0, 10.0)
+        },
+        "how elements are judged (usual: Taylor)": {
+            "Taylor of the last step alone": change(importance_decay=0.0), **judged,
+        },
+    }  # fmt: skip
+    return {name: {k: s for k, s in rows.items() if s != base} for name, rows in tables.items()}
+
+
+def main(options: Options) -> None:
+    contest = text_contest(options)
+    if options.quick:
+        base = Settings("dms", QUICK_BUDGET, QUICK_STEPS, search_steps=2, rate=5.0)
+    else:
+        base = choice.choose(contest, "dms", STEPS)
+    rows = variants(base)
+    if options.quick:
+        rows = {"sharpness of the masks (usual: 1)": {"2 times": dataclasses.replace(base, sharpness=2.0)}}
+    seeds = (choice.SEED,) if options.quick else SEEDS
+    others = {} if options.quick else _supernets(contest, options, base)
+    try:
+        contest.fill("ablation", [(base, seed) for seed in seeds])
+        for name, settings in rows.items():
+            contest.fill(f"ablation: {name}", [(s, seed) for s in settings.values() for seed in seeds])
+        for other, settings in others.values():
+            other.fill("ablation: supernets", [(settings, seed) for seed in seeds])
+    finally:
+        _report(contest, options, base, rows, others, seeds)
+
+
+def _supernets(contest: Contest, options: Options, base: Settings) -> Mapping[str, tuple[Contest, Settings]]:
+    """Supernets with another hidden size, pruned to as many MACs as the usual one."""
+    found, macs = {}, base.budget * contest.task.space.resources()["macs"]
+    for hidden in HIDDEN:
+        task = text_task(dataclasses.replace(TextOptions(), hidden=hidden))
+        other = Contest(task, contest.defaults, contest.cells, contest.compute)
+        share = round(macs / task.space.resources()["macs"], 4)
+        found[f"hidden size {hidden}"] = (other, choice.at(base, share))
+    return found
+
+
+def _report(
+    contest: Contest,
+    options: Options,
+    base: Settings,
+    rows: Variants,
+    others: Mapping[str, tuple[Contest, Settings]],
+    seeds: Sequence[int],
+) -> None:
+    usual = contest.values(base, seeds)
+    parts = [
+        f"`python -m benchmarks.ablation`: bits per byte at {100 * base.budget:g} % of the MACs, lower is better; a "
+        f"positive difference, paired by seed, means that the usual setting is better. Usual: {base.search_steps} of "
+        f"{base.steps} steps of search, rate {base.rate:g}; {Spread.of(usual.values()).text()}."
+    ]
+    named = {
+        name: {label: contest.values(s, seeds) for label, s in settings.items()} for name, settings in rows.items()
+    }
+    if others:
+        named["size of the supernet (usual: hidden size 256)"] = {
+            label: other.values(settings, seeds) for label, (other, settings) in others.items()
+        }
+    for name, values in named.items():
+        lines = [
+            [label, Spread.of(v.values()).text(), paired(usual, v).text(sign=True), str(len(v))]
+            for label, v in values.items()
+        ]
+        parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))
+    write_section("ablation", "One thing changed at a time", "\n\n".join(parts), quick=options.quick)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()

@@ -1,0 +1,45 @@
+"""Every benchmark of quality runs in its tiny version, resumes for nothing, and leaves the real results alone."""
+
+import importlib
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from benchmarks.command import DOCUMENT, Options
+
+BENCHMARKS = ("llama", "frontier", "scratch", "pminus", "digits", "ablation")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all: cells and supernets are shared as they are in earnest. Compiled fast rather than well."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield tmp_path_factory.mktemp("quick")
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_quick(name, folder, monkeypatch, capsys):
+    document = Path(DOCUMENT).read_bytes()
+    monkeypatch.setattr("benchmarks.task.CACHE", folder / "supernets")
+    module = importlib.import_module(f"benchmarks.{name}")
+    options = Options(quick=True, results=folder / "results")
+    module.main(options)
+    out = capsys.readouterr().out
+    assert f"python -m benchmarks.{name}" in out and "failed" not in out
+    files = {path: path.read_bytes() for path in (folder / "results").rglob("*.*")}
+    began = time.monotonic()
+    module.main(options)
+    assert time.monotonic() - began < 20 and capsys.readouterr().out == out
+    again = {path: path.read_bytes() for path in (folder / "results").rglob("*.*")}
+    assert again == files  # pictures of the same numbers are the same bytes
+    assert Path(DOCUMENT).read_bytes() == document
+
+
+def test_tables_alone_compute_nothing(tmp_path, capsys):
+    module = importlib.import_module("benchmarks.llama")
+    module.main(Options(quick=True, tables=True, results=tmp_path))
+    assert "| DMS | - |" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.json"))
