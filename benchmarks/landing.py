@@ -33,8 +33,9 @@ from benchmarks.cells import Cell
 from benchmarks.command import Options, table, write_section
 from benchmarks.rivals import absent
 from dms_jax import models, projection
-from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
+from dms_jax.training.interrupt import InterruptFlag
 
 RESOURCES = ("macs", "params")
 LLAMA_7B = {"vocabulary": 32_000, "width": 4096, "layers": 32, "heads": 32, "hidden": 11_008, "search_width": True}
@@ -226,12 +227,17 @@ def main(options: Options) -> None:
     reason = absent("torch", "torch_pruning", "torchvision")
     able = [cells[path] for path, (_, method) in work.items() if method == "ours" or not reason]
     if not options.tables:
-        options.cells.fill(
-            able,
-            lambda c, flag, say: methods[work[c.path][1]](work[c.path][0], budgets, say),
-            "landing",
-            "shapes alone, random states",
-        )
+
+        def one(cell: Cell, flag: InterruptFlag, say: Callable[[str], None]) -> dict[str, Any]:
+            def told(text: str) -> None:
+                say(text)
+                if flag.requested:
+                    raise Interrupted(0, "stopped")
+
+            network, method = work[cell.path]
+            return methods[method](network, budgets, told)
+
+        options.cells.fill(able, one, "landing", "shapes alone, random states")
     lines = []
     for path, (network, method) in work.items():
         found = options.cells.get(cells[path])

@@ -149,7 +149,8 @@ def in_jax(mask: Mask) -> Enter:
             return jnp.asarray(weights) @ m, m
 
         arguments = (jnp.float32(RATIO), jnp.asarray(importance))
-        program = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True)).lower(*arguments).compile()
+        with jax.numpy_rank_promotion("allow"):  # other packages broadcast as they like
+            program = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True)).lower(*arguments).compile()
         memory = program.memory_analysis()
 
         def call() -> tuple[Any, Any, Any]:
@@ -214,12 +215,12 @@ def ready(contender: Contender, importance: np.ndarray, weights: np.ndarray) -> 
             contender.out = f"out: {readable_bytes(count)} at {size:,}"
     if contender.out or contender.enter is None:
         return None
-    entry = contender.enter(importance, weights)
-    if entry.temporary_bytes > MEMORY_LIMIT_BYTES:
-        contender.out = f"out: {readable_bytes(entry.temporary_bytes)} at {size:,}"
-        return None
     contender.failed = ""
     try:
+        entry = contender.enter(importance, weights)
+        if entry.temporary_bytes > MEMORY_LIMIT_BYTES:
+            contender.out = f"out: {readable_bytes(entry.temporary_bytes)} at {size:,}"
+            return None
         contender.shown = seen(entry.call(), size)
     except Exception as error:  # of any package: a solver that refuses its own numbers, say
         contender.failed = f"fails: {_sentence(error)}"

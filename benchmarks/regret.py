@@ -283,6 +283,8 @@ class Benchmark:
         supernets: dict[int, Any] = {}
 
         def pick(method: str, budget: float, seed: int, flag: InterruptFlag, say: Callable[[str], None]) -> Any:
+            if flag.requested:
+                raise Interrupted(0, "stopped")
             if seed not in supernets:
                 full = space.masks(space.keys[-1])
                 supernets[seed] = pretrain(space.new(seed), full, space.batches(seed, 0, self.size.steps))

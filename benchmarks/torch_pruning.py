@@ -43,7 +43,7 @@ from benchmarks.digits_task import DigitsOptions
 from benchmarks.rivals import absent
 from benchmarks.task import Task
 from dms_jax import strategies
-from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.shrink import shrink
@@ -109,6 +109,15 @@ class Work:
         )  # fmt: skip
         self._add(name, began)
         return state
+
+    def proceed(self) -> None:
+        """Called now and then where no step of JAX is run.
+
+        Raises:
+          Interrupted: the flag is up.
+        """
+        if self.interrupt.requested:
+            raise Interrupted(0, "stopped")
 
     def timed(self, function: Callable[[], Any]) -> Any:
         """Call a part of a search."""
@@ -187,6 +196,7 @@ def sparse(work: Work, variables: Any) -> Found:
             pruner.regularize(model)
             optimizer.step()
             work.say(f"sparse training {i}")
+            work.proceed()
         model.eval()
 
     with tn.quiet():
@@ -229,7 +239,12 @@ def _pruned(
     space = work.task.space
     count = tn.Counter(model, tn.torch.zeros(1, 3, 8, 8))
     tracked = tn.Tracked(model)
-    tn.prune_below(pruner, count, macs, gradients, tracked)
+
+    def watch() -> None:
+        work.proceed()
+        tracked()
+
+    tn.prune_below(pruner, count, macs, gradients, watch)
     kept = {name: np.asarray(indices) for name, indices in space.kept(before).items()}
     for path, left in tracked.kept.items():
         if (name := _group(path)) is not None:
