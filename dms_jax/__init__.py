@@ -7,7 +7,7 @@ makes the smaller network's variables.
 
 from typing import TYPE_CHECKING, Any
 
-from dms_jax import importance, layers, models, resources, topk
+from dms_jax import importance, layers, models, resources, strategies, topk
 from dms_jax.elements import Elements, Searchable
 from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
@@ -38,6 +38,7 @@ __all__ = [
     "models",
     "resources",
     "shrink",
+    "strategies",
     "topk",
     "verify",
 ]

@@ -10,7 +10,6 @@ One step trains weights and pruning ratios together and evaluates the elements, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -31,11 +30,10 @@ from dms_jax.projection import Limits
 from dms_jax.space import SearchSpace
 from dms_jax.strategies import DMS, Context, Layout, Strategy
 from dms_jax.structure import Structure
-from dms_jax.writing import Factor
 
-# (variables, batch, key) -> (mean loss, (collections that changed, such as batch_stats, and metrics))
 NOISE = 1  # folded into the key of a step: the strategy's noise is not the loss's
 
+# (variables, batch, key) -> (mean loss, (collections that changed, such as batch_stats, and metrics))
 Loss: TypeAlias = Callable[[dict[str, Any], Any, jax.Array], tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]]
 
 
@@ -159,7 +157,7 @@ class Search:
         if self.ratio_optimizer is None:
             object.__setattr__(self, "ratio_optimizer", optax.adam(self.strategy.rate / self.schedule.active))
         object.__setattr__(self, "layout", Layout.of(self.space, self.limits))
-        object.__setattr__(self, "_folding", _read_only(self.space) if self.strategy.zeros else self.space)
+        object.__setattr__(self, "_folding", self.space.folding_reads() if self.strategy.zeros else self.space)
 
     # --- state ---
 
@@ -345,10 +343,3 @@ class Search:
 def _norm(gradient: Any) -> jax.Array:
     """The Euclidean norm over all leaves."""
     return jnp.linalg.norm(ravel_pytree(gradient)[0])
-
-
-def _read_only(space: SearchSpace) -> SearchSpace:
-    """The same space, folding masks into kernels that read them alone (see `Strategy.zeros`)."""
-    space = copy.copy(space)
-    space.folds = {name: tuple(Factor(*at) for at in sorted(axes)) for name, axes in space.reads.kernels.items()}
-    return space

@@ -5,6 +5,7 @@ All of it is read off the traced inference program; nothing is allocated and not
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -241,9 +242,13 @@ class SearchSpace:
         """{group: [N]} -> `[elements]` laid end to end."""
         return jnp.concatenate([by_group[name] for name in self.groups])
 
+    def _reading(self) -> dict[str, tuple[Factor, ...]]:
+        """For every group that only kernels read: those kernels."""
+        return {name: tuple(Factor(*where) for where in sorted(k)) for name, k in self.reads.kernels.items()}
+
     def _cheapest(self, writes: Mapping[str, tuple[Factor, ...]]) -> dict[str, tuple[Factor, ...]]:
         """For every group that folds: the fewest numbers to multiply, in what reads the axis or in what writes it."""
-        reads = {name: tuple(Factor(*where) for where in sorted(k)) for name, k in self.reads.kernels.items()}
+        reads = self._reading()
 
         def numbers(factors: tuple[Factor, ...]) -> int:
             return sum(int(np.prod(self.leaves[self._params[f.leaf]].shape, dtype=np.int64)) for f in factors)
@@ -287,6 +292,15 @@ class SearchSpace:
                     scale = self._spread(self.leaves[path].axes[f.axis], name, mask).reshape(shape)
                 flat[path[1:]] = leaf * scale.astype(leaf.dtype)
         return unflatten_dict(flat), unflatten_dict(given, sep="/")
+
+    def folding_reads(self) -> SearchSpace:
+        """The same space, folding masks into kernels that read them alone, never into what writes the axis.
+
+        For masks that reach 0: m relu(x) = relu(m x) has no derivative in m at 0 on the right-hand side.
+        """
+        space = copy.copy(self)
+        space.folds = self._reading()
+        return space
 
     def element_at(self, axis: Axis, name: str) -> np.ndarray:
         """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""

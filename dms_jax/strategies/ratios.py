@@ -23,6 +23,8 @@ class DMS(Strategy):
     Source: Liu, Wang, Gao, Chen, "Differentiable Model Scaling using Differentiable Topk", ICML 2024, arXiv 2405.07194.
     """
 
+    title: ClassVar[str] = "DMS"
+
     def init(self, layout: Layout) -> jax.Array:
         return jnp.asarray(layout.per_ratio(layout.open))
 
@@ -55,6 +57,8 @@ class RawDMS(DMS):
     final projection alone.
     """
 
+    title: ClassVar[str] = "DMS without normalisation"
+
     def normalized(self, layout: Layout, importance: jax.Array) -> jax.Array:
         low, high = layout.segments.extremes(jax.lax.stop_gradient(importance))
         width = jnp.where(high > low, high - low, 1.0)
@@ -76,6 +80,7 @@ class GradientEstimated(Strategy):
     paper's comparison (arXiv 2405.07194); the estimator is that of Bengio, Leonard, Courville, arXiv 1308.3432.
     """
 
+    title: ClassVar[str] = "gradient-estimated top-k"
     zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:

@@ -34,6 +34,7 @@ class MultipleElement(Strategy):
     """
 
     rate: float = 40.0
+    title: ClassVar[str] = "multiple-element selection"
     zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:
@@ -74,6 +75,7 @@ class SingleNumber(Strategy):
     """
 
     rate: float = 40.0
+    title: ClassVar[str] = "single-number selection"
     zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:

@@ -92,6 +92,7 @@ class CappedSimplex(Strategy):
     1 has no gradient of its own; it moves when k or the scores of others do.
     """
 
+    title: ClassVar[str] = "projection onto the capped simplex"
     zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> dict[str, jax.Array]:

@@ -52,6 +52,7 @@ class Strategy(ABC):
         move in a search.
 
     Class attributes:
+      title: in tables: "found by ...".
       zeros: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
         the axis, a mask of 0 under a ReLU passes no gradient to itself; (2) an element is judged as if its mask were 1,
         so that (m g)^2 of one that is out is the first-order change of the loss when it comes back. (What lies inside a
@@ -60,6 +61,7 @@ class Strategy(ABC):
     """
 
     rate: float = 5.0
+    title: ClassVar[str] = "another strategy"
     zeros: ClassVar[bool] = False
     across: ClassVar[bool] = False
 

@@ -32,6 +32,7 @@ class Iterative(Strategy):
     2019, arXiv 1906.10771, with this project's schedule of targets.
     """
 
+    title: ClassVar[str] = "iterative threshold"
     zeros: ClassVar[bool] = True
     across: ClassVar[bool] = True
 

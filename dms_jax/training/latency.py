@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dms_jax.training.processes import on_first
 
 Network: TypeAlias = tuple[Callable[..., Any], Any]  # (variables, x) -> outputs, and the variables
 
@@ -21,27 +25,46 @@ def latencies(
 ) -> dict[str, float]:
     """Median milliseconds of one forward pass of several networks, measured in turn so that drift hits all alike.
 
+    With several processes all of them call this: they make the same number of passes, as networks that are cut over
+    their devices need it, and get what the first one measured.
+
     Args:
       networks: name -> (forward, variables). `forward(variables, x)` is compiled before it is timed.
       example: shape and dtype of one input with batch 1; zeros of it are fed.
       batch: how many at once.
-      seconds: how long to measure each network; at least 5 passes are made.
+      seconds: how long to measure each network, about; at least 5 passes are made.
 
     Returns:
-      name -> median milliseconds of a pass of the whole batch, result awaited, on the default device.
+      name -> median milliseconds of a pass of the whole batch, result awaited, on the devices of the variables.
     """
-    x = jnp.zeros((batch, *example.shape[1:]), example.dtype)
-    passes = {name: jax.jit(forward).lower(v, x).compile() for name, (forward, v) in networks.items()}
+    zeros = np.zeros((batch, *example.shape[1:]), example.dtype)
+    inputs = {name: _beside(v, zeros) for name, (_, v) in networks.items()}
+    passes = {name: jax.jit(forward).lower(v, inputs[name]).compile() for name, (forward, v) in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in networks}
-    for name, (_, variables) in networks.items():
-        jax.block_until_ready(passes[name](variables, x))
-    end = time.perf_counter() + seconds * len(networks)
-    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+
+    def once() -> None:
         for name, (_, variables) in networks.items():
             start = time.perf_counter()
-            jax.block_until_ready(passes[name](variables, x))
+            jax.block_until_ready(passes[name](variables, inputs[name]))
             times[name].append(1000 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
+
+    once()  # allocates, and is not counted
+    for values in times.values():
+        values.clear()
+    once()
+    took = sum(map(sum, times.values())) / 1000
+    rounds = on_first(lambda: max(5, math.ceil(seconds * len(networks) / max(took, 1e-6))))
+    for _ in range(rounds - 1):
+        once()
+    return on_first(lambda: {name: median(values) for name, values in times.items()})
+
+
+def _beside(variables: Any, x: np.ndarray) -> jax.Array:
+    """An input on the devices of the variables, whole on each."""
+    sharding = getattr(jax.tree.leaves(variables)[0], "sharding", None)
+    if isinstance(sharding, NamedSharding):
+        return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
+    return jax.device_put(x, sharding)
 
 
 def latency_warnings(full: Mapping[str, float], found: Mapping[str, float], macs: tuple[int, int]) -> list[str]:

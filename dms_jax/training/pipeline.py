@@ -20,8 +20,9 @@ from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training.job import Job
 from dms_jax.training.mesh import place
+from dms_jax.training.processes import local
 
-FULL, FOUND, UNIFORM, LONGER = "full network", "found by DMS", "same ratio everywhere", "full network, trained on"
+FULL, FOUND, UNIFORM, LONGER = "full network", "found", "same ratio everywhere", "full network, trained on"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Steps:
         return self.search + self.finetune if self.finetune and self.compare else 0
 
     def after(self, name: str) -> int:
-        """All steps that a network of the results has been trained for."""
+        """All steps that a network of the results has taken: its own, and those that found it."""
         extra = {FULL: 0, FOUND: self.search + self.finetune, UNIFORM: self.controls, LONGER: self.controls}
         return self.pretrain + extra[name]
 
@@ -81,7 +82,8 @@ class Pipeline:
       optimizer: from a number of steps to the optimiser of a phase that long; the search has its own.
       model: {"name", "arguments"} for `dms_jax.models.create`, to be written down.
       example: inputs to check on that masked and shrunk network agree.
-      retrain: start the small network from the weights that the search left, or from new ones.
+      retrain: start the small network from the weights that the search left, or from new ones. The uniform control
+        starts alike: from the pretrained weights, or from new ones.
       taught: from the pretrained variables to the job that trains the search; None trains it as `job` does. This is
         where a teacher comes in: those variables, or any other network.
       retaught: likewise, to the job of everything after the search, where batches, loss or teacher are others there;
@@ -113,13 +115,14 @@ class Pipeline:
         pretrained = self._train(self.job, "pretrain", model, variables, self.steps.pretrain, None)
         pupil = self.job if self.taught is None else self.taught(pretrained)
         state = pupil.search("search", search, pretrained)
-        structure = search.structure(state, self.model)
+        chosen = state.replace(ratios=local(state.ratios), importance=local(state.importance))  # type: ignore[attr-defined]
+        structure = search.structure(chosen, self.model)
         difference = verify(_exact(space), state.variables, structure, self.example)
         if not difference < 1e-2:
             raise UserError(f"masked and shrunk network differ by {difference:.2g}: the model reads an axis unmasked")
         small = model.clone(structure=structure)
-        start = shrink(space, state.variables, structure) if self.retrain == "sliced" else self._new(small)
-        del state  # a supernet with its optimiser's moments
+        start = self._start(small, state.variables)
+        del state, chosen  # a supernet with its optimiser's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
         found = self._train(after, "finetune", small, start, self.steps.finetune, self.average)
         networks = {FULL: (model, pretrained)} if self.steps.pretrain or self.trained else {}
@@ -133,7 +136,7 @@ class Pipeline:
         ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained["params"]).items()}
         even = Structure(projection.uniform(space, ranking, search.targets, search.limits))
         uniform = model.clone(structure=even)
-        thin = self._train(after, "uniform", uniform, shrink(space, pretrained, even), steps, self.average)
+        thin = self._train(after, "uniform", uniform, self._start(uniform, pretrained), steps, self.average)
         networks = {UNIFORM: (uniform, thin)}
         if steps:
             job = self.job if self.retaught is None else after
@@ -143,9 +146,12 @@ class Pipeline:
     def _train(self, job: Job, name: str, model: nn.Module, variables: Any, steps: int, average: Any) -> Any:
         return job.train(name, model, variables, self.optimizer(steps), steps, average=average) if steps else variables
 
-    def _new(self, model: nn.Module) -> Any:
+    def _start(self, small: Any, full: Any) -> Any:
+        """Where a small network's training starts: from slices of the full network's variables, or anew."""
+        if self.retrain == "sliced":
+            return shrink(self.search.space, full, small.structure)
         inputs = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.search.space.example)
-        return place(jax.jit(model.init)(self.job.phase_key("scratch"), *inputs), self.job.mesh)
+        return place(jax.jit(small.init)(self.job.phase_key("scratch"), *inputs), self.job.mesh)
 
 
 def _exact(space: SearchSpace) -> SearchSpace:

@@ -18,7 +18,6 @@ from dms_jax.search import Search
 from dms_jax.training import latency
 from dms_jax.training.machine import machine
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
-from dms_jax.training.processes import local
 
 RESOURCES = {"macs": "MACs", "params": "parameters"}
 
@@ -52,17 +51,18 @@ def measure(
 ) -> dict[str, Any]:
     """Resources, quality and latency of every network: "rows", "warnings", "budget", "quality", "verify", "machine".
 
+    With several processes all of them call this.
+
     Args:
       finished: the networks.
       search: what they came from.
       steps: of the phases.
       quality: how well they do.
-      batches: the batch sizes to measure latency at.
+      batches: the batch sizes to measure latency at: on one device, or where parameters are cut over devices, on these.
     """
     space = search.space
     (example,) = jax.tree.leaves(space.example)
-    # every process measures for itself: it runs for a time, not for a number of passes
-    passes = {name: (space.forward(model), local(v)) for name, (model, v) in finished.networks.items()}
+    passes = {name: (space.forward(model), _on_one_device(v)) for name, (model, v) in finished.networks.items()}
     if not {FULL, LONGER} & set(passes):  # nobody trained it; how long it takes does not depend on that
         zeros = {path: jnp.zeros(leaf.shape) for path, leaf in space.leaves.items()}
         passes[FULL] = (space.forward(), unflatten_dict(zeros))
@@ -70,7 +70,8 @@ def measure(
     rows = []
     for name, (model, variables) in finished.networks.items():
         value, stderr = quality.measure(model, variables)[:2]
-        row = {"name": name, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
+        shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
+        row = {"name": shown, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
@@ -83,6 +84,14 @@ def measure(
         "rows": rows,
         "warnings": latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
     }
+
+
+def _on_one_device(variables: Any) -> Any:
+    """The copy that the first device of this process has; the variables as they are where some are cut over devices."""
+    arrays = jax.tree.leaves(variables)
+    if not all(isinstance(array, jax.Array) and array.is_fully_replicated for array in arrays):
+        return variables
+    return jax.tree.map(lambda array: array.addressable_data(0), variables)
 
 
 def shares(search: Search) -> str:

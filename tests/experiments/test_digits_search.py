@@ -22,11 +22,12 @@ from dms_jax.errors import exit_on_user_error
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import latency, runs
-from dms_jax.training.pipeline import FOUND, FULL, LONGER, UNIFORM
+from dms_jax.training.pipeline import FULL, LONGER, UNIFORM
 from experiments import digits_search
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
+FOUND = "found by DMS"
 PHASES = {"pretrain": 6, "search": 40, "finetune": 30, "uniform": 70, "full": 70}
 FLAGS = ["--steps=40", "--pretrain-steps=6", "--finetune-steps=30", "--batch=16"]
 
@@ -244,8 +245,9 @@ def test_a_rival_is_saved_and_goes_on(quick, tmp_path):
     flags = [*SHORT, "--pipeline=p-", "--macs=0.6", "--strategy=iterative", f"--workdir={tmp_path}"]
     flags += ["--ratio-rate=2", "--importance=taylor_last"]
     digits_search.main(flags)
-    structure, before, after, _ = read_run(tmp_path)
+    structure, before, after, found = read_run(tmp_path)
     assert after["macs"] <= 0.6 * before["macs"]
+    assert "found by iterative threshold" in [row["name"] for row in found["rows"]]
     for name in ("results.json", "structure.json"):
         (tmp_path / name).unlink()
     digits_search.main(flags)

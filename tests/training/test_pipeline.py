@@ -101,7 +101,7 @@ def test_without_controls_there_are_two_trainings_less(monkeypatch):
     monkeypatch.setattr(latency, "latency_warnings", lambda full, found, macs: seen.append((full, found)) or [])
     quality = Quality("accuracy", "%", lambda model, v: (0.5, 0.1, 0.9))
     measured = results.measure(finished, run.search, steps, quality, batches=(1,))
-    assert [row["name"] for row in measured["rows"]] == [FOUND]
+    assert [row["name"] for row in measured["rows"]] == ["found by DMS"]
     assert (measured["rows"][0]["quality"], measured["rows"][0]["stderr"]) == (0.5, 0.1)
     ((full, found),) = seen
     assert full["1"] > 0 and found["1"] > 0
@@ -109,13 +109,16 @@ def test_without_controls_there_are_two_trainings_less(monkeypatch):
 
 @pytest.mark.parametrize("retrain", ["sliced", "scratch"])
 def test_where_retraining_begins(retrain, monkeypatch):
+    """The network that was found, and its control alike."""
     monkeypatch.setattr(pipeline, "place", lambda tree, mesh: tree)
-    run, variables, _ = pieces(Steps(0, 5, 7, compare=False), retrain=retrain)
-    model, found = run.run(variables).networks[FOUND]
-    new: Any = model.init(jax.random.key(7), jnp.ones((1, 4)))
-    fresh = new["params"]["b"]["kernel"]
-    assert found["params"]["b"]["kernel"].shape == fresh.shape
-    assert np.array_equal(found["params"]["b"]["kernel"], fresh) == (retrain == "scratch")
+    run, variables, _ = pieces(Steps(0, 5, 7), retrain=retrain)
+    networks = run.run(variables).networks
+    for name in (FOUND, UNIFORM):
+        model, started = networks[name]
+        new: Any = model.init(jax.random.key(7), jnp.ones((1, 4)))
+        fresh = new["params"]["b"]["kernel"]
+        assert started["params"]["b"]["kernel"].shape == fresh.shape
+        assert np.array_equal(started["params"]["b"]["kernel"], fresh) == (retrain == "scratch")
 
 
 def test_half_precision_does_not_spoil_the_check():
