@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import optax
 from rich.console import Console
@@ -14,9 +14,18 @@ from rich.console import Console
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.report import write_report
 from dms_jax.search import Search
+from dms_jax.training import processes
 from dms_jax.training.pipeline import FOUND, Finished, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
 from dms_jax.training.runs import Run
+
+StrategyName: TypeAlias = Literal[
+    "dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"
+]
+"""`dms_jax.strategies.STRATEGIES`, as a command line takes them."""
+
+ImportanceName: TypeAlias = Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"]
+"""`dms_jax.importance.EVALUATIONS`, likewise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,23 +64,23 @@ class Experiment:
 def conduct(experiment: Experiment) -> None:
     """Run an experiment, or what is left of it, and write its results and report.
 
+    With several processes all of them call this; the first alone writes and shows.
+
     Raises:
       Interrupted: stopped and saved; the message says how to go on.
       UserError: another job's directory, a checkpoint that cannot be used, a loss that is not finite, ...
     """
-    e, console = experiment, Console(stderr=True)
+    e = experiment
     with Run(e.directory, e.identity) as run:
         if run.results is not None:
-            there = run.directory / "report.html"
-            print(f"finished already: {there if there.exists() else _report(run.directory)}")
+            processes.on_first(lambda: _point_out(run.directory))
             return
-        line = f"{e.subject} -> {run.directory}, steps: {e.steps.plan}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(f"{e.subject} -> {run.directory}, steps: {e.steps.plan}")
         try:
             finished = e.phases(run)
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {e.command}") from None
-        console.print(f"measuring {e.quality.name} and latency", highlight=False)
+        say(f"measuring {e.quality.name} and latency")
         results = {
             "title": f"{e.subject}, {shares(e.search)}",
             "data": e.data,
@@ -82,10 +91,25 @@ def conduct(experiment: Experiment) -> None:
             "seconds": run.seconds,
         }
         run.finish(finished.structure, finished.networks[FOUND][1], results)
-        print_table(results, e.quality)
-        for line in results["warnings"]:
-            print(f"warning: {line}")
-        print(f"report: {_report(run.directory)}")
+        processes.on_first(lambda: _show(results, e.quality, run.directory))
+
+
+def say(line: str) -> None:
+    """Tell people on stderr what goes on; the first process alone does."""
+    if processes.is_first():
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _point_out(directory: Path) -> None:
+    there = directory / "report.html"
+    print(f"finished already: {there if there.exists() else _report(directory)}")
+
+
+def _show(results: Mapping[str, Any], quality: Quality, directory: Path) -> None:
+    print_table(results, quality)
+    for line in results["warnings"]:
+        print(f"warning: {line}")
+    print(f"report: {_report(directory)}")
 
 
 def _report(directory: Path) -> Path:

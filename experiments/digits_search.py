@@ -29,12 +29,12 @@ from dms_jax.importance import EVALUATIONS
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
-from dms_jax.training import make_mesh, replicate, shard_batch, supervised
+from dms_jax.training import make_mesh, optimizers, replicate, shard_batch, supervised
 from dms_jax.training.job import Job
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, conduct, warm_cosine
+from experiments.conduct import Experiment, ImportanceName, StrategyName, conduct, warm_cosine
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 COMMAND = "python -m experiments.digits_search"
@@ -68,15 +68,13 @@ class Config:
     """Images a step, over all devices."""
     learning_rate: float = 0.1
     """Peak of SGD's cosine schedule (Nesterov momentum 0.9); the search runs at a constant fifth of it."""
-    strategy: Literal["dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"] = (
-        "dms"
-    )
+    strategy: StrategyName = "dms"
     """What turns structure parameters and importance into masks: the method, or one of its rivals."""
     ratio_rate: Annotated[
         float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the strategy's)")
     ] = None
     """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
-    importance: Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"] = "taylor"
+    importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     weight: Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: balance)")] = None
     """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
@@ -191,11 +189,7 @@ def _phases(config: Config, run: Run, search: Search, data: digits.Split) -> Fin
 
 def sgd(schedule: optax.Schedule) -> optax.GradientTransformation:
     """SGD with Nesterov momentum 0.9 and weight decay 5e-4 on kernels."""
-
-    def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-    return optax.chain(optax.add_decayed_weights(5e-4, mask=kernels), optax.sgd(schedule, momentum=0.9, nesterov=True))
+    return optimizers.sgd(schedule, weight_decay=5e-4)
 
 
 if __name__ == "__main__":

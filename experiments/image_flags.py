@@ -34,7 +34,7 @@ class Data:
     """Images a step, over all devices."""
     workers: Annotated[int | None, default("one a core, at most 16; 0 for the bundled digits")] = None
     """Processes that decode and augment, on every host; 0 does it in threads of the main process."""
-    center: float = 0.875
+    center: Annotated[float | None, default("0.875; 1 for the bundled digits")] = None
     """Share of a side that evaluation shows."""
 
 
@@ -53,9 +53,9 @@ class Training:
     weight_decay: Annotated[float | None, OF_RECIPE] = None
     """On kernels alone."""
     warmup_epochs: Annotated[float | None, OF_RECIPE] = None
-    """Of the learning rate, linear."""
+    """Of the learning rate, linear; at most a fifth of a phase."""
     average: Annotated[float | None, OF_RECIPE] = None
-    """Decay of the moving average of the weights, which is then evaluated and kept; 0 keeps none."""
+    """Decay of the moving average of the weights, which is then evaluated and kept; lower at first. 0 keeps none."""
     randaugment: Annotated[bool | None, OF_RECIPE] = None
     """Two operations of magnitude 9, standard deviation 0.5."""
     erasing: Annotated[float | None, OF_RECIPE] = None

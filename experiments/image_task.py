@@ -88,6 +88,16 @@ class Task:
         return 0 if self.bundled else min(os.cpu_count() or 1, 16)
 
     @property
+    def center(self) -> float:
+        """Share of a side that evaluation shows: digits fill the whole of it."""
+        return (1.0 if self.bundled else 0.875) if self.flags_data.center is None else self.flags_data.center
+
+    @property
+    def average(self) -> optax.Schedule | None:
+        """Decay of the moving average of the weights, from the steps done; None keeps none."""
+        return schedules.average_decay(self.recipe.average) if self.recipe.average else None
+
+    @property
     def pixels(self) -> int:
         """Of a side, of the images in a batch: what the larger of network and teacher sees."""
         return max(self.size, self.teacher.resolution if self.teacher else 0)
@@ -104,7 +114,7 @@ class Task:
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
         """The recipe's, for a phase of so many steps."""
-        r, warmup = self.recipe, min(self.steps(self.recipe.warmup_epochs), steps // 5)
+        r, warmup = self.recipe, self._warmup(steps)
         if r.schedule == "cosine":
             rate = schedules.cosine(r.learning_rate, max(steps, 1), warmup)
         elif r.schedule == "step":
@@ -122,8 +132,12 @@ class Task:
 
     def search_rate(self, steps: int) -> optax.Schedule:
         """Of the weights in a search: constant at a fifth of the peak, reached in the recipe's warm-up."""
-        warmup = min(self.steps(self.recipe.warmup_epochs), steps // 5)
-        return optax.linear_schedule(0.0, self.recipe.learning_rate / 5, max(warmup, 1))
+        rate, warmup = self.recipe.learning_rate / 5, self._warmup(steps)
+        return optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(rate)
+
+    def _warmup(self, steps: int) -> int:
+        """Of the learning rate, in a phase of so many steps."""
+        return min(schedules.steps_of(self.recipe.warmup_epochs, len(self.data.train), self.batch), steps // 5)
 
     def loss(self, model: nn.Module) -> Loss:
         """The task's loss for a network, taught where there is a teacher."""
@@ -167,19 +181,41 @@ class Task:
 
     def evaluation(self) -> Iterable[dict[str, jax.Array]]:
         """The test images on the devices, each with weight 1 once."""
-        for batch in self._tested(self.batch, (jax.process_index(), jax.process_count())):
+        shard = (jax.process_index(), jax.process_count())
+        tested = loading.evaluation(
+            self.data.test, self.batch, self.size, crop=self.center, workers=self.workers, shard=shard
+        )
+        for batch in tested:
             on_devices = shard_batch(batch, self.mesh)
             yield on_devices | {"image": _normalize(on_devices["image"])}
 
     def examples(self, n: int = 4) -> np.ndarray:
         """The first test images, `[n, size, size, 3]` float32, the same on every host."""
-        first = next(iter(self._tested(n, (0, 1))))
+        first = next(iter(loading.evaluation(self.data.test, n, self.size, crop=self.center)))
         return np.asarray(_normalize(first["image"]))
 
-    def _tested(self, batch: int, shard: tuple[int, int]) -> loading.Evaluation:
-        return loading.evaluation(
-            self.data.test, batch, self.size, crop=self.flags_data.center, workers=self.workers, shard=shard
-        )
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of images and training makes a job the one it is, defaults filled in.
+
+        Where images lie, who loads them and over what devices states are cut is no part of it.
+        """
+        teacher: dict[str, Any] = {"teacher": None, "teacher_resolution": None, "distill": None}
+        if self.teacher is not None:
+            teacher = {"teacher": self.flags.teacher, "teacher_resolution": self.teacher.resolution}
+            teacher["distill"] = self.flags.distill
+        return {
+            "dataset": self.data.name,
+            "resolution": self.size,
+            "center": self.center,
+            "batch": self.batch,
+            "accumulate": self.flags.accumulate,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            **dataclasses.asdict(self.recipe),
+            "average": self.recipe.average or None,
+            **teacher,
+        }
 
     @property
     def quality(self) -> Quality:
@@ -191,11 +227,11 @@ class Task:
         return models.create(name, **self.arguments(name, arguments))
 
     def arguments(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What makes it: classes, dtype, resolution and stochastic depth filled in where the family has them."""
+        """What makes it: classes, dtype, resolution and stochastic depth put in where the family has them."""
         takes = {f.name for f in dataclasses.fields(models.create(name))}
-        offered = {"dtype": self.dtype, "image_size": self.size, "drop_path": self.recipe.drop_path, **arguments}
+        offered = {"dtype": self.dtype, "image_size": self.size, "drop_path": self.recipe.drop_path}
         fitting = {n: v for n, v in offered.items() if n in takes and v is not None}
-        return {**fitting, "num_classes": self.data.num_classes}
+        return {**arguments, **fitting, "num_classes": self.data.num_classes}
 
     def new_variables(self, model: nn.Module) -> Any:
         """Random variables, on the devices."""
@@ -249,7 +285,9 @@ def prepare(
     """
     data, bundled = open_images(flags_data, size)
     recipe = flags.changed(DIGITS if bundled else recipe)
-    batch = flags_data.batch or (max(DIGITS.reference_batch, len(jax.devices())) if bundled else recipe.reference_batch)
+    batch = flags_data.batch
+    if batch is None:
+        batch = max(DIGITS.reference_batch, len(jax.devices())) if bundled else recipe.reference_batch
     pieces = len(jax.devices()) * max(flags.accumulate, 1)
     if batch < 1 or flags.accumulate < 1 or batch % pieces:
         raise UserError(
@@ -265,8 +303,14 @@ def prepare(
     return Task(data, recipe, size, batch, seed, bundled, flags_data, flags, _teacher(flags, asked, data, size))
 
 
-def network(path: Path, name: str | None, **arguments: Any) -> tuple[Searchable, Any]:
+def network(path: Path, name: str | None, *, resolution: int, num_classes: int) -> tuple[Searchable, Any]:
     """A network and its variables from a directory: a finished run, or Hugging Face weights of a network of the zoo.
+
+    Args:
+      path: the directory.
+      name: of the network; a finished run says it itself.
+      resolution: pixels of a side, for families whose weights are of one resolution.
+      num_classes: that the weights tell apart.
 
     Raises:
       UserError: neither is there, or it does not fit.
@@ -276,6 +320,8 @@ def network(path: Path, name: str | None, **arguments: Any) -> tuple[Searchable,
         return model, variables  # type: ignore[return-value]
     if name is None:
         raise UserError(f"{path} is no finished run; for Hugging Face weights say of which network they are")
+    takes = {f.name for f in dataclasses.fields(models.create(name))}
+    arguments = {"num_classes": num_classes} | ({"image_size": resolution} if "image_size" in takes else {})
     return models.create(name, **arguments), pretrained.load(name, path, **arguments)
 
 
@@ -289,7 +335,8 @@ def _teacher(flags: Training, asked: tuple[str, int] | None, data: ImageData, si
             "--teacher none"
         )
     name = flags.teacher_model or (asked[0] if asked else None)
-    resolution = flags.teacher_resolution or (asked[1] if asked else size)
-    fitting = {"image_size": resolution} if name and name.startswith(("vit", "deit")) else {}
-    model, variables = network(Path(flags.teacher), name, num_classes=data.num_classes, **fitting)
+    resolution = flags.teacher_resolution
+    if resolution is None:
+        resolution = asked[1] if asked else size
+    model, variables = network(Path(flags.teacher), name, resolution=resolution, num_classes=data.num_classes)
     return Teacher(model, variables, resolution)

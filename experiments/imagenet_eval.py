@@ -54,12 +54,12 @@ def evaluate(config: Config) -> None:
     path, size = config.weights / "structure.json", 224
     if path.exists():
         _, _, size = described(Structure.load(path), path)
-    size = config.data.resolution or size
+    size = size if config.data.resolution is None else config.data.resolution
     processes.initialize(config.hosts.coordinator, config.hosts.processes, config.hosts.process)
     # the recipe plays no part in an evaluation
     work = prepare(config.data, Training(fsdp=config.fsdp), recipes.RESNET, size, 0)
     images = work.data
-    model, variables = network(config.weights, config.model, num_classes=images.num_classes)
+    model, variables = network(config.weights, config.model, resolution=size, num_classes=images.num_classes)
     classes: Any = getattr(model, "num_classes", None)
     if classes != images.num_classes:
         raise UserError(f"the network knows {classes} classes, and {images.name} has {images.num_classes}")
@@ -67,8 +67,9 @@ def evaluate(config: Config) -> None:
     example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     resources = SearchSpace.from_model(model.clone(structure=None), example).resources(model.structure)
     top5 = "" if reached.top5 is None else f", top-5 {100 * reached.top5:.2f} %"
-    print(f"{images.name}, {size} px: top-1 {100 * reached.value:.2f}±{100 * reached.stderr:.2f} %{top5}")
-    print(f"{resources['macs']:,} MACs, {resources['params']:,} parameters")
+    if processes.is_first():
+        print(f"{images.name}, {size} px: top-1 {100 * reached.value:.2f}±{100 * reached.stderr:.2f} %{top5}")
+        print(f"{resources['macs']:,} MACs, {resources['params']:,} parameters")
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ the same command goes on.
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import tyro
-from rich.console import Console
 
 import dms_jax
 from dms_jax import models
@@ -27,6 +27,7 @@ from dms_jax.training import place, processes
 from dms_jax.training.machine import machine
 from dms_jax.training.runs import Run
 from experiments import recipes
+from experiments.conduct import say
 from experiments.image_flags import Data, Hosts, Training, default
 from experiments.image_task import Task, prepare
 from experiments.recipes import PRESETS
@@ -65,7 +66,7 @@ def retrain(config: Config, command: str) -> None:
     path = config.structure / "structure.json" if config.structure.is_dir() else config.structure
     structure = Structure.load(path)
     name, arguments, size = described(structure, path)
-    size = config.data.resolution or size
+    size = size if config.data.resolution is None else config.data.resolution
     if config.preset is not None and config.preset not in PRESETS:
         raise UserError(f"unknown preset {config.preset!r}; there are: {', '.join(PRESETS)}")
     row = PRESETS[config.preset] if config.preset else None
@@ -79,24 +80,40 @@ def retrain(config: Config, command: str) -> None:
         )
     arguments = work.arguments(name, arguments)
     model = models.create(name, **arguments).clone(structure=structure)
-    with Run(config.workdir, _identity(config, structure, work)) as run:
+    with Run(config.workdir, _identity(config, structure, work, name, arguments)) as run:
         if run.results is not None:
-            print(f"finished already: {run.directory}")
+            processes.on_first(lambda: print(f"finished already: {run.directory}"))
             return
         steps = work.steps(work.recipe.epochs)
         title = f"{name} at {size} px on {work.data.name}, retrained"
-        Console(stderr=True).print(f"{title} -> {run.directory}, {steps} steps", highlight=False, markup=False)
-        first = place(dms_jax.load(config.structure)[1], work.mesh) if config.start == "run" else None
-        variables = work.new_variables(model) if first is None else first
+        say(f"{title} -> {run.directory}, {steps} steps")
+        variables = _first(config, work, model)
         try:
             variables = work.job(run).train(
-                "retrain", model, variables, work.optimizer(steps), steps, average=work.recipe.average or None
+                "retrain", model, variables, work.optimizer(steps), steps, average=work.average
             )
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {command}") from None
         value, stderr = work.quality.measure(model, variables)
         _finish(run, structure, variables, work, title, command, config.seed, (value, stderr, steps))
-        print(f"{work.quality.name}: {work.quality.show(value, stderr)} ({run.directory})")
+        shown = f"{work.quality.name}: {work.quality.show(value, stderr)} ({run.directory})"
+        processes.on_first(lambda: print(shown))
+
+
+def _first(config: Config, work: Task, model: Any) -> Any:
+    """The variables to begin from, on the devices."""
+    if config.start == "new":
+        return work.new_variables(model)
+    there = dms_jax.load(config.structure)[1]
+    x = jax.ShapeDtypeStruct((1, work.size, work.size, 3), jnp.float32)
+    if jax.tree.map(jnp.shape, there) != jax.tree.map(
+        jnp.shape, dict(jax.eval_shape(model.init, jax.random.key(0), x))
+    ):
+        raise UserError(
+            f"the weights in {config.structure} are not of this network at {work.size} px; take the resolution of that "
+            "run, or --start new"
+        )
+    return place(there, work.mesh)
 
 
 def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], int]:
@@ -118,13 +135,16 @@ def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], in
     return name, arguments, size
 
 
-def _identity(config: Config, structure: Structure, work: Task) -> dict[str, Any]:
-    given = {n: v for n, v in dataclasses.asdict(config).items() if n not in ("workdir", "hosts", "data", "training")}
-    flat = given | dataclasses.asdict(config.training) | dataclasses.asdict(work.recipe)
-    flat |= {"dataset": work.data.name, "resolution": work.size, "batch": work.batch, "dtype": work.dtype}
-    flat |= {"center": config.data.center, "kept": {name: list(kept) for name, kept in structure.kept.items()}}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
-    return {"experiment": "imagenet_retrain", **plain}
+def _identity(config: Config, structure: Structure, work: Task, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What makes the job the one it is, defaults filled in: the same structure may lie in another file."""
+    return {
+        "experiment": "imagenet_retrain",
+        "model": name,
+        "arguments": arguments,
+        "kept": {group: list(kept) for group, kept in structure.kept.items()},
+        "start": str(config.structure) if config.start == "run" else "new",
+        **work.identity,
+    }
 
 
 def _finish(

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from dms_jax import strategies
+from dms_jax import pretrained, strategies
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.importance import EVALUATIONS
 from dms_jax.projection import Limits
@@ -32,9 +32,9 @@ from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
 from experiments import recipes
-from experiments.conduct import Experiment, conduct
+from experiments.conduct import Experiment, ImportanceName, StrategyName, conduct
 from experiments.image_flags import Data, Hosts, Training, default
-from experiments.image_task import Task, network, prepare
+from experiments.image_task import Task, prepare
 from experiments.recipes import PRESETS, Preset
 
 COMMAND = "python -m experiments.imagenet_search"
@@ -66,13 +66,11 @@ class Config:
     """Where the small network starts from: the weights the search left, or new ones."""
     controls: bool = False
     """Also train, for as many steps, the same keep ratio everywhere and the full network."""
-    strategy: Literal["dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"] = (
-        "dms"
-    )
+    strategy: StrategyName = "dms"
     """What turns structure parameters and importance into masks: the method, or one of its rivals."""
     ratio_rate: Annotated[float | None, default("the strategy's")] = None
     """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
-    importance: Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"] = "taylor"
+    importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     weight: Annotated[float | None, default("balance")] = None
     """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
@@ -117,6 +115,10 @@ class Config:
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
+        if self.search_epochs is not None and not 0 < self.search_epochs < math.inf:
+            raise UserError(f"--search-epochs {self.search_epochs} is not possible; give a number above 0")
+        if any(batch < 1 for batch in self.latency_batches):
+            raise UserError(f"--latency-batches {self.latency_batches}: give whole numbers of at least 1")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
 
@@ -132,7 +134,7 @@ def search_images(config: Config, command: str) -> None:
     """Run the job, or what is left of it."""
     config.check()
     row = config.row()
-    size = config.data.resolution or row.resolution
+    size = row.resolution if config.data.resolution is None else config.data.resolution
     processes.initialize(config.hosts.coordinator, config.hosts.processes, config.hosts.process)
     work = prepare(config.data, config.training, row.recipe, size, config.seed, row.teacher)
     if processes.is_first():
@@ -141,7 +143,7 @@ def search_images(config: Config, command: str) -> None:
     conduct(
         Experiment(
             directory=config.workdir,
-            identity=_identity(config, row, work),
+            identity=_identity(config, row, work, search, steps),
             command=command,
             subject=f"{row.model} at {size} px on {work.data.name}",
             data=work.description,
@@ -158,23 +160,34 @@ def search_images(config: Config, command: str) -> None:
 
 def _why(config: Config, row: Preset) -> str:
     if config.preset is not None:
-        return f"preset {config.preset}; the paper: {row.paper}"
+        changed = " with another --model" if config.model is not None else f"; the paper: {row.paper}"
+        return f"preset {config.preset}{changed}"
     if config.model is not None:
         return "as --model says"
+    if "macs" not in config.budget(row) or config.budget(row)["macs"] <= 1:
+        return "what the paper takes for small budgets of MACs"
     return f"the paper's rule for {row.macs:.3g} MACs (EfficientNet-B4 as far as it reaches, B7 above)"
 
 
-def _identity(config: Config, row: Preset, work: Task) -> dict[str, Any]:
-    """What makes the job the one it is, defaults filled in."""
-    given = {n: v for n, v in dataclasses.asdict(config).items() if n not in ("workdir", "hosts", "latency_batches")}
-    data, training = given.pop("data"), given.pop("training")
-    flat = given | data | training | dataclasses.asdict(work.recipe)
-    for name in ("workers", "data_dir"):  # where the images come from changes nothing in them
-        flat.pop(name)
-    flat |= {"dataset": work.data.name, "model": row.model, "resolution": work.size, "batch": work.batch}
-    flat |= {"dtype": work.dtype, "flops": None, "params": None, **config.budget(row)}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
-    return {"experiment": "imagenet_search", **plain}
+def _identity(config: Config, row: Preset, work: Task, search: Search, steps: Steps) -> dict[str, Any]:
+    """What makes the job the one it is, defaults filled in: the same job may be asked for in several ways."""
+    same = ("pipeline", "retrain", "controls", "importance", "weight", "keep", "least", "multiple", "strategy")
+    return {
+        "experiment": "imagenet_search",
+        "model": row.model,
+        "arguments": work.arguments(row.model, dict(row.arguments)),
+        "weights": None if config.weights is None else str(config.weights),
+        "macs": None,
+        "params": None,
+        **config.budget(row),
+        "pretrain_steps": steps.pretrain,
+        "search_steps": steps.search,
+        "search_warmup_steps": search.schedule.warmup,
+        "finetune_steps": steps.finetune,
+        **{name: getattr(config, name) for name in same},
+        "ratio_rate": search.strategy.rate,
+        **work.identity,
+    }
 
 
 def _search(config: Config, row: Preset, work: Task) -> tuple[Search, Steps]:
@@ -198,7 +211,9 @@ def _search(config: Config, row: Preset, work: Task) -> tuple[Search, Steps]:
 
 
 def _steps(config: Config, row: Preset, work: Task) -> Steps:
-    search = config.search_epochs or (recipes.DIGITS_SEARCH_EPOCHS if work.bundled else row.search_epochs)
+    search = config.search_epochs
+    if search is None:
+        search = recipes.DIGITS_SEARCH_EPOCHS if work.bundled else row.search_epochs
     pretrain = config.pipeline != "np" and config.weights is None
     finetune = config.pipeline != "p-"
     return Steps(
@@ -225,7 +240,7 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         variables = work.new_variables(model)
     else:
         arguments = work.arguments(row.model, dict(row.arguments))
-        variables = place(network(config.weights, row.model, **arguments)[1], work.mesh)
+        variables = place(pretrained.load(row.model, config.weights, **arguments), work.mesh)
     pipeline = Pipeline(
         work.job(run),
         search,
@@ -235,7 +250,7 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         example=work.examples(),
         retrain=config.retrain,
         trained=config.weights is not None,
-        average=work.recipe.average or None,
+        average=work.average,
     )
     return pipeline.run(variables)
 

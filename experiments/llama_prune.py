@@ -38,14 +38,14 @@ from dms_jax.pretrained import llama as pretrained
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
-from dms_jax.training import make_mesh, place, shard_batch
+from dms_jax.training import make_mesh, optimizers, place, shard_batch
 from dms_jax.training.distillation import Distillation, taught
 from dms_jax.training.job import Job
 from dms_jax.training.language import bits_per_token, language_loss
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, conduct, warm_cosine
+from experiments.conduct import Experiment, ImportanceName, StrategyName, conduct, warm_cosine
 
 COMMAND = "python -m experiments.llama_prune"
 BUNDLED = "llama_bytes"
@@ -97,15 +97,13 @@ class Config:
     """Compute every layer again in the backward pass instead of keeping its activations: for large models."""
     fsdp: int = 1
     """Over how many devices parameters and optimiser states are cut."""
-    strategy: Literal["dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"] = (
-        "dms"
-    )
+    strategy: StrategyName = "dms"
     """What turns structure parameters and importance into masks: the method, or one of its rivals."""
     ratio_rate: Annotated[
         float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the strategy's)")
     ] = None
     """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
-    importance: Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"] = "taylor"
+    importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     keep: tuple[str, ...] = ()
     """Groups to leave alone, by glob patterns on their names: --keep depth "layer0/*"."""
@@ -132,7 +130,8 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
-        given = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("workdir", "cache")}
+        idle = ("workdir", "cache", "fsdp", "remat")  # where and how it is computed
+        given = {name: value for name, value in dataclasses.asdict(self).items() if name not in idle}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         return {"experiment": "llama_prune", **plain, "macs": None, "params": None, **self.budget}
 
@@ -317,11 +316,7 @@ def _description(model: Any) -> dict[str, Any]:
 
 def adamw(schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW (0.9, 0.95) with weight decay 0.1 on matrices, gradients clipped to norm 1."""
-
-    def matrices(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.1, mask=matrices))
+    return optimizers.adamw(schedule, b2=0.95, weight_decay=0.1, clip=1.0)
 
 
 if __name__ == "__main__":

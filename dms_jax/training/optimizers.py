@@ -26,7 +26,7 @@ def sgd(
       weight_decay: added to the gradient, so it is scaled by the learning rate.
       clip: largest norm of the whole gradient; None leaves it.
     """
-    return optax.chain(_clipped(clip), _decayed(weight_decay), optax.sgd(schedule, momentum, nesterov))
+    return optax.chain(*_clipped(clip), *_decayed(weight_decay), optax.sgd(schedule, momentum, nesterov))
 
 
 def rmsprop(
@@ -50,9 +50,8 @@ def rmsprop(
       clip: largest norm of the whole gradient; None leaves it.
     """
     scaled = optax.scale_by_rms(decay, eps, initial_scale=1.0, eps_in_sqrt=True)
-    return optax.chain(
-        _clipped(clip), _decayed(weight_decay), scaled, optax.scale_by_learning_rate(schedule), optax.trace(momentum)
-    )
+    rate = optax.scale_by_learning_rate(schedule)
+    return optax.chain(*_clipped(clip), *_decayed(weight_decay), scaled, rate, optax.trace(momentum))
 
 
 def adamw(
@@ -71,7 +70,7 @@ def adamw(
       weight_decay: DeiT's .05 by default.
       clip: largest norm of the whole gradient; None leaves it.
     """
-    return optax.chain(_clipped(clip), optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=kernels))
+    return optax.chain(*_clipped(clip), optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=kernels))
 
 
 def kernels(params: Any) -> Any:
@@ -86,9 +85,9 @@ def kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def _clipped(norm: float | None) -> optax.GradientTransformation:
-    return optax.identity() if norm is None else optax.clip_by_global_norm(norm)
+def _clipped(norm: float | None) -> list[optax.GradientTransformation]:
+    return [] if norm is None else [optax.clip_by_global_norm(norm)]
 
 
-def _decayed(weight_decay: float) -> optax.GradientTransformation:
-    return optax.add_decayed_weights(weight_decay, mask=kernels) if weight_decay else optax.identity()
+def _decayed(weight_decay: float) -> list[optax.GradientTransformation]:
+    return [optax.add_decayed_weights(weight_decay, mask=kernels)] if weight_decay else []

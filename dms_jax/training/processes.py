@@ -96,7 +96,8 @@ def on_first(action: Callable[[], Any]) -> Any:
       action: returns what JSON can hold; it looks at files, or writes them.
 
     Raises:
-      UserError: `action` raised one; all processes raise it.
+      UserError: `action` raised one; all processes raise it. Of any other exception they raise the message: nobody is
+        left waiting.
     """
     if jax.process_count() == 1:
         return action()
@@ -104,8 +105,8 @@ def on_first(action: Callable[[], Any]) -> Any:
     if is_first():
         try:
             answer = {"value": action()}
-        except UserError as caught:
-            answer, error = {"error": str(caught)}, caught
+        except Exception as caught:
+            answer, error = {"error": str(caught) or type(caught).__name__}, caught
     answer = json.loads(_broadcast(json.dumps(answer).encode()))
     if "error" in answer:
         raise error or UserError(answer["error"])

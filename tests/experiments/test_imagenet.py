@@ -1,15 +1,17 @@
 """The ImageNet commands as their users meet them: on photographs in ImageNet's layout, on the digits, and refusals."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
+import tyro
 
 from dms_jax import models
 from dms_jax.errors import UserError
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from experiments import imagenet_eval, imagenet_retrain, imagenet_search, recipes
+from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_search, recipes
 from experiments.recipes import PRESETS
 
 TINY = ["--model=resnet20", "--resolution=16", "--batch=8", "--latency-batches", "1"]
@@ -117,6 +119,65 @@ def test_presets_name_networks_and_say_what_they_are(name):
     assert all(word in imagenet_search.ROWS for word in (name, said))
 
 
+# --- what makes a job the one it is ---
+
+
+def work_of(*flags):
+    """A configuration and its task, on the digits."""
+    c = tyro.cli(imagenet_search.Config, args=[*TINY, *flags, "--data-dir=nowhere"])
+    row = c.row()
+    return c, row, image_task.prepare(c.data, c.training, row.recipe, c.data.resolution or 16, c.seed)
+
+
+def identity(*flags):
+    c, row, work = work_of("--flops=0.3", "--search-epochs=0.05", "--epochs=0.02", *flags)
+    search, steps = imagenet_search._search(c, row, work)
+    return json.loads(json.dumps(imagenet_search._identity(c, row, work, search, steps)))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return identity()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--workers=2"], ["--fsdp=2"], ["--latency-batches", "4"], ["--average=0"], ["--teacher=none"], ["--center=1"],
+        ["--dtype=float32"], ["--ratio-rate=5"], ["--search-warmup-epochs=0.022"], ["--macs=0.3"], ["--distill=2"],
+    ],
+)  # fmt: skip
+def test_the_same_job_asked_for_otherwise(flags, plain):
+    assert identity(*flags) == plain
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--batch=16"], ["--resolution=24"], ["--center=0.5"], ["--dtype=bfloat16"], ["--seed=1"], ["--flops=0.4"],
+        ["--params=0.5"], ["--search-epochs=0.06"], ["--epochs=0.03"], ["--controls"], ["--strategy=single"],
+        ["--importance=fisher"], ["--keep", "stem"], ["--weight=1"], ["--retrain=scratch"], ["--model=resnet32"],
+        ["--mixup=0.1"], ["--average=0.9"], ["--search-warmup-epochs=0"], ["--ratio-rate=4"], ["--pipeline=p"],
+    ],
+)  # fmt: skip
+def test_another_job(flags, plain):
+    assert identity(*flags) != plain
+
+
+def test_flags_count_more_than_what_a_structure_was_searched_with():
+    _, _, work = work_of("--model=vit_tiny_patch16_224", "--resolution=32", "--drop-path=0.3")
+    searched_with = {"dtype": "bfloat16", "image_size": 224, "drop_path": 0.1, "depth": 3, "num_classes": 1000}
+    expected = {"dtype": "float32", "image_size": 32, "drop_path": 0.3, "depth": 3, "num_classes": 10}
+    assert work.arguments("vit_tiny_patch16_224", searched_with) == expected
+
+
+def test_digits_are_seen_whole_and_averages_begin_quickly():
+    _, _, work = work_of("--average=0.9999", "--warmup-epochs=0")
+    assert work.center == 1.0 and dataclasses.replace(work, bundled=False).center == 0.875
+    assert work.average(0) == pytest.approx(0.1) and work.average(10**6) == pytest.approx(0.9999)
+    assert work.search_rate(100)(0) == pytest.approx(work.recipe.learning_rate / 5)  # no step at a rate of 0
+
+
 # --- refusals ---
 
 
@@ -131,6 +192,8 @@ def test_presets_name_networks_and_say_what_they_are(name):
         (["--pipeline=p-", "--retrain=scratch"], "needs a retraining"),
         (["--flops=1e12"], "above the largest supernet"),
         (["--model=llama_bytes"], "no recipe for 'llama_bytes'"),
+        (["--model=resnet20", "--batch=0"], "--batch 0 cannot be cut"),
+        (["--model=resnet20", "--search-epochs=0"], "--search-epochs 0.0 is not possible"),
         (["--model=resnet20", "--epochs=0"], "--epochs 0.0 is not possible"),
         (["--model=vit_tiny_patch16_224", "--resolution=50"], "50"),
         (["--model=resnet20", "--resolution=16", "--flops=0.3", "--teacher=nowhere"], "nowhere"),
