@@ -51,6 +51,9 @@ def variants(base: Settings) -> Variants:
         "weight of the resource loss (usual: balanced)": {
             f"plain, {w:g}": change(weight=w) for w in (0.1, 1.0, 10.0)
         },
+        "learning rate of the weights (usual: one schedule over search and finetuning)": {
+            "constant in the search, then a new schedule": change(schedule="restart")
+        },
         "how elements are judged (usual: Taylor)": {
             "Taylor of the last step alone": change(importance_decay=0.0), **judged,
         },

@@ -1,8 +1,8 @@
 """One method on one task with one seed: pretrained supernet -> structure -> the small network, finetuned -> scores.
 
 All methods of a seed start from the same supernet, see the same batches in the same order, take the same number of
-steps after pretraining (search and finetuning together), and use one optimiser and one schedule: a constant rate while
-a structure is searched, a cosine over what remains.
+steps after pretraining (search and finetuning together), and use one optimiser with one schedule over all of these
+steps: a warm-up and a cosine. A search lies inside it, and the optimiser's moments are sliced with the weights.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.loop import run_phase
+from dms_jax.training.supervised import TrainState
 from experiments.conduct import warm_cosine
 
 CONTROL = "unpruned"
@@ -55,6 +56,8 @@ class Settings:
       decay, refine: of `Schedule`.
       weight: None balances, a number is the paper's plain loss.
       sharpness, start_open: of `VariedDMS`.
+      schedule: "joint", one over search and finetuning, or "restart": a constant rate in the search, then a new
+        optimiser with a schedule over what remains.
     """
 
     strategy: str
@@ -72,6 +75,7 @@ class Settings:
     weight: float | None = None
     sharpness: float = 1.0
     start_open: bool = True
+    schedule: str = "joint"
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -113,10 +117,10 @@ class _Work:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     curves: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
 
-    def train(self, name: str, model: Any, variables: Any, optimizer: Any, steps: int, start: int) -> Any:
-        """Train a network from these variables; returns the trained ones."""
+    def train(self, name: str, model: Any, state: TrainState, optimizer: Any, steps: int, start: int) -> Any:
+        """Train a network; returns its variables."""
         step = supervised.make_step(self.task.loss(model), optimizer)
-        return self.phase(name, step, supervised.init(variables, optimizer), steps, start).variables
+        return self.phase(name, step, state, steps, start).variables
 
     def phase(self, name: str, step: Any, state: Any, steps: int, start: int) -> Any:
         """Run a phase on batches `start` to `start + steps` of this seed; compilation is timed by itself."""
@@ -149,52 +153,80 @@ class _Work:
 
 
 def _compete(work: _Work) -> dict[str, Any]:
-    task, settings, space = work.task, work.settings, work.task.space
+    task, settings = work.task, work.settings
     supernet = task.pretrained(work.seed) if settings.pretrained else task.new(task.model, work.seed)
     offset = task.pretrain_steps if settings.pretrained else 0
-    structure, variables, done = _find(work, supernet, offset)
-    small = task.model if structure is None else task.model.clone(structure=structure)
-    if structure is not None:
-        variables = task.new(small, work.seed) if settings.retrain == "scratch" else shrink(space, variables, structure)
-    left = {"sliced": settings.steps - done, "scratch": settings.steps, "none": 0}[settings.retrain]
-    if left:
-        start = 0 if settings.retrain == "scratch" else offset + done  # the same batches for all
-        optimizer = task.optimizer(warm_cosine(task.learning_rate, left))
-        variables = work.train("finetune", small, variables, optimizer, left, start)
-    elif "batch_stats" in variables:  # without training, the statistics alone are measured anew, for every method
-        variables = work.train("statistics", small, variables, optax.set_to_zero(), STATISTICS_STEPS, offset + done)
+    found = _find(work, supernet, offset)
+    small = task.model if found.structure is None else task.model.clone(structure=found.structure)
+    variables = _retrain(work, small, found, offset)
     began = time.process_time()
     scores = task.scores(small, variables, work.seed)
     work.seconds["measure"] = time.process_time() - began
     seconds = {name: round(value, 1) for name, value in work.seconds.items()}
-    return {**scores, **_size(task, structure), "seconds": seconds, **work.curves}
+    return {**scores, **_size(task, found.structure), "seconds": seconds, **work.curves}
 
 
-def _find(work: _Work, supernet: Any, offset: int) -> tuple[Structure | None, Any, int]:
-    """The structure, the full network's variables it is cut from, and the steps taken."""
+@dataclass(frozen=True)
+class _Found:
+    """A structure (None: the full network), its variables, the optimiser's state if it goes on, and steps taken."""
+
+    structure: Structure | None
+    variables: Any
+    opt_state: Any = None
+    steps: int = 0
+
+
+def _retrain(work: _Work, small: Any, found: _Found, offset: int) -> Any:
+    """Finetune, or train from new weights, or only measure BatchNorm's statistics; returns the variables."""
     task, settings = work.task, work.settings
+    if settings.retrain == "scratch":
+        optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
+        state = supervised.init(task.new(small, work.seed), optimizer)
+        return work.train("finetune", small, state, optimizer, settings.steps, 0)  # the same batches for all
+    start, left = offset + found.steps, settings.steps - found.steps
+    if settings.retrain == "sliced":
+        joint = found.opt_state is not None
+        optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps if joint else left))
+        state = supervised.init(found.variables, optimizer)
+        state = dataclasses.replace(state, opt_state=found.opt_state) if joint else state
+        return work.train("finetune", small, state, optimizer, left, start)
+    if "batch_stats" in found.variables:  # for every method alike
+        optimizer = optax.set_to_zero()
+        state = supervised.init(found.variables, optimizer)
+        return work.train("statistics", small, state, optimizer, STATISTICS_STEPS, start)
+    return found.variables
+
+
+def _find(work: _Work, supernet: Any, offset: int) -> _Found:
+    task, settings, space = work.task, work.settings, work.task.space
     if settings.strategy == CONTROL:
-        return None, supernet, 0
+        return _Found(None, supernet)
     if settings.strategy in selection.SELECTIONS:
         began, draw = time.process_time(), task.batches(work.seed)
         select = selection.SELECTIONS[settings.strategy]
         structure = select(task, supernet, settings.budget, work.seed, lambda i: draw(offset + i))
         work.seconds["search"] = time.process_time() - began
-        return structure, supernet, 0
+        return _Found(structure, shrink(space, supernet, structure))
     search = _search(task, settings)
     state = work.phase("search", search.step, search.init(supernet), settings.search_steps, offset)
-    return search.structure(state), state.variables, settings.search_steps
+    structure = search.structure(state)
+    opt_state = shrink(space, state.opt_state, structure) if _joint(settings) else None
+    return _Found(structure, shrink(space, state.variables, structure), opt_state, settings.search_steps)
+
+
+def _joint(settings: Settings) -> bool:
+    return settings.schedule == "joint" and settings.retrain == "sliced"
 
 
 def _search(task: Task, settings: Settings) -> Search:
-    train = settings.retrain != "none"
-    schedule = Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine)
+    rate = optax.constant_schedule(task.search_rate)
+    rate = warm_cosine(task.learning_rate, settings.steps) if _joint(settings) else rate
     return Search(
         task.space,
         task.loss(task.model),
-        task.optimizer(optax.constant_schedule(task.search_rate)) if train else None,
+        None if settings.retrain == "none" else task.optimizer(rate),
         {"macs": settings.budget},
-        schedule,
+        Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine),
         measure=MEASURES[settings.importance],
         importance_decay=settings.importance_decay,
         strategy=_strategy(settings),

@@ -45,7 +45,7 @@ class TextOptions:
 
 
 QUICK = TextOptions(
-    width=8, layers=1, heads=2, kv_heads=2, head_dim=4, hidden=12, length=16, batch=2, pretrain_steps=2,
+    width=8, layers=1, heads=2, kv_heads=2, head_dim=4, hidden=256, length=16, batch=2, pretrain_steps=2,
     valid_windows=4, test_windows=4,
 )  # fmt: skip
 
