@@ -169,7 +169,10 @@ class _Rival:
         importance = self.torch.torch_pruning.importance.GroupMagnitudeImportance(p=2)
         nn = self.torch.nn
         heads = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-        return self.torch.pruner(model, self.example, importance, steps, num_heads=heads, **options)
+        # ranked by kinds of groups where there is attention, as its documentation advises: else the MLPs go first
+        return self.torch.pruner(
+            model, self.example, importance, steps, num_heads=heads, isomorphic=bool(heads), **options
+        )
 
 
 Landed = Callable[[Network, Sequence[float], Callable[[str], None]], dict[str, Any]]

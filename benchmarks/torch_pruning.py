@@ -401,6 +401,8 @@ class Benchmark:
                     f"{Spread.of(r['seconds'].get('search', 0.0) for r in found.values()).mean:.1f}",
                     str(len(found)),
                 ])  # fmt: skip
+            if not rows:
+                continue
             header = ["method", "test error, %", f"minus {OURS}", "MACs, %", "parameters", "removable blocks kept",
                       "search, CPU s", "seeds"]  # fmt: skip
             parts.append(f"**{self.title}, {100 * budget:g} % of the MACs**\n\n{table(header, rows)}")
