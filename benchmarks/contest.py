@@ -56,8 +56,9 @@ class Settings:
       decay, refine: of `Schedule`.
       weight: None balances, a number is the paper's plain loss.
       sharpness, start_open: of `VariedDMS`.
-      schedule: "joint", one over search and finetuning, or "restart": a constant rate in the search, then a new
-        optimiser with a schedule over what remains.
+      schedule: "joint", one over search and finetuning, or "restart": half the peak all through the search, then a
+        new optimiser with a schedule over what remains. The search for a structure to be trained from new weights has
+        that constant rate, too.
     """
 
     strategy: str
@@ -219,7 +220,7 @@ def _joint(settings: Settings) -> bool:
 
 
 def _search(task: Task, settings: Settings) -> Search:
-    rate = optax.constant_schedule(task.search_rate)
+    rate = optax.constant_schedule(task.learning_rate / 2)
     rate = warm_cosine(task.learning_rate, settings.steps) if _joint(settings) else rate
     return Search(
         task.space,

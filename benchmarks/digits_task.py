@@ -38,8 +38,9 @@ class DigitsOptions:
     labels: int = 0
     batch: int = 64
     valid: int = 200
-    learning_rate: float = 0.1
+    pretrain_rate: float = 0.1
     pretrain_steps: int = 400
+    learning_rate: float = 0.1
     widths: tuple[int, ...] = (16, 32, 64)
     blocks: int = 3
 
@@ -68,8 +69,9 @@ def digits_task(options: DigitsOptions) -> Task:
         loss=supervised.classification_loss,
         batches=lambda seed: batches(halves(seed)["train"], options.batch, seed),
         optimizer=sgd,
+        later=("learning_rate",),
+        pretrain_rate=options.pretrain_rate,
         learning_rate=options.learning_rate,
-        search_rate=options.learning_rate / 5,
         pretrain_steps=options.pretrain_steps,
         scores=scores,
     )

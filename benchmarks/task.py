@@ -30,26 +30,28 @@ class Task:
     Attributes:
       name: "text" or "digits": the folder of its results.
       options: that make it another task, as JSON values.
+      later: the names of options that the supernet does not depend on.
       data: what is learned from, in words.
       space: of the full network.
       loss: from a network to its loss.
       batches: from a seed to the batch of any step; the same ones for every method.
       optimizer: from a schedule to the optimiser of the weights.
-      learning_rate: peak of the cosine of pretraining and finetuning.
-      search_rate: constant learning rate of the weights during a search.
+      pretrain_rate: peak of the cosine of pretraining.
+      learning_rate: peak of the cosine after it.
       pretrain_steps: of the supernet.
       scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better; valid is what choices look at.
     """
 
     name: str
     options: Mapping[str, Any]
+    later: tuple[str, ...]
     data: str
     space: SearchSpace
     loss: Callable[[nn.Module], Loss]
     batches: Callable[[int], Callable[[int], Any]]
     optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
+    pretrain_rate: float
     learning_rate: float
-    search_rate: float
     pretrain_steps: int
     scores: Callable[[nn.Module, Any, int], dict[str, float]]
     _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
@@ -76,9 +78,10 @@ class Task:
         return self._supernets[seed]
 
     def _pretrain(self, seed: int) -> dict[str, Any]:
-        identity = {"task": self.name, **self.options, "data": self.data, "steps": self.pretrain_steps}
+        options = {name: value for name, value in self.options.items() if name not in self.later}
+        identity = {"task": self.name, **options, "data": self.data}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-        optimizer = self.optimizer(warm_cosine(self.learning_rate, self.pretrain_steps))
+        optimizer = self.optimizer(warm_cosine(self.pretrain_rate, self.pretrain_steps))
         step = jax.jit(supervised.make_step(self.loss(self.model), optimizer), donate_argnums=0)
         state = supervised.init(self.new(self.model, seed), optimizer)
         with Run(CACHE / f"{self.name}-{digest}" / f"seed{seed}", identity | {"seed": seed}) as run:

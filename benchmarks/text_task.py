@@ -38,8 +38,9 @@ class TextOptions:
     hidden: int = 256
     length: int = 128
     batch: int = 8
-    learning_rate: float = 3e-3
+    pretrain_rate: float = 3e-3
     pretrain_steps: int = 1200
+    learning_rate: float = 5e-3
     valid_windows: int = 512
     test_windows: int = 1024
 
@@ -78,13 +79,14 @@ def text_task(options: TextOptions) -> Task:
     return Task(
         name="text",
         options={f.name: getattr(options, f.name) for f in dataclasses.fields(options)},
-        data=f"{text_name()}",
+        data=text_name(),
         space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, length), jnp.int32)),
         loss=language_loss,
         batches=lambda seed: text.batches(train, batch, seed),
         optimizer=adamw,
+        later=("learning_rate", "valid_windows", "test_windows"),
+        pretrain_rate=options.pretrain_rate,
         learning_rate=options.learning_rate,
-        search_rate=options.learning_rate / 2,
         pretrain_steps=options.pretrain_steps,
         scores=scores,
     )
