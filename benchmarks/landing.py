@@ -167,12 +167,11 @@ class _Rival:
 
     def pruner(self, model: Any, steps: int, **options: Any) -> Any:
         importance = self.torch.torch_pruning.importance.GroupMagnitudeImportance(p=2)
-        nn = self.torch.nn
-        heads = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-        # ranked by kinds of groups where there is attention, as its documentation advises: else the MLPs go first
-        return self.torch.pruner(
-            model, self.example, importance, steps, num_heads=heads, isomorphic=bool(heads), **options
-        )
+        attention = self.torch.nn.MultiheadAttention
+        heads = [m.num_heads for m in model.modules() if isinstance(m, attention)]
+        # as in its examples of vision transformers: every head loses as many dimensions
+        options |= {"round_to": heads[0]} if heads else {}
+        return self.torch.pruner(model, self.example, importance, steps, **options)
 
 
 Landed = Callable[[Network, Sequence[float], Callable[[str], None]], dict[str, Any]]
