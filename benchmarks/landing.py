@@ -252,7 +252,8 @@ def main(options: Options) -> None:
         found = options.cells.get(cells[path])
         if found:
             lines += rows(network, method, found)
-    left_out = f"\n\nTorch-Pruning is {reason}." if reason else ""
+    lacking = any(options.cells.get(cell_) is None for cell_ in cells.values())
+    left_out = f"\n\nTorch-Pruning is {reason}." if reason and lacking else ""
     text = (
         f"Achieved over asked for, {len(budgets)} budgets from {100 * budgets[0]:g} to {100 * budgets[-1]:g} % of the "
         f"full network. Negative is under the budget. Not reached: below the smallest network there is.\n\n"
