@@ -447,7 +447,8 @@ def main(command: Command) -> None:
                 benchmark.fill()
     finally:
         text = "\n\n".join(benchmark.report() for benchmark in benchmarks)
-        text += f"\n\nTorch-Pruning is {reason}." if reason else ""
+        lacking = "TP" not in text
+        text += f"\n\nTorch-Pruning is {reason}." if reason and lacking else ""
         write_section("torch_pruning", "DMS beside Torch-Pruning", text, quick=quick)
 
 
