@@ -48,6 +48,7 @@ def searched(photographs, tmp_path_factory):
 
 def test_search_on_photographs_to_its_end(searched):
     structure, found = Structure.load(searched / "structure.json"), results(searched)
+    assert structure.resources is not None
     assert structure.resources["after"]["macs"] <= found["budget"]["macs"]["target"]
     assert "imagenet2012" in found["title"] and "48 training and 16 test images of 1000 classes" in found["data"]
     assert [row["name"] for row in found["rows"]] == ["found by DMS"] and found["rows"][0]["steps"] == 18 + 12
@@ -64,8 +65,8 @@ def test_structure_is_retrained_and_evaluated(searched, photographs, tmp_path, c
     out = capsys.readouterr().out
     accuracy = 100 * results(tmp_path / "again")["rows"][0]["quality"]
     assert f"{accuracy:.1f}" in said and f"top-1 {accuracy:.2f}" in out and "top-5" in out
-    macs = Structure.load(searched / "structure.json").resources["after"]["macs"]
-    assert f"{macs:,} MACs" in out
+    resources = Structure.load(searched / "structure.json").resources
+    assert resources is not None and f"{resources['after']['macs']:,} MACs" in out
 
 
 def test_finished_run_teaches(searched, photographs, tmp_path):
@@ -174,7 +175,8 @@ def test_flags_count_more_than_what_a_structure_was_searched_with():
 def test_digits_are_seen_whole_and_averages_begin_quickly():
     _, _, work = work_of("--average=0.9999", "--warmup-epochs=0")
     assert work.center == 1.0 and dataclasses.replace(work, bundled=False).center == 0.875
-    assert work.average(0) == pytest.approx(0.1) and work.average(10**6) == pytest.approx(0.9999)
+    average = work.average
+    assert average is not None and average(0) == pytest.approx(0.1) and average(10**6) == pytest.approx(0.9999)
     assert work.search_rate(100)(0) == pytest.approx(work.recipe.learning_rate / 5)  # no step at a rate of 0
 
 

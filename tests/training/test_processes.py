@@ -1,20 +1,23 @@
 """Several processes equal one, and stop together when one of them is asked to.
 
-Run as a program this file is one of two: `python test_processes.py loop|job RANK PORT DIRECTORY`.
+Run as a program this file is one of two: `python test_processes.py loop|job|experiment RANK PORT DIRECTORY`.
 """
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
 import pytest
 import toy
 
+from dms_jax import Searchable
 from dms_jax.errors import UserError
 from dms_jax.search import Schedule, Search
 from dms_jax.shrink import shrink
@@ -26,6 +29,7 @@ from dms_jax.training import (
     MetricsWriter,
     make_mesh,
     optimizers,
+    place,
     processes,
     replicate,
     run_phase,
@@ -34,8 +38,11 @@ from dms_jax.training import (
 )
 from dms_jax.training.job import Job
 from dms_jax.training.metrics import read
+from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.processes import local
+from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
+from experiments.conduct import Experiment, conduct
 from tests import tiny
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
@@ -118,14 +125,54 @@ def job(rank: int, count: int, directory: Path, stop: bool) -> None:
     )
 
 
+class Net(Searchable):
+    """Large enough that its kernels are cut over two devices."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        hidden = self.elements("hidden", 512)
+        y = nn.relu(nn.Dense(hidden.size, name="first")(x.reshape(len(x), -1)))
+        return nn.Dense(10, name="last")(hidden(y))
+
+
+def experiment(rank: int, directory: Path) -> None:
+    """All of an experiment, parameters cut over the processes: one report, one table. A second time it is done."""
+    mesh, model = make_mesh(fsdp=2), Net()
+    space = SearchSpace.from_model(model, tiny.EXAMPLE)
+    search = Search(space, supervised.classification_loss(model), optax.sgd(0.05), {"macs": 0.5}, Schedule(2))
+    steps = Steps(1, 2, 1, compare=False)
+    test = shard_batch(share(tiny.batch_of(99, 16), rank, 2), mesh)
+    variables = place(jax.jit(model.init)(jax.random.key(0), np.zeros(tiny.EXAMPLE.shape, np.float32)), mesh)
+    assert not variables["params"]["first"]["kernel"].is_fully_replicated
+
+    def phases(run: Run) -> Finished:
+        batches = lambda i: shard_batch(share(tiny.batch_of(i, 16), rank, 2), mesh)  # noqa: E731
+        job = Job(run, supervised.classification_loss, batches, mesh, jax.random.key(0))
+        words = {"name": "net", "arguments": {}}
+        example = tiny.batch_of(98)["image"]
+        return Pipeline(job, search, steps, lambda n: optax.sgd(0.1), words, example, "scratch").run(variables)
+
+    for _ in range(2):
+        conduct(
+            Experiment(
+                directory, {"experiment": "net"}, "python net.py", "net on noise", "noise", "p", 0, search, steps,
+                Quality("accuracy", "%", lambda model, v: supervised.accuracy(model, v, [test])), phases, (1,),
+            )
+        )  # fmt: skip
+
+
 def main(what: str, rank: int, port: str, directory: Path) -> None:
-    jax.config.update("jax_num_cpu_devices", 2 if what == "loop" else 4)
+    jax.config.update("jax_num_cpu_devices", {"loop": 2, "job": 4, "experiment": 1}[what])
     processes.initialize(f"localhost:{port}", 2, rank)
     assert (processes.is_first(), jax.process_count()) == (rank == 0, 2)
     with pytest.raises(UserError, match="^nobody is here$"):
         processes.on_first(_fail if rank == 0 else lambda: pytest.fail("process 0 alone does it"))
+    with pytest.raises(ZeroDivisionError if rank == 0 else UserError, match="division by zero"):
+        processes.on_first(lambda: 1 / 0)  # which leaves nobody waiting
     processes.sync("start")
-    loop(rank, directory) if what == "loop" else job(rank, 2, directory, stop=True)
+    if what == "job":
+        return job(rank, 2, directory, stop=True)
+    loop(rank, directory) if what == "loop" else experiment(rank, directory)
 
 
 def _fail():
@@ -133,7 +180,7 @@ def _fail():
 
 
 def outputs(what: str, directory: Path) -> list[str]:
-    """Run both processes to their end."""
+    """Run both processes to their end: what each printed."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -185,6 +232,15 @@ def test_a_job_of_two_processes_is_that_of_one(tmp_path):
     assert len((two / "masks.jsonl").read_text().splitlines()) == SEARCH
 
 
+def test_an_experiment_of_two_processes_is_shown_once(tmp_path):
+    shown, silent = outputs("experiment", tmp_path)
+    assert all(line.startswith("[Gloo]") for line in silent.splitlines())
+    assert "found by DMS" in shown and shown.count("report: ") == shown.count("finished already: ") == 1
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert len(rows) == 2 and all(row["latency_ms"]["1"] > 0 for row in rows)
+    assert (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -198,6 +254,7 @@ def test_a_job_of_two_processes_is_that_of_one(tmp_path):
     ],
 )
 def test_processes_that_cannot_be(given, says):
+    jax.devices()
     with pytest.raises(UserError, match=says):
         processes.initialize(*given)
 
