@@ -81,7 +81,8 @@ def project(
     """The kept elements nearest to searched ratios that fit a budget.
 
     All ratios move by one common shift until the budget holds (bisection). Then elements come back while any fits, the
-    one with the most importance per cost first.
+    one with the most importance per cost first. Where that stays more than 1 % under the budget, because a large piece
+    (a block, say) went last and no longer fits, the piece is held and the others move on.
 
     Args:
       space: the search space.
@@ -107,12 +108,15 @@ def project(
     if lost:
         raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
     problem = _Problem(space, dict(ranking), dict(budget), limits.counts(space))
-    counts = problem.fill(problem.shifted(ratios))
+    counts = problem.nearest(ratios)
     chosen = {name: problem.order[name][:k] for names, k in counts.items() for name in names}
     return {name: tuple(sorted(int(i) for i in chosen[name])) for name in space.groups}
 
 
 Together: TypeAlias = tuple[str, ...]  # groups that have one count
+
+NEAR = 0.99  # of the budget
+ATTEMPTS = 8
 
 
 class _Problem:
@@ -126,7 +130,7 @@ class _Problem:
         allowed: dict[str, np.ndarray],
     ):
         self.space, self.budget = space, budget
-        self.allowed = {names: allowed[names[0]] for names in space.counted}
+        self.allowed = {names: _shared(names, allowed) for names in space.counted}
         # best first; a stable ascending sort read backwards, so ties fall as the operator's ranks do (NaN lowest)
         clean = {name: np.where(np.isnan(c), -np.inf, c) for name, c in importance.items()}
         self.order = {name: np.argsort(c, kind="stable")[::-1] for name, c in clean.items()}
@@ -153,27 +157,57 @@ class _Problem:
         checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
         return np.logical_and.reduce(checks)
 
-    def rounded(self, ratios: Mapping[str, float], shift: float) -> dict[Together, int]:
-        """Counts of shifted ratios: k = #{rank / N >= a}, then the nearest allowed number."""
+    def nearest(self, ratios: Mapping[str, float]) -> dict[Together, int]:
+        """Counts that fit, within 1 % of the budget where holding what fell last gets there."""
+        held: dict[Together, int] = {}
+        best: dict[Together, int] = {}
+        for _ in range(ATTEMPTS):
+            found = self.shifted(ratios, held)
+            if found is None:
+                break
+            fitting, above = found
+            counts = self.fill(fitting)
+            if not best or self.used(counts) > self.used(best):
+                best = counts
+            if self.used(best) >= NEAR:
+                break
+            held |= {names: k for names, k in above.items() if k > fitting[names]}
+        return best
+
+    def used(self, counts: Mapping[Together, int]) -> float:
+        """The resource nearest its budget, as a share of it."""
+        variables = self.variables(counts)
+        return max(float(self.space.costs[name].exact(variables)) / most for name, most in self.budget.items())
+
+    def rounded(self, ratios: Mapping[str, float], shift: float, held: Mapping[Together, int]) -> dict[Together, int]:
+        """Counts of shifted ratios: k = #{rank / N >= a}, then the nearest allowed number; held ones stay."""
         counts = {}
         for names, allowed in self.allowed.items():
             n, a = self.space.groups[names[0]].size, float(ratios[names[0]]) + shift
             k = (0.5 >= a) * 1.0 if n == 1 else np.clip(n - np.ceil(a * n - 1e-6), 0, n)
             counts[names] = int(allowed[np.argmin(np.abs(allowed - k))])
-        return counts
+        return counts | dict(held)
 
-    def shifted(self, ratios: Mapping[str, float]) -> dict[Together, int]:
-        """Move all ratios by the smallest shift at which the budget holds."""
+    def shifted(
+        self, ratios: Mapping[str, float], held: Mapping[Together, int]
+    ) -> tuple[dict[Together, int], dict[Together, int]] | None:
+        """Move all ratios by the smallest shift at which the budget holds: the counts there, and just before it.
+
+        None where no shift fits with these counts held.
+        """
         low, high = -max(ratios.values()), 1.0 - min(ratios.values())  # at the ends all stay, or the least
-        if self.fits(self.variables(self.rounded(ratios, low))):
-            return self.rounded(ratios, low)
+        all_, least = (self.rounded(ratios, shift, held) for shift in (low, high))
+        if self.fits(self.variables(all_)):
+            return all_, all_
+        if not self.fits(self.variables(least)):
+            return None
         for _ in range(40):
             middle = (low + high) / 2
-            if self.fits(self.variables(self.rounded(ratios, middle))):
+            if self.fits(self.variables(self.rounded(ratios, middle, held))):
                 high = middle
             else:
                 low = middle
-        return self.rounded(ratios, high)
+        return self.rounded(ratios, high, held), self.rounded(ratios, low, held)
 
     def fill(self, counts: Mapping[Together, int]) -> dict[Together, int]:
         """Take elements back while any fits, by importance per cost.

@@ -5,11 +5,12 @@
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dms_jax import Limits, Searchable, SearchSpace, UserError
+from dms_jax import Limits, Searchable, SearchSpace, UserError, models
 from dms_jax.projection import _Problem, largest, project, smallest
 
 
@@ -102,3 +103,28 @@ def test_bad_input(space):
         project(space, ratios, ranking(space), {"macs": 7})
     with pytest.raises(UserError, match="ratio of group 'a' is nan"):
         project(space, {**ratios, "a": float("nan")}, ranking(space), {"macs": 50})
+
+
+def test_large_pieces_do_not_leave_the_budget_unused():
+    # A block of ResNet-18 has 40 % of its parameters: dropped last, it used to leave the result 23 % under 77.6 %.
+    example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    space = SearchSpace.from_model(models.create("resnet18"), example)
+    full = space.resources()["params"]
+    for number, share in enumerate(np.geomspace(0.05, 0.9, 20)):
+        draw = np.random.default_rng(number)
+        ratios = {name: float(draw.uniform()) for name in space.groups}
+        ranking = {name: draw.exponential(size=group.size) for name, group in space.groups.items()}
+        most = int(share * full)
+        got = space.resources(project(space, ratios, ranking, {"params": most}))["params"]
+        assert 0.99 * most <= got <= most, (number, got / most)
+
+
+def test_limits_of_tied_groups_hold_together():
+    example = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    space = SearchSpace.from_model(models.create("resnet20"), example, tie=("stage1/*/mid",))
+    names = [name for name in space.groups if name.startswith("stage1/") and name.endswith("/mid")]
+    ranking = {name: np.arange(group.size) for name, group in space.groups.items()}
+    limits = Limits(least={names[1]: 9}, multiple={names[0]: 2})
+    kept = project(space, dict.fromkeys(space.groups, 0.9), ranking, {"macs": 2 * 10**6}, limits)
+    counts = {len(kept[name]) for name in names}
+    assert len(counts) == 1 and min(counts) >= 10 and min(counts) % 2 == 0
