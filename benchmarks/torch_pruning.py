@@ -138,7 +138,7 @@ def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
     """The search of `experiments.digits_search`."""
     task, steps = work.task, work.size.search
     search = Search(
-        task.space, task.loss(task.model), task.optimizer(optax.constant_schedule(task.search_rate)),
+        task.space, task.loss(task.model), task.optimizer(optax.constant_schedule(task.learning_rate / 5)),
         {"macs": work.budget}, Schedule(steps), Limits(keep=keep),
     )  # fmt: skip
     state = work.run("search", search.step, search.init(variables), steps, 0)
@@ -160,7 +160,7 @@ def in_rounds(work: Work, variables: Any) -> Found:
     """Pruned and trained in turns, along the targets of DMS; trained masked, which is the same as trained small."""
     task, size, structure = work.task, work.size, None
     each, full = size.search // size.rounds, task.space.resources()["macs"]
-    optimizer = task.optimizer(optax.constant_schedule(task.search_rate))
+    optimizer = task.optimizer(optax.constant_schedule(task.learning_rate / 5))
     state = supervised.init(variables, optimizer)
     step = _masked_step(task, optimizer)
     for number in range(size.rounds):
@@ -183,7 +183,7 @@ def sparse(work: Work, variables: Any) -> Found:
     importance = tn.torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer="max")
     made = tn.torch_pruning.pruner.GroupNormPruner
     pruner = tn.pruner(model, torch.zeros(1, 3, 8, 8), importance, work.size.prune_steps, make=made, reg=5e-4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=task.search_rate, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate / 5, momentum=0.9)
 
     def train() -> None:
         for i in range(work.size.search):

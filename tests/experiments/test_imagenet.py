@@ -80,7 +80,7 @@ def test_finished_run_teaches(searched, photographs, tmp_path):
 
 def test_digits_take_the_place_of_data_that_is_not_there(tmp_path, capsys):
     flags = ["--flops=0.3", "--search-epochs=0.02", "--epochs=0.02", f"--data-dir={tmp_path}", "--preset=resnet50"]
-    imagenet_search.main([*TINY, *flags, f"--workdir={tmp_path / 'run'}", "--dtype=bfloat16"])
+    imagenet_search.main([*TINY, *flags, f"--workdir={tmp_path / 'run'}"])
     first = capsys.readouterr().out.splitlines()[0]
     assert "scikit-learn's digits at 16 px" in first and "ImageNet is not at hand" in first
     assert "python -m dms_jax.data.prepare imagenet2012 --manual-dir" in first or "pip install" in first
