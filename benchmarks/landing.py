@@ -219,10 +219,9 @@ HEADER = [
 ]
 
 REMARK = (
-    "Ours is never above a budget, and within 1 % of all that can be reached: a block that fell last and no longer fits "
-    "is held while widths make room for it. The "
-    "progressive loop is never above either, and misses by as much as its last step takes; the rule of thumb takes all "
-    "channels alike and cannot know what a network does with them."
+    "Ours is never above a budget, and within 1 % of all that can be reached: a block that fell last and no longer "
+    "fits is held while widths make room for it. The progressive loop is never above either, and misses by as much as "
+    "its last step takes; the rule of thumb takes all channels alike and cannot know what a network does with them."
 )
 
 
