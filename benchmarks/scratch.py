@@ -38,6 +38,7 @@ def main(options: Options) -> None:
         (text_contest(options), TEXT_BUDGETS, TEXT_STEPS, "bits per byte", 1.0, 3),
         (digits_contest(options), DIGITS_BUDGETS, DIGITS_STEPS, "test error, %", 100.0, 2),
     ]
+    tasks = tasks[:1] if options.quick else tasks
     seeds = (choice.SEED,) if options.quick else SEEDS
     quick = Settings("dms", 0.5, QUICK_STEPS, search_steps=2, rate=5.0)
     best = quick if options.quick else choice.choose(tasks[0][0], "dms", STEPS)
