@@ -77,6 +77,8 @@ def project(
     ranking: Mapping[str, np.ndarray],
     budget: Mapping[str, int],
     limits: Limits | None = None,
+    *,
+    hold: bool = True,
 ) -> dict[str, tuple[int, ...]]:
     """The kept elements nearest to searched ratios that fit a budget.
 
@@ -90,6 +92,8 @@ def project(
       ranking: importance `[N]` of every group; the largest stay, ties by index as in the operator.
       budget: {"macs": int, "params": int}, either or both.
       limits: smallest numbers, multiples, groups left alone.
+      hold: whether a large piece may be held. False where the ratios come from importances compared across groups: what
+        fell was worth less than what would have to make room.
 
     Returns:
       Kept indices of every group, ascending. No resource exceeds its budget.
@@ -108,7 +112,7 @@ def project(
     if lost:
         raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
     problem = _Problem(space, dict(ranking), dict(budget), limits.counts(space))
-    counts = problem.nearest(ratios)
+    counts = problem.nearest(ratios, ATTEMPTS if hold else 1)
     chosen = {name: problem.order[name][:k] for names, k in counts.items() for name in names}
     return {name: tuple(sorted(int(i) for i in chosen[name])) for name in space.groups}
 
@@ -157,11 +161,11 @@ class _Problem:
         checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
         return np.logical_and.reduce(checks)
 
-    def nearest(self, ratios: Mapping[str, float]) -> dict[Together, int]:
-        """Counts that fit, within 1 % of the budget where holding what fell last gets there."""
+    def nearest(self, ratios: Mapping[str, float], attempts: int) -> dict[Together, int]:
+        """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts."""
         held: dict[Together, int] = {}
         best: dict[Together, int] = {}
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             found = self.shifted(ratios, held)
             if found is None:
                 break

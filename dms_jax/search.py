@@ -336,7 +336,9 @@ class Search:
         by_name = {n: float(a) for names, a in zip(self.space.counted, found.ratios, strict=True) for n in names}
         pieces = np.split(found.ranking, np.cumsum(self.layout.size)[:-1])
         ranking = dict(zip(self.space.groups, pieces, strict=True))
-        kept = projection.project(self.space, by_name, ranking, self.targets, self.limits)
+        kept = projection.project(
+            self.space, by_name, ranking, self.targets, self.limits, hold=not self.strategy.across
+        )
         return self.space.structure(kept, model)
 
 

@@ -54,7 +54,7 @@ def threshold(
     flat = space.flat({name: jnp.asarray(c, jnp.float32) for name, c in importance.items()})
     masks = thresholded(layout, flat, {name: jnp.float32(most / full[name]) for name, most in budget.items()})
     ranking = {name: np.asarray(c) for name, c in importance.items()}
-    return _projected(space, layout.ratios(layout.counts(masks)), ranking, budget, limits)
+    return _projected(space, layout.ratios(layout.counts(masks)), ranking, budget, limits, hold=False)
 
 
 def random(space: SearchSpace, budget: Mapping[str, int], limits: Limits | None = None, *, seed: int) -> Structure:
@@ -82,6 +82,8 @@ def _projected(
     ranking: Mapping[str, np.ndarray],
     budget: Mapping[str, int],
     limits: Limits | None,
+    *,
+    hold: bool = True,
 ) -> Structure:
     by_name = {name: float(ratio) for names, ratio in zip(space.counted, ratios, strict=True) for name in names}
-    return space.structure(projection.project(space, by_name, ranking, budget, limits))
+    return space.structure(projection.project(space, by_name, ranking, budget, limits, hold=hold))

@@ -57,7 +57,8 @@ class Strategy(ABC):
         the axis, a mask of 0 under a ReLU passes no gradient to itself; (2) an element is judged as if its mask were 1,
         so that (m g)^2 of one that is out is the first-order change of the loss when it comes back. (What lies inside a
         block that is out has no gradient, and keeps its importance.)
-      across: importances are compared across groups, so that a group of one element has an importance, too.
+      across: importances are compared across groups, so that a group of one element has an importance, too, and the
+        projection holds no piece against them (`projection.project`).
     """
 
     rate: float = 5.0
