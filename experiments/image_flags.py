@@ -56,6 +56,8 @@ class Training:
     """Of the learning rate, linear; at most a fifth of a phase."""
     average: Annotated[float | None, OF_RECIPE] = None
     """Decay of the moving average of the weights, which is then evaluated and kept; lower at first. 0 keeps none."""
+    calibrate: Annotated[int | None, OF_RECIPE] = None
+    """Batches over which BatchNorm statistics are estimated anew after training; 0 keeps the running ones."""
     randaugment: Annotated[bool | None, OF_RECIPE] = None
     """Two operations of magnitude 9, standard deviation 0.5."""
     erasing: Annotated[float | None, OF_RECIPE] = None

@@ -177,7 +177,8 @@ class Task:
     def job(self, run: Run) -> Job:
         """Phases of this task in a run directory."""
         key = jax.random.key(self.seed)
-        return Job(run, self.loss, self.batches(), self.mesh, key, accumulate=self.flags.accumulate)
+        how = {"accumulate": self.flags.accumulate, "calibrate": self.recipe.calibrate}
+        return Job(run, self.loss, self.batches(), self.mesh, key, **how)
 
     def evaluation(self) -> Iterable[dict[str, jax.Array]]:
         """The test images on the devices, each with weight 1 once."""

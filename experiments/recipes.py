@@ -21,6 +21,7 @@ class Recipe:
       schedule: after a linear warm-up of `warmup_epochs`: cosine to 0; step: a tenth at 30, 60 and 90 % of the epochs;
         exponential: times `decay` every `decay_epochs`.
       average: decay of the moving average of the weights, which is what is evaluated; None: the weights themselves.
+      calibrate: batches over which BatchNorm statistics are estimated anew after training; 0 keeps the running ones.
       clip: largest norm of the gradient; None: as it is.
       randaugment: whether RandAugment (two operations of magnitude 9, standard deviation 0.5) is applied.
       erasing: probability that a rectangle of an image is erased.
@@ -41,6 +42,7 @@ class Recipe:
     decay: float = 0.97
     decay_epochs: float = 2.4
     average: float | None = None
+    calibrate: int = 0
     clip: float | None = None
     randaugment: bool = False
     erasing: float = 0.0
@@ -187,8 +189,10 @@ DIGITS = Recipe(
     schedule="cosine",
     weight_decay=0.05,
     warmup_epochs=0.1,
+    calibrate=20,
     clip=1.0,
     label_smoothing=0.0,
+    drop_path=0.0,
     flip=False,
     crop=0.7,
 )

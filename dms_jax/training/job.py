@@ -14,6 +14,7 @@ import optax
 
 from dms_jax.search import Loss, Search, SearchState
 from dms_jax.training import supervised
+from dms_jax.training.calibration import calibrated
 from dms_jax.training.mesh import place, replicated, shardings
 from dms_jax.training.runs import Run
 
@@ -31,6 +32,8 @@ class Job:
       mesh: where states lie.
       key: of the job; every phase has its own, by name.
       accumulate: parts that a batch of `train` passes in, one after another (a `Search` has its own).
+      calibrate: batches over which BatchNorm statistics are estimated anew at the end of `train`; 0 keeps the running
+        ones.
     """
 
     run: Run
@@ -39,6 +42,7 @@ class Job:
     mesh: jax.sharding.Mesh
     key: jax.Array
     accumulate: int = 1
+    calibrate: int = 0
 
     def train(
         self,
@@ -61,11 +65,14 @@ class Job:
           average: decay of a moving average of the variables, or from a step to it; None keeps none.
 
         Returns:
-          The averaged variables, or with no average the last ones.
+          The averaged variables, or with no average the last ones; with statistics estimated anew where asked for.
         """
         state = self._own(supervised.init(variables, optimizer, average=average is not None))
         step = supervised.make_step(self.loss(model), optimizer, accumulate=self.accumulate, average=average)
-        return self._phase(name, step, state, steps=steps, describe=_loss).averaged
+        trained = self._phase(name, step, state, steps=steps, describe=_loss).averaged
+        if not self.calibrate or set(trained) == {"params"}:
+            return trained
+        return calibrated(self.loss(model), trained, self.batches, self.phase_key(f"{name} calibrated"), self.calibrate)
 
     def search(self, name: str, search: Search, variables: Any) -> SearchState:
         """Run a search from the supernet's variables (which stay as they are), recording its masks."""
