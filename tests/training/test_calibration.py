@@ -28,7 +28,7 @@ def test_statistics_are_the_mean_over_batches(momentum):
     draw = np.random.default_rng(0)
     images = draw.normal(2.0, 3.0, (5, 8, 4)).astype(np.float32)
     model = Normed(momentum)
-    variables = model.init(jax.random.key(0), images[0])
+    variables = dict(model.init(jax.random.key(0), images[0]))
     batches = lambda i: {"image": jnp.asarray(images[i]), "label": jnp.zeros(8, jnp.int32)}  # noqa: E731
     found = calibrated(supervised.classification_loss(model), variables, batches, jax.random.key(1), 5)
     norm = found["batch_stats"]["norm"]
