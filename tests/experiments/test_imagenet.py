@@ -2,19 +2,26 @@
 
 import dataclasses
 import json
+import signal
 
 import jax
 import pytest
 import tyro
 
 from dms_jax import models
-from dms_jax.errors import UserError
+from dms_jax.data import loading
+from dms_jax.errors import Interrupted, UserError
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_search, recipes
 from experiments.recipes import PRESETS
 
 TINY = ["--model=resnet20", "--resolution=16", "--batch=8", "--latency-batches", "1"]
+EVERYTHING = [
+    "--dataset=imagenet2012", "--flops=0.3", "--search-epochs=3", "--epochs=2", "--mixup=0.8", "--cutmix=1",
+    "--erasing=0.25", "--randaugment=True", "--average=0.9", "--optimizer=rmsprop", "--schedule=exponential",
+    "--workers=0",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +44,7 @@ def results(directory):
 def searched(photographs, tmp_path_factory):
     """A finished search on the photographs, everything on: mixing, RandAugment, averages, accumulation."""
     directory = tmp_path_factory.mktemp("runs") / "search"
-    flags = [
-        f"--data-dir={photographs}", "--dataset=imagenet2012", "--flops=0.3", "--search-epochs=3", "--epochs=2",
-        "--mixup=0.8", "--cutmix=1", "--erasing=0.25", "--randaugment=True", "--average=0.9", "--optimizer=rmsprop",
-        "--schedule=exponential", "--workers=0",
-    ]  # fmt: skip
-    imagenet_search.main([*TINY, *flags, f"--workdir={directory}"])
+    imagenet_search.main([*TINY, *EVERYTHING, f"--data-dir={photographs}", f"--workdir={directory}"])
     return directory
 
 
@@ -54,6 +56,30 @@ def test_search_on_photographs_to_its_end(searched):
     assert [row["name"] for row in found["rows"]] == ["found by DMS"] and found["rows"][0]["steps"] == 18 + 12
     phases = {json.loads(line)["phase"] for line in (searched / "metrics.jsonl").read_text().splitlines()}
     assert phases == {"search", "finetune"} and (searched / "report.html").exists()
+
+
+def test_stopped_and_resumed_is_never_stopped(searched, photographs, tmp_path, monkeypatch):
+    job = [*TINY, *EVERYTHING, f"--data-dir={photographs}", f"--workdir={tmp_path}"]
+    make = loading.batches
+
+    def stopping(*args, **kwargs):
+        load = make(*args, **kwargs)
+
+        def draw(step):
+            if step == 7:
+                signal.raise_signal(signal.SIGTERM)
+            return load(step)
+
+        return draw
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "batches", stopping)
+        with pytest.raises(Interrupted, match="stopped search after step"):
+            imagenet_search.main(job)
+    imagenet_search.main(job)
+    for name in ("structure.json", "metrics.jsonl", "masks.jsonl"):
+        assert (tmp_path / name).read_bytes() == (searched / name).read_bytes(), name
+    assert results(tmp_path)["rows"][0]["quality"] == results(searched)["rows"][0]["quality"]
 
 
 def test_structure_is_retrained_and_evaluated(searched, photographs, tmp_path, capsys):
