@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import optax
 from rich.console import Console
@@ -18,14 +18,6 @@ from dms_jax.training import processes
 from dms_jax.training.pipeline import FOUND, Finished, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
 from dms_jax.training.runs import Run
-
-StrategyName: TypeAlias = Literal[
-    "dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"
-]
-"""`dms_jax.strategies.STRATEGIES`, as a command line takes them."""
-
-ImportanceName: TypeAlias = Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"]
-"""`dms_jax.importance.EVALUATIONS`, likewise."""
 
 
 @dataclass(frozen=True, eq=False)

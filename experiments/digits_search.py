@@ -34,7 +34,8 @@ from dms_jax.training.job import Job
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, ImportanceName, StrategyName, conduct, warm_cosine
+from experiments.conduct import Experiment, conduct, warm_cosine
+from experiments.flags import ImportanceName, StrategyName
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 COMMAND = "python -m experiments.digits_search"

@@ -1,21 +1,14 @@
-"""Flags that the ImageNet commands share: which images, how weights are trained, which hosts take part."""
+"""Flags that the ImageNet commands share: which images, and how weights are trained."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import tyro
-
+from experiments.flags import default
 from experiments.recipes import Recipe
-
-
-def default(what: str) -> Any:
-    """Help of a flag that is None unless given."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {what})")
-
 
 OF_RECIPE = default("the recipe's")
 
@@ -89,15 +82,3 @@ class Training:
         """The recipe with what is given here put in."""
         names = {f.name for f in dataclasses.fields(Recipe)} & {f.name for f in dataclasses.fields(self)}
         return dataclasses.replace(recipe, **{n: v for n in names if (v := getattr(self, n)) is not None})
-
-
-@dataclass(frozen=True)
-class Hosts:
-    """Several processes; TPU slices and SLURM jobs say by themselves who takes part."""
-
-    coordinator: Annotated[str | None, default("none: one process, or as the environment says")] = None
-    """HOST:PORT of process 0."""
-    processes: Annotated[int | None, default("as the environment says")] = None
-    """How many take part."""
-    process: Annotated[int | None, default("as the environment says")] = None
-    """The number of this one, from 0."""

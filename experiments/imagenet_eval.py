@@ -22,7 +22,8 @@ from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import place, processes, supervised
 from experiments import recipes
-from experiments.image_flags import Data, Hosts, Training, default
+from experiments.flags import Hosts, default
+from experiments.image_flags import Data, Training
 from experiments.image_task import network, prepare
 from experiments.imagenet_retrain import described
 
@@ -55,7 +56,7 @@ def evaluate(config: Config) -> None:
     if path.exists():
         _, _, size = described(Structure.load(path), path)
     size = size if config.data.resolution is None else config.data.resolution
-    processes.initialize(config.hosts.coordinator, config.hosts.processes, config.hosts.process)
+    config.hosts.join()
     # the recipe plays no part in an evaluation
     work = prepare(config.data, Training(fsdp=config.fsdp), recipes.RESNET, size, 0)
     images = work.data

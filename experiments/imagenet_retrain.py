@@ -28,7 +28,8 @@ from dms_jax.training.machine import machine
 from dms_jax.training.runs import Run
 from experiments import recipes
 from experiments.conduct import say
-from experiments.image_flags import Data, Hosts, Training, default
+from experiments.flags import Hosts, default
+from experiments.image_flags import Data, Training
 from experiments.image_task import Task, prepare
 from experiments.recipes import PRESETS
 
@@ -70,7 +71,7 @@ def retrain(config: Config, command: str) -> None:
     if config.preset is not None and config.preset not in PRESETS:
         raise UserError(f"unknown preset {config.preset!r}; there are: {', '.join(PRESETS)}")
     row = PRESETS[config.preset] if config.preset else None
-    processes.initialize(config.hosts.coordinator, config.hosts.processes, config.hosts.process)
+    config.hosts.join()
     recipe = row.recipe if row else recipes.of_model(name)
     work = prepare(config.data, config.training, recipe, size, config.seed, row.teacher if row else None)
     classes = arguments.get("num_classes", 1000)

@@ -32,8 +32,9 @@ from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
 from experiments import recipes
-from experiments.conduct import Experiment, ImportanceName, StrategyName, conduct
-from experiments.image_flags import Data, Hosts, Training, default
+from experiments.conduct import Experiment, conduct
+from experiments.flags import Hosts, ImportanceName, StrategyName, default
+from experiments.image_flags import Data, Training
 from experiments.image_task import Task, prepare
 from experiments.recipes import PRESETS, Preset
 
@@ -135,7 +136,7 @@ def search_images(config: Config, command: str) -> None:
     config.check()
     row = config.row()
     size = row.resolution if config.data.resolution is None else config.data.resolution
-    processes.initialize(config.hosts.coordinator, config.hosts.processes, config.hosts.process)
+    config.hosts.join()
     work = prepare(config.data, config.training, row.recipe, size, config.seed, row.teacher)
     if processes.is_first():
         print(f"supernet: {row.model} at {size} px; {_why(config, row)}")

@@ -38,14 +38,15 @@ from dms_jax.pretrained import llama as pretrained
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
-from dms_jax.training import make_mesh, optimizers, place, shard_batch
+from dms_jax.training import make_mesh, optimizers, place, processes, shard_batch
 from dms_jax.training.distillation import Distillation, taught
 from dms_jax.training.job import Job
 from dms_jax.training.language import bits_per_token, language_loss
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, ImportanceName, StrategyName, conduct, warm_cosine
+from experiments.conduct import Experiment, conduct, warm_cosine
+from experiments.flags import Hosts, ImportanceName, StrategyName, default
 
 COMMAND = "python -m experiments.llama_prune"
 BUNDLED = "llama_bytes"
@@ -99,9 +100,7 @@ class Config:
     """Over how many devices parameters and optimiser states are cut."""
     strategy: StrategyName = "dms"
     """What turns structure parameters and importance into masks: the method, or one of its rivals."""
-    ratio_rate: Annotated[
-        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the strategy's)")
-    ] = None
+    ratio_rate: Annotated[float | None, default("the strategy's")] = None
     """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
     importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
@@ -115,10 +114,9 @@ class Config:
     """Of batches and new weights."""
     workdir: Path = Path("runs/llama")
     """The run directory: new, or that of this job, which then goes on."""
-    cache: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: beside the workdir)")] = (
-        None
-    )
+    cache: Annotated[Path | None, default("beside the workdir")] = None
     """Where the pretrained bundled decoder is kept, so that another budget needs no other pretraining."""
+    hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -130,7 +128,7 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
-        idle = ("workdir", "cache", "fsdp", "remat")  # where and how it is computed
+        idle = ("workdir", "cache", "fsdp", "remat", "hosts")  # where and how it is computed
         given = {name: value for name, value in dataclasses.asdict(self).items() if name not in idle}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         return {"experiment": "llama_prune", **plain, "macs": None, "params": None, **self.budget}
@@ -149,8 +147,6 @@ class Config:
                 raise UserError(f"--{flag} {getattr(self, name)} is not possible; give a whole number of at least 1")
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"--learning-rate {self.learning_rate} is not possible; give a number above 0")
-        if self.batch % len(jax.devices()):
-            raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,6 +159,9 @@ def main(arguments: list[str] | None = None) -> None:
 def prune(config: Config, command: str) -> None:
     """Run the job, or what is left of it, and write the small network in Hugging Face format."""
     config.check()
+    config.hosts.join()
+    if config.batch % len(jax.devices()):
+        raise UserError(f"--batch {config.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
     distillation = Distillation(config.distill, config.temperature) if config.distill else None
     mesh = make_mesh(fsdp=config.fsdp)
     model, variables = _network(config, mesh)
@@ -173,7 +172,7 @@ def prune(config: Config, command: str) -> None:
     bytes_ = tokens.name == "bytes"
 
     def evaluate(network: Any, v: Any) -> tuple[float, float]:
-        bits = bits_per_token(network, v, _in_batches(data.test, config.test_windows, 4 * config.batch))
+        bits = bits_per_token(network, v, _in_batches(data.test, config.test_windows, 4 * config.batch), mesh)
         if bytes_:
             return bits.value, bits.stderr
         return bits.perplexity, math.log(2) * bits.perplexity * bits.stderr
@@ -195,7 +194,7 @@ def prune(config: Config, command: str) -> None:
             latency_batches=(1, config.batch) if config.batch > 1 else (1,),
         )
     )
-    _export(config)
+    processes.on_first(lambda: _export(config))
 
 
 def _quality(evaluate: Any, bytes_: bool) -> Quality:
@@ -249,7 +248,8 @@ def _phases(
     distillation: Distillation | None,
 ) -> Finished:
     key = jax.random.key(config.seed)
-    draw = text.batches(data.train, config.batch, config.seed)
+    share = (jax.process_index(), jax.process_count())
+    draw = text.batches(data.train, config.batch, config.seed, share)
     job = Job(run, language_loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
 
     def with_teacher(original: Any) -> Job:
@@ -267,7 +267,7 @@ def _phases(
         dataclasses.replace(config.phases, pretrain=0),
         lambda steps: adamw(warm_cosine(config.learning_rate, steps)),
         model=_description(search.space.model),
-        example=jnp.asarray(data.test["tokens"][:4, :-1], jnp.int32),
+        example=data.test["tokens"][:4, :-1].astype(np.int32),
         taught=with_teacher,
         trained=True,
     )

@@ -143,13 +143,25 @@ def load(
     return Split(name, tokens.vocabulary, windows["training"], windows["test"])
 
 
-def batches(windows: dict[str, np.ndarray], batch_size: int, seed: int) -> Callable[[int], dict[str, np.ndarray]]:
+def batches(
+    windows: dict[str, np.ndarray], batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> Callable[[int], dict[str, np.ndarray]]:
     """Return `batch(step)`: {"tokens": `[batch_size, T + 1]` int32}, a function of the seed and the step alone.
 
     Every window is seen once an epoch, in a new order each (see `dms_jax.data.batching.batches`).
+
+    Args:
+      windows: of a `Split`.
+      batch_size: windows of a batch, over all processes.
+      seed: at least 0.
+      share: (i, n) gives the i-th of n equal parts of every batch, `[batch_size / n, T + 1]`; n divides the batch.
     """
-    draw = batching.batches(windows, batch_size, seed)
-    return lambda step: {name: array.astype(np.int32) for name, array in draw(step).items()}
+    index, count = share
+    if batch_size % count:
+        raise UserError(f"a batch of {batch_size} windows cannot be shared by {count} processes; take a multiple")
+    draw, size = batching.batches(windows, batch_size, seed), batch_size // count
+    mine = slice(index * size, (index + 1) * size)
+    return lambda step: {name: array[mine].astype(np.int32) for name, array in draw(step).items()}
 
 
 def is_test(name: str) -> bool:

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from dms_jax.search import Loss
 from dms_jax.training.distillation import TEACHER, Distillation
+from dms_jax.training.mesh import batch_sharding, replicated
 
 
 def language_loss(model: nn.Module, distillation: Distillation | None = None) -> Loss:
@@ -40,18 +43,33 @@ class Bits(NamedTuple):
     perplexity: float
 
 
-def bits_per_token(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Bits:
+def bits_per_token(
+    model: nn.Module, variables: Any, batches: Iterable[Mapping[str, Any]], mesh: Mesh | None = None
+) -> Bits:
     """Evaluate a network on windows {"tokens": `[B, T + 1]`}, every window counted once.
 
     Windows are taken as independent for the standard error.
+
+    Args:
+      model: the network.
+      variables: its variables.
+      batches: any B, from host memory; every process gives the same.
+      mesh: over whose devices the windows are cut; None: the default device, or where the variables lie.
     """
 
-    @jax.jit
     def nats(variables: Any, tokens: jax.Array) -> jax.Array:
         logits: Any = model.apply(variables, tokens[:, :-1])
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]), axis=-1)
 
-    windows = jnp.concatenate([nats(variables, batch["tokens"]) for batch in batches]) / math.log(2)
-    mean = float(jnp.mean(windows))
-    stderr = float(jnp.std(windows, ddof=1)) / math.sqrt(len(windows)) if len(windows) > 1 else math.nan
+    evaluate = jax.jit(nats, out_shardings=None if mesh is None else replicated(mesh))
+    measured = []
+    for batch in batches:
+        tokens = batch["tokens"]
+        if mesh is not None:  # the last window fills up what the devices do not divide, and is then not counted
+            filled = np.pad(tokens, ((0, -len(tokens) % mesh.size), (0, 0)), mode="edge")
+            tokens = jax.device_put(filled, batch_sharding(mesh))
+        measured.append(np.asarray(evaluate(variables, tokens), np.float64)[: len(batch["tokens"])])
+    windows = np.concatenate(measured) / math.log(2)
+    mean = float(np.mean(windows))
+    stderr = float(np.std(windows, ddof=1)) / math.sqrt(len(windows)) if len(windows) > 1 else math.nan
     return Bits(mean, stderr, 2.0**mean)

@@ -84,6 +84,15 @@ def test_windows_take_no_memory_and_batches_are_int32(folder):
     assert not np.array_equal(text.batches(windows, 4, seed=1)(7)["tokens"], first)
 
 
+def test_processes_share_a_batch(folder):
+    windows = text.load(folder, text.byte_tokens(), 16).train
+    whole = text.batches(windows, 6, seed=0)(3)["tokens"]
+    parts = [text.batches(windows, 6, 0, (i, 3))(3)["tokens"] for i in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    with pytest.raises(UserError, match="a batch of 6 windows cannot be shared by 4 processes"):
+        text.batches(windows, 6, 0, (0, 4))
+
+
 def test_jsonl(tmp_path):
     rows = [{"id": i, "content": f"row {i} \u00e9"} for i in range(30)]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
