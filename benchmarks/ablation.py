@@ -13,18 +13,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import tyro
-
-from benchmarks import choice
+from benchmarks import choice, methods
 from benchmarks.cells import Spread, paired
-from benchmarks.command import Contest, Options, table, write_section
+from benchmarks.command import Contest, Options, start, table, write_section
+from benchmarks.comparison import percent
 from benchmarks.contest import Settings
-from benchmarks.llama import QUICK_STEPS, STEPS, text_contest
+from benchmarks.llama import STEPS, text_contest, usual
 from benchmarks.text_task import TextOptions, text_task
-from dms_jax.errors import exit_on_user_error
 
 SEEDS = (0, 1, 2)
-BUDGET, QUICK_BUDGET = 0.2, 0.5
 HIDDEN = (128, 512)
 """Of the other supernets; the usual one has 256."""
 
@@ -37,8 +34,7 @@ def variants(base: Settings) -> Variants:
     def change(**changes) -> Settings:
         return dataclasses.replace(base, **changes)
 
-    shares = {n: n / STEPS for n in (50, 100, 200, 400, 600)}
-    lengths = {f"{n} of {STEPS} steps": change(search_steps=round(x * base.steps)) for n, x in shares.items()}
+    lengths = {f"{n} of {STEPS} steps": change(search_steps=n) for n in (50, 100, 200, 400, 600)}
     judged = {name: change(importance=name) for name in ("fisher", "snip", "magnitude", "index")}
     tables = {
         "length of the search": lengths,
@@ -63,15 +59,12 @@ def variants(base: Settings) -> Variants:
 
 def main(options: Options) -> None:
     contest = text_contest(options)
-    if options.quick:
-        base = Settings("dms", QUICK_BUDGET, QUICK_STEPS, search_steps=2, rate=5.0)
-    else:
-        base = choice.choose(contest, "dms", STEPS)
-    rows = variants(base)
+    base = usual(contest, options)
     if options.quick:
         rows = {"sharpness of the masks (usual: 1)": {"2 times": dataclasses.replace(base, sharpness=2.0)}}
-    seeds = (choice.SEED,) if options.quick else SEEDS
-    others = {} if options.quick else _supernets(contest, options, base)
+        seeds, others = (choice.SEED,), {}
+    else:
+        rows, seeds, others = variants(base), SEEDS, _supernets(contest, base)
     try:
         contest.fill("ablation", [(base, seed) for seed in seeds])
         for name, settings in rows.items():
@@ -82,14 +75,14 @@ def main(options: Options) -> None:
         _report(contest, options, base, rows, others, seeds)
 
 
-def _supernets(contest: Contest, options: Options, base: Settings) -> Mapping[str, tuple[Contest, Settings]]:
+def _supernets(contest: Contest, base: Settings) -> Mapping[str, tuple[Contest, Settings]]:
     """Supernets with another hidden size, pruned to as many MACs as the usual one."""
     found, macs = {}, base.budget * contest.task.space.resources()["macs"]
     for hidden in HIDDEN:
         task = text_task(dataclasses.replace(TextOptions(), hidden=hidden))
         other = Contest(task, contest.defaults, contest.cells, contest.compute)
         share = round(macs / task.space.resources()["macs"], 4)
-        found[f"hidden size {hidden}"] = (other, choice.at(base, share))
+        found[f"hidden size {hidden}"] = (other, methods.at(base, share))
     return found
 
 
@@ -103,7 +96,7 @@ def _report(
 ) -> None:
     usual = contest.values(base, seeds)
     parts = [
-        f"`python -m benchmarks.ablation`: bits per byte at {100 * base.budget:g} % of the MACs, lower is better; a "
+        f"`python -m benchmarks.ablation`: bits per byte at {percent(base.budget)} of the MACs, lower is better; a "
         f"positive difference, paired by seed, means that the usual setting is better. Usual: {base.search_steps} of "
         f"{base.steps} steps of search, rate {base.rate:g}; {Spread.of(usual.values()).text()}."
     ]
@@ -124,4 +117,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()
+    start(main, __doc__)

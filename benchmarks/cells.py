@@ -23,7 +23,15 @@ from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.machine import machine
 from dms_jax.training.progress import Progress
 
-Compute = Callable[["Cell", InterruptFlag, Callable[[str], None]], Mapping[str, Any]]
+Say = Callable[[str], None]
+"""Shows a text beside the progress bar."""
+Compute = Callable[[InterruptFlag, Say], Mapping[str, Any]]
+"""Gives one cell's results; raises `Interrupted` when the flag is up."""
+
+
+def file_label(text: str) -> str:
+    """A text as a part of a file's name: letters, digits and underscores."""
+    return "".join(c if c.isalnum() else "_" for c in text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +109,11 @@ class Cells:
         part.write_text(json.dumps(content, indent=None, sort_keys=True) + "\n")
         os.replace(part, path)
 
-    def fill(self, cells: Iterable[Cell], compute: Compute, name: str, data: str) -> None:
+    def fill(self, work: Iterable[tuple[Cell, Compute]], name: str, data: str) -> None:
         """Compute what is missing, in order. Ctrl-C or SIGTERM loses the cell at hand and no other.
 
         Args:
-          cells: may hold a cell twice.
-          compute: `(cell, interrupt, say) -> result`; raises `Interrupted` when the flag is up; `say` shows a text.
+          work: cells and how to compute them; may hold a cell twice.
           name: of the benchmark, for the progress bar.
           data: what is learned from; cells of other data do not mix with these.
 
@@ -114,22 +121,22 @@ class Cells:
           Interrupted: stopped.
           UserError: the folder holds cells of other data.
         """
-        missing = list({cell.path: cell for cell in cells if self.get(cell) is None}.values())
+        missing = {cell.path: (cell, compute) for cell, compute in work if self.get(cell) is None}
         if not missing:
             Console(stderr=True).print(f"{name}: every cell is there", highlight=False)
             return
-        self._refuse_other_data({cell.task for cell in missing}, data)
+        self._refuse_other_data({cell.task for cell, _ in missing.values()}, data)
         conditions = {"machine": machine(), "data": data}
         with InterruptFlag() as interrupt, Progress(name, len(missing)) as progress:
-            for done, cell in enumerate(missing):
-                progress.update(done, f"{cell.label} seed {cell.seed}")
-                began = time.process_time()
+            for done, (cell, compute) in enumerate(missing.values()):
+                title, began = f"{cell.label} seed {cell.seed}", time.process_time()
+                progress.update(done, title)
 
-                def say(text: str, done: int = done, cell: Cell = cell) -> None:
-                    progress.update(done, f"{cell.label} seed {cell.seed}: {text}")
+                def say(text: str, done: int = done, title: str = title) -> None:
+                    progress.update(done, f"{title}: {text}")
 
                 try:
-                    result = compute(cell, interrupt, say)
+                    result = compute(interrupt, say)
                 except Interrupted:
                     raise Interrupted(done, f"{done} of {len(missing)} cells done; the same command goes on") from None
                 self.put(cell, {**result, "cpu_seconds": round(time.process_time() - began, 1)}, conditions)
@@ -137,14 +144,13 @@ class Cells:
 
     def _refuse_other_data(self, tasks: set[str], data: str) -> None:
         for task in tasks:
-            for path in sorted((self.folder / task).glob("*.json")):
+            for path in sorted((self.folder / task).glob("*.json"))[:1]:
                 there = json.loads(path.read_text())["conditions"]["data"]
                 if there != data:
                     raise UserError(
                         f"{self.folder / task} holds cells of other data ({there}; here {data}): the numbers would not "
                         "compare; give a new folder with --results"
                     )
-                break
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from benchmarks.command import Contest, table
@@ -43,18 +42,13 @@ def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:
     return min(known, key=lambda c: known[c]) if known else candidates[0]
 
 
-def at(settings: Settings, budget: float) -> Settings:
-    """The same settings at another budget: one rule for all."""
-    return dataclasses.replace(settings, budget=budget)
-
-
-def grid_table(contest: Contest, grids: Mapping[str, Sequence[Settings]], digits: int = 3) -> str:
+def grid_table(contest: Contest, grids: Mapping[str, Sequence[Settings]]) -> str:
     """Validation scores of all candidates, the chosen ones bold."""
-    rows = []
+    rows, unit = [], contest.task.unit
     for label, candidates in grids.items():
         best = chosen(contest, candidates)
         for c in candidates:
             score = contest.values(c, [SEED], "valid").get(SEED)
-            text = "-" if score is None else f"{score:.{digits}f}"
+            text = "-" if score is None else f"{unit.scale * score:.{unit.digits}f}"
             rows.append([label, str(c.search_steps), f"{c.rate:g}", f"**{text}**" if c == best else text])
     return table(["strategy", "search steps", "rate x steps", "validation score"], rows)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from benchmarks import contest
 from benchmarks.cells import Cell, Cells
 from benchmarks.contest import Settings
 from benchmarks.task import Task
-from dms_jax.errors import UserError
-from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.errors import UserError, exit_on_user_error
 
 RESULTS = Path("benchmarks/results")
 DOCUMENT = Path("benchmarks/RESULTS.md")
@@ -80,16 +82,12 @@ class Contest:
         """
         if not self.compute:
             return
-        work = {self.cell(settings, seed): (settings, seed) for settings, seed in asked}
-        missing = [what for cell, what in work.items() if self.cells.get(cell) is None]
+        asked = list(asked)
+        missing = [(settings, seed) for settings, seed in asked if self.get(settings, seed) is None]
         for seed in dict.fromkeys(seed for settings, seed in missing if settings.pretrained):
             self.task.pretrained(seed)
-        settings_of = {cell.path: settings for cell, (settings, _) in work.items()}
-
-        def compute(cell: Cell, interrupt: InterruptFlag, say: Callable[[str], None]) -> dict[str, Any]:
-            return contest.compete(self.task, settings_of[cell.path], cell.seed, interrupt, say)
-
-        self.cells.fill(work, compute, name, self.task.data)
+        work = [(self.cell(s, seed), partial(contest.compete, self.task, s, seed)) for s, seed in asked]
+        self.cells.fill(work, name, self.task.data)
 
     def cell(self, settings: Settings, seed: int) -> Cell:
         """The cell of these settings."""
@@ -103,6 +101,11 @@ class Contest:
         """{seed: score} of the cells that are there and did not fail."""
         found = {seed: self.get(settings, seed) for seed in seeds}
         return {seed: float(result[what]) for seed, result in found.items() if result and what in result}
+
+
+def start(main: Callable[[Options], None], description: str | None) -> None:
+    """Run a benchmark with the options of the command line; what a user did wrong, or a stop, ends it with one line."""
+    exit_on_user_error(lambda: main(tyro.cli(Options, description=description)))()
 
 
 def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from benchmarks.cells import Spread, paired
 from benchmarks.command import Contest, table
-from benchmarks.contest import Settings
+from benchmarks.methods import Methods
 
-Methods = Mapping[str, Callable[[float], Settings]]
-Seeds = Callable[[str, float], Sequence[int]]  # of a method at a budget
+Seeds = Callable[[str, float], Sequence[int]]
+"""Of a method at a budget."""
+
+
+def always(seeds: Sequence[int]) -> Seeds:
+    """The same seeds for every method and budget."""
+    return lambda label, budget: seeds
 
 
 def percent(budget: float) -> str:
@@ -20,39 +22,41 @@ def percent(budget: float) -> str:
     return f"{100 * budget:g} %"
 
 
-def compare(
-    contest: Contest,
-    methods: Methods,
-    budgets: Sequence[float],
-    seeds: Seeds,
-    ours: str,
-    *,
-    digits: int = 3,
-    scale: float = 1.0,
-) -> str:
-    """A table: a row a method; for every budget mean ± standard error, seeds, and the paired difference to `ours`.
+def tables(contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Seeds, ours: str) -> list[str]:
+    """Scores, what they cost at the middle one of the budgets, and which cells have none.
 
     Args:
       contest: where the cells are.
       methods: label -> settings at a budget.
-      budgets: fractions.
+      budgets: fractions of the MACs, in the order of the columns.
       seeds: of a method at a budget.
       ours: the label that the others are compared with; a positive difference means that `ours` is better.
-      digits: after the point.
-      scale: what scores are multiplied by (100 for per cent).
     """
-    header = ["method"]
+    middle = budgets[(len(budgets) - 1) // 2]
+    return [
+        compare(contest, methods, budgets, seeds, ours),
+        costs(contest, methods, middle, seeds),
+        failures(contest, methods, budgets, seeds),
+    ]
+
+
+def compare(contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Seeds, ours: str) -> str:
+    """A table: a row a method; for every budget mean ± standard error, the paired difference to `ours`, and seeds."""
+    header, scale, digits = ["method"], contest.task.unit.scale, contest.task.unit.digits
     for budget in budgets:
         header += [f"{percent(budget)} of the MACs", f"minus {ours}", "seeds"]
+
+    def values(label: str, budget: float) -> dict[int, float]:
+        found = contest.values(methods[label](budget), seeds(label, budget))
+        return {seed: scale * value for seed, value in found.items()}
+
     rows = []
-    for label, settings in methods.items():
+    for label in methods:
         row = [label]
         for budget in budgets:
-            mine = {k: scale * v for k, v in contest.values(settings(budget), seeds(label, budget)).items()}
-            reference = contest.values(methods[ours](budget), seeds(ours, budget))
-            difference = paired({k: scale * v for k, v in reference.items()}, mine)
-            spread = Spread.of(mine.values())
-            row += [spread.text(digits), "" if label == ours else difference.text(digits, sign=True), str(spread.count)]
+            spread = Spread.of(values(label, budget).values())
+            difference = paired(values(ours, budget), values(label, budget)).text(digits, sign=True)
+            row += [spread.text(digits), "" if label == ours else difference, str(spread.count)]
         rows.append(row)
     return table(header, rows)
 
@@ -83,40 +87,3 @@ def failures(contest: Contest, methods: Methods, budgets: Sequence[float], seeds
                 if cell and "failed" in cell:
                     lines.append(f"{label}, {percent(budget)}, seed {seed}: {cell['failed']}")
     return "\n\n".join(lines)
-
-
-def draw_frontier(
-    contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Seeds, path: Path, ylabel: str
-) -> None:
-    """The picture: scores over MACs with standard errors, a line a method, as SVG; equal numbers give equal bytes."""
-    from matplotlib.figure import Figure
-
-    from dms_jax.report.drawing import SERIES, styled
-
-    @styled
-    def draw() -> None:
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        markers = "osD^v<>Pph*"
-        for i, (label, settings) in enumerate(methods.items()):
-            points = [(b, Spread.of(contest.values(settings(b), seeds(label, b)).values())) for b in budgets]
-            points = [(100 * b * (1 + 0.008 * (i - len(methods) / 2)), s) for b, s in points if s.count]
-            if not points:
-                continue
-            x, spreads = zip(*points, strict=True)
-            errors = [0.0 if np.isnan(s.error) else s.error for s in spreads]
-            axes.errorbar(
-                x, [s.mean for s in spreads], errors, label=label, color=SERIES[i % len(SERIES)],
-                marker=markers[i % len(markers)], markersize=4, capsize=2, linestyle="-" if i < len(SERIES) else "--",
-            )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_xticks([100 * b for b in budgets], [percent(b) for b in budgets])
-        axes.minorticks_off()
-        axes.set_xlabel("MACs")
-        axes.set_ylabel(ylabel)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
-
-    draw()

@@ -8,17 +8,15 @@ steps: a warm-up and a cosine. A search lies inside it, and the optimiser's mome
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from benchmarks import selection
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, Say
+from benchmarks.phases import Phases
 from benchmarks.task import Task
 from benchmarks.variants import VariedDMS
 from dms_jax import strategies
@@ -29,8 +27,6 @@ from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
-from dms_jax.training.loop import run_phase
-from dms_jax.training.supervised import TrainState
 from experiments.conduct import warm_cosine
 
 CONTROL = "unpruned"
@@ -89,9 +85,7 @@ class Settings:
         return Cell(task.name, label, {**identity, "task": options}, {**settings, "task": dict(task.options)}, seed)
 
 
-def compete(
-    task: Task, settings: Settings, seed: int, interrupt: InterruptFlag, say: Callable[[str], None]
-) -> dict[str, Any]:
+def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """Run one method.
 
     Returns:
@@ -103,54 +97,14 @@ def compete(
       Interrupted: the flag was up.
     """
     try:
-        return _compete(_Work(task, settings, seed, interrupt, say))
+        return _compete(_Work(task, seed, interrupt, say, settings=settings))
     except UserError as error:  # a search that diverged is a result, too
         return {"failed": str(error)}
 
 
-@dataclass(eq=False)
-class _Work:
-    task: Task
+@dataclass(eq=False, kw_only=True)
+class _Work(Phases):
     settings: Settings
-    seed: int
-    interrupt: InterruptFlag
-    say: Callable[[str], None]
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    curves: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
-
-    def train(self, name: str, model: Any, state: TrainState, optimizer: Any, steps: int, start: int) -> Any:
-        """Train a network; returns its variables."""
-        step = supervised.make_step(self.task.loss(model), optimizer)
-        return self.phase(name, step, state, steps, start).variables
-
-    def phase(self, name: str, step: Any, state: Any, steps: int, start: int) -> Any:
-        """Run a phase on batches `start` to `start + steps` of this seed; compilation is timed by itself."""
-        draw = self.task.batches(self.seed)
-        state = jax.tree.map(jnp.copy, state)  # steps donate their state, and what it was made of is needed again
-        key, curve = jax.random.fold_in(jax.random.key(self.seed), start), []
-        began = time.process_time()
-        compiled = jax.jit(step, donate_argnums=0).lower(state, draw(start), key).compile()
-        self.seconds["compile"] = self.seconds.get("compile", 0.0) + time.process_time() - began
-
-        def record(done: int, values: Mapping[str, float], _: Any) -> None:
-            self.say(f"{name} {done}/{steps}, loss {values['loss']:.3f}")
-            curve.append({"step": done, **{k: float(f"{v:.4g}") for k, v in values.items()}})
-
-        every, began = max(steps // 20, 1), time.process_time()
-        state = run_phase(
-            name,
-            compiled,
-            state,
-            lambda i: draw(start + i),
-            key,
-            steps=steps,
-            log_every=every,
-            on_log=record,
-            interrupt=self.interrupt,
-        )
-        self.seconds[name] = time.process_time() - began
-        self.curves[name] = curve
-        return state
 
 
 def _compete(work: _Work) -> dict[str, Any]:
@@ -160,9 +114,7 @@ def _compete(work: _Work) -> dict[str, Any]:
     found = _find(work, supernet, offset)
     small = task.model if found.structure is None else task.model.clone(structure=found.structure)
     variables = _retrain(work, small, found, offset)
-    began = time.process_time()
-    scores = task.scores(small, variables, work.seed)
-    work.seconds["measure"] = time.process_time() - began
+    scores = work.timed("measure", lambda: task.scores(small, variables, work.seed))
     seconds = {name: round(value, 1) for name, value in work.seconds.items()}
     return {**scores, **_size(task, found.structure), "seconds": seconds, **work.curves}
 
@@ -203,13 +155,13 @@ def _find(work: _Work, supernet: Any, offset: int) -> _Found:
     if settings.strategy == CONTROL:
         return _Found(None, supernet)
     if settings.strategy in selection.SELECTIONS:
-        began, draw = time.process_time(), task.batches(work.seed)
-        select = selection.SELECTIONS[settings.strategy]
-        structure = select(task, supernet, settings.budget, work.seed, lambda i: draw(offset + i))
-        work.seconds["search"] = time.process_time() - began
+        draw, select = task.batches(work.seed), selection.SELECTIONS[settings.strategy]
+        structure = work.timed(
+            "search", lambda: select(task, supernet, settings.budget, work.seed, lambda i: draw(offset + i))
+        )
         return _Found(structure, shrink(space, supernet, structure))
     search = _search(task, settings)
-    state = work.phase("search", search.step, search.init(supernet), settings.search_steps, offset)
+    state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)
     structure = search.structure(state)
     opt_state = shrink(space, state.opt_state, structure) if _joint(settings) else None
     return _Found(structure, shrink(space, state.variables, structure), opt_state, settings.search_steps)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.task import Task
+from benchmarks.task import Task, Unit
 from dms_jax import models
 from dms_jax.data import batches, digits
 from dms_jax.space import SearchSpace
@@ -63,7 +63,7 @@ def digits_task(options: DigitsOptions) -> Task:
 
     return Task(
         name="digits",
-        options=dataclasses.asdict(options) | {"widths": list(options.widths)},
+        options=as_json(options),
         data=DATA,
         space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)),
         loss=supervised.classification_loss,
@@ -74,7 +74,13 @@ def digits_task(options: DigitsOptions) -> Task:
         learning_rate=options.learning_rate,
         pretrain_steps=options.pretrain_steps,
         scores=scores,
+        unit=Unit("test error, %", 100.0, 2),
     )
+
+
+def as_json(options: DigitsOptions) -> dict[str, Any]:
+    """The options as JSON values."""
+    return dataclasses.asdict(options) | {"widths": list(options.widths)}
 
 
 def split(options: DigitsOptions, seed: int) -> dict[str, Mapping[str, np.ndarray]]:

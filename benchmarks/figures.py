@@ -26,11 +26,11 @@ from matplotlib.figure import Figure
 
 from benchmarks import method_pictures
 from benchmarks.command import PICTURES
+from benchmarks.pictures import save
 from dms_jax import models
 from dms_jax.data import batches, digits
 from dms_jax.errors import exit_on_user_error
 from dms_jax.report import pictures
-from dms_jax.report.drawing import styled
 from dms_jax.report.run_files import Record
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
@@ -170,14 +170,6 @@ def figures(story: Story) -> dict[str, Figure]:
 def widths_of(importance: Mapping[str, np.ndarray], structure: Record) -> dict[str, np.ndarray]:
     """The importance of the width groups alone."""
     return {name: c for name, c in importance.items() if structure["groups"][name]["kind"] == "width"}
-
-
-@styled
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as SVG on white, text as text; equal figures give equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="svg", metadata={"Date": None})
-    return path
 
 
 if __name__ == "__main__":

@@ -11,27 +11,15 @@ one kind of text are no proof for others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-import tyro
+from benchmarks import choice, methods
+from benchmarks.command import Options, start
+from benchmarks.comparison import percent
+from benchmarks.llama import BUDGETS, QUICK_STEPS, STEPS, report, simple_methods, text_contest
+from benchmarks.methods import SEARCHED, Methods
 
-from benchmarks import choice
-from benchmarks.command import Contest, Options, write_section
-from benchmarks.comparison import Methods, Seeds, compare, costs, draw_frontier, failures
-from benchmarks.contest import Settings
-from benchmarks.llama import BUDGETS, OURS, QUICK_STEPS, STEPS, simple_methods, text_contest
-from dms_jax.errors import exit_on_user_error
-
-SEARCHED = {
-    OURS: "dms",
-    "iterative Taylor threshold": "iterative",
-    "capped simplex": "capped_simplex",
-    "gradient-estimated top-k": "gradient_estimated",
-    "DMS without normalisation": "dms_raw",
-    "single-number selection": "single",
-    "multiple-element selection": "multiple",
-}
 SEEDS = {0.2: (0, 1, 2, 3, 4)}
 OTHER_SEEDS = (0, 1, 2)
 
@@ -45,6 +33,12 @@ def main(options: Options) -> None:
         label: choice.grid(name, steps, budgets[0])[: 1 if options.quick else None] for label, name in names.items()
     }
 
+    def compared() -> Methods:
+        best = {label: choice.chosen(contest, grid) for label, grid in grids.items()}
+        searched = {label: partial(methods.at, settings) for label, settings in best.items()}
+        rules = {} if options.quick else methods.rules(["random"], steps)
+        return {**searched, **rules, **simple_methods(options, steps)}
+
     def seeds(label: str, budget: float) -> Sequence[int]:
         return (choice.SEED,) if options.quick else SEEDS.get(budget, OTHER_SEEDS)
 
@@ -52,58 +46,11 @@ def main(options: Options) -> None:
         for label, grid in grids.items():
             contest.fill(f"how {label} searches", [(c, choice.SEED) for c in grid])
         for budget in budgets:
-            asked = [
-                (s(budget), seed)
-                for seed in seeds("", budget)
-                for s in _methods(contest, options, grids, steps).values()
-            ]
-            contest.fill(f"frontier, {100 * budget:g} %", asked)
+            asked = [(s(budget), seed) for seed in seeds("", budget) for s in compared().values()]
+            contest.fill(f"frontier, {percent(budget)}", asked)
     finally:
-        _report(
-            contest,
-            options,
-            _methods(contest, options, grids, steps),
-            tuple(sorted(budgets, reverse=True)),
-            seeds,
-            grids,
-        )
-
-
-def _methods(contest: Contest, options: Options, grids: dict[str, list[Settings]], steps: int) -> Methods:
-    best = {label: choice.chosen(contest, grid) for label, grid in grids.items()}
-    searched = {label: partial(choice.at, settings) for label, settings in best.items()}
-    simple = simple_methods(options, steps)
-    return {**searched, **simple} if options.quick else {**searched, "random": partial(_random, steps), **simple}
-
-
-def _random(steps: int, budget: float) -> Settings:
-    return Settings("random", budget, steps)
-
-
-def _report(
-    contest: Contest,
-    options: Options,
-    methods: Methods,
-    budgets: Sequence[float],
-    seeds: Seeds,
-    grids: Mapping[str, Sequence[Settings]],
-) -> None:
-    picture = options.pictures / "frontier.svg"
-    draw_frontier(contest, methods, budgets, seeds, picture, "bits per byte")
-    parts = [
-        f"`python -m benchmarks.frontier`: bits per byte on {contest.task.data}, files not trained on; lower is "
-        "better. Mean ± standard error over seeds; a positive difference, paired by seed, means that DMS is better.",
-        compare(contest, methods, budgets, seeds, OURS),
-        f"![Bits per byte over MACs](../{picture})",
-        costs(contest, methods, budgets[len(budgets) // 2], seeds),
-        "What every strategy's search was chosen from, by validation score (bold) at 20 % of the MACs on a seed of "
-        "its own:",
-        choice.grid_table(contest, grids),
-        failures(contest, methods, budgets, seeds),
-    ]
-    title = "Every strategy on equal terms"
-    write_section("frontier", title, "\n\n".join(filter(None, parts)), quick=options.quick)
+        report("frontier", "Every strategy on equal terms", contest, options, compared(), budgets, seeds, grids)
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()
+    start(main, __doc__)

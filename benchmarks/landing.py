@@ -1,14 +1,14 @@
 """How near a budget the result lands: achieved over asked for, 40 budgets from 5 to 90 %.
 
-    python -m benchmarks.landing [--quick]
+    python -m benchmarks.landing [--quick | --tables]
 
-A few minutes of one core, nothing is trained. On every network of the zoo at its standard size, MACs and parameters,
-our projection gets for every budget new random pruning ratios and importances: harder than the end of a search, whose
-ratios are near the budget already. Torch-Pruning prunes the same networks of torchvision with random weights, in two
-ways: "progressive", its experiments' loop (global ranking, 400 small steps towards a ratio of 1, stop at the first step
-at or under the budget), and "ratio", its documentation's one-shot with the channel ratio that its rule of thumb gives,
-(1 - ratio)^2 = budget. One counter for everybody: ours; for PyTorch the same rule on the layers' shapes, and both
-counts of a full network must be equal, or the cell fails.
+About eight minutes of one core, nothing is trained. On every network of the zoo at its standard size, MACs and
+parameters, our projection gets for every budget new random pruning ratios and importances: harder than the end of a
+search, whose ratios are near the budget already. Torch-Pruning prunes the same networks of torchvision with random
+weights, in two ways: "progressive", its experiments' loop (global ranking, 400 small steps towards a ratio of 1, stop at
+the first step at or under the budget), and "ratio", its documentation's one-shot with the channel ratio that its rule
+of thumb gives, (1 - ratio)^2 = budget. One counter for everybody: ours; for PyTorch the same rule on the layers'
+shapes, and both counts of a full network must be equal, or the cell fails.
 
 A budget below the smallest reachable network is no miss: it is refused by name, and counted as such.
 
@@ -27,13 +27,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from benchmarks.cells import Cell
-from benchmarks.command import Options, table, write_section
+from benchmarks.cells import Cell, Say, file_label
+from benchmarks.command import Options, start, table, write_section
 from benchmarks.rivals import absent
 from dms_jax import models, projection
-from dms_jax.errors import Interrupted, UserError, exit_on_user_error
+from dms_jax.errors import Interrupted, UserError
 from dms_jax.space import SearchSpace
 from dms_jax.training.interrupt import InterruptFlag
 
@@ -81,7 +80,7 @@ BUDGETS = tuple(float(x) for x in np.geomspace(0.05, 0.9, 40).round(4))
 QUICK_BUDGETS = BUDGETS[5::12]
 
 
-def project(network: Network, budgets: Sequence[float], say: Callable[[str], None]) -> dict[str, Any]:
+def project(network: Network, budgets: Sequence[float], say: Say) -> dict[str, Any]:
     """Our projection from random states: {resource: [[asked, achieved / asked, or None where refused], ...]}."""
     space, found = network.space(), {}
     full, least = space.resources(), space.smallest
@@ -101,7 +100,7 @@ def project(network: Network, budgets: Sequence[float], say: Callable[[str], Non
     return found
 
 
-def progressive(network: Network, budgets: Sequence[float], say: Callable[[str], None], steps: int) -> dict[str, Any]:
+def progressive(network: Network, budgets: Sequence[float], say: Say, steps: int) -> dict[str, Any]:
     """Torch-Pruning's loop: the resources after every step, and for a budget the first step at or under it."""
     rival = _Rival(network)
     model, count = rival.fresh()
@@ -120,7 +119,7 @@ def progressive(network: Network, budgets: Sequence[float], say: Callable[[str],
     return found
 
 
-def ratio(network: Network, budgets: Sequence[float], say: Callable[[str], None]) -> dict[str, Any]:
+def ratio(network: Network, budgets: Sequence[float], say: Say) -> dict[str, Any]:
     """Torch-Pruning's one-shot at the ratio of its rule of thumb; one network serves both resources."""
     rival, found = _Rival(network), {resource: [] for resource in RESOURCES}
     for asked in budgets:
@@ -154,7 +153,6 @@ class _Rival:
                     layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
         batch, height, width, channels = network.example.shape
         self.example = torch.randn(batch, channels, height, width)
-        self.fresh()
         ours, theirs = network.space().resources(), self.fresh()[1]()
         if ours != theirs:
             raise UserError(f"{network.title}: we count {ours}, PyTorch's {network.torchvision} has {theirs}")
@@ -174,9 +172,10 @@ class _Rival:
         return self.torch.pruner(model, self.example, importance, steps, **options)
 
 
-Landed = Callable[[Network, Sequence[float], Callable[[str], None]], dict[str, Any]]
+Landed = Callable[[Network, Sequence[float], Say], dict[str, Any]]
+OURS = "ours"
 METHODS: dict[str, Landed] = {
-    "ours": project,
+    OURS: project,
     "Torch-Pruning, progressive": partial(progressive, steps=400),
     "Torch-Pruning, ratio": ratio,
 }
@@ -185,10 +184,9 @@ QUICK_METHODS = METHODS | {"Torch-Pruning, progressive": partial(progressive, st
 
 def cell(network: Network, method: str, budgets: Sequence[float]) -> Cell:
     """The cell of one method on one network."""
-    label = f"{network.title}-{method}"
     settings = {"network": network.title, "example": list(network.example.shape), "method": method}
     settings["budgets"] = list(budgets)
-    return Cell("landing", "".join(c if c.isalnum() else "_" for c in label), settings, settings, 0)
+    return Cell("landing", file_label(f"{network.title}-{method}"), settings, settings, 0)
 
 
 def rows(network: Network, method: str, found: Mapping[str, Any]) -> list[list[str]]:
@@ -218,48 +216,39 @@ HEADER = [
     "not reached",
 ]
 
-REMARK = (
-    "Ours is never above a budget, and within 1 % of all that can be reached: a block that fell last and no longer "
-    "fits is held while widths make room for it. The progressive loop is never above either, and misses by as much as "
-    "its last step takes; the rule of thumb takes all channels alike and cannot know what a network does with them."
-)
 
-
-@exit_on_user_error
 def main(options: Options) -> None:
     """Fill the cells and write the table."""
     networks, budgets = (QUICK_NETWORKS, QUICK_BUDGETS) if options.quick else (NETWORKS, BUDGETS)
     methods = QUICK_METHODS if options.quick else METHODS
-    work = {cell(n, m, budgets).path: (n, m) for n in networks for m in methods if m == "ours" or n.torchvision}
-    cells = {path: cell(n, m, budgets) for path, (n, m) in work.items()}
+    asked = [(n, m, cell(n, m, budgets)) for n in networks for m in methods if m == OURS or n.torchvision]
     reason = absent("torch", "torch_pruning", "torchvision")
-    able = [cells[path] for path, (_, method) in work.items() if method == "ours" or not reason]
     if not options.tables:
-
-        def one(cell: Cell, flag: InterruptFlag, say: Callable[[str], None]) -> dict[str, Any]:
-            def told(text: str) -> None:
-                say(text)
-                if flag.requested:
-                    raise Interrupted(0, "stopped")
-
-            network, method = work[cell.path]
-            return methods[method](network, budgets, told)
-
-        options.cells.fill(able, one, "landing", "shapes alone, random states")
-    lines = []
-    for path, (network, method) in work.items():
-        found = options.cells.get(cells[path])
-        if found:
-            lines += rows(network, method, found)
-    lacking = any(options.cells.get(cell_) is None for cell_ in cells.values())
+        able = [ask for ask in asked if ask[1] == OURS or not reason]
+        work = [(there, partial(_compute, methods[m], n, budgets)) for n, m, there in able]
+        options.cells.fill(work, "landing", "shapes alone, random states")
+    found = [(n, m, options.cells.get(there)) for n, m, there in asked]
+    lines = [line for n, m, result in found if result for line in rows(n, m, result)]
+    lacking = any(result is None for *_, result in found)
     left_out = f"\n\nTorch-Pruning is {reason}." if reason and lacking else ""
     text = (
         f"Achieved over asked for, {len(budgets)} budgets from {100 * budgets[0]:g} to {100 * budgets[-1]:g} % of the "
         f"full network. Negative is under the budget. Not reached: below the smallest network there is.\n\n"
-        f"{table(HEADER, lines)}\n\n{REMARK}{left_out}"
+        f"{table(HEADER, lines)}{left_out}"
     )
     write_section("landing", "Landing: achieved over asked for", text, quick=options.quick)
 
 
+def _compute(
+    method: Landed, network: Network, budgets: Sequence[float], interrupt: InterruptFlag, say: Say
+) -> dict[str, Any]:
+    def told(text: str) -> None:
+        say(text)
+        if interrupt.requested:
+            raise Interrupted(0, "stopped")
+
+    return method(network, budgets, told)
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    start(main, __doc__)

@@ -11,41 +11,41 @@ DMS searches, and at which rate, is chosen on validation files with a seed of it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-import tyro
-
-from benchmarks import choice
-from benchmarks.command import Contest, Options, write_section
-from benchmarks.comparison import Methods, compare, costs, draw_frontier, failures
-from benchmarks.contest import CONTROL, Settings
+from benchmarks import choice, methods, pictures
+from benchmarks.command import Contest, Options, start, write_section
+from benchmarks.comparison import Seeds, always, percent, tables
+from benchmarks.contest import Settings
+from benchmarks.methods import OURS, Methods
 from benchmarks.text_task import QUICK, TextOptions, text_task
-from dms_jax.errors import exit_on_user_error
 
 BUDGETS = (0.2, 0.1, 0.5)
 SEEDS = (0, 1, 2)
 STEPS, QUICK_STEPS = 800, 8
-OURS = "DMS"
 
 
 def text_contest(options: Options) -> Contest:
     """Cells on the common text task."""
     size = QUICK if options.quick else TextOptions()
-    defaults = dataclasses.asdict(QUICK if options.quick else TextOptions())
-    return Contest(text_task(size), defaults, options.cells, not options.tables)
+    return Contest(text_task(size), dataclasses.asdict(size), options.cells, not options.tables)
+
+
+def usual(contest: Contest, options: Options) -> Settings:
+    """How DMS searches: chosen in earnest, as short as can be in a quick run."""
+    if options.quick:
+        return Settings("dms", 0.5, QUICK_STEPS, search_steps=2, rate=5.0)
+    return choice.choose(contest, "dms", STEPS)
 
 
 def simple_methods(options: Options, steps: int) -> Methods:
     """Structures without a search, and the full network; a quick run has one."""
-    uniform: Methods = {"uniform": lambda b: Settings("uniform", b, steps)}
     if options.quick:
-        return uniform
+        return methods.rules(["uniform"], steps)
     return {
-        **uniform,
-        "uniform, layers too": lambda b: Settings("uniform_depth", b, steps),
-        "one Taylor threshold": lambda b: Settings("threshold", b, steps),
-        "unpruned, trained on": lambda b: Settings(CONTROL, 1.0, steps),
+        **methods.rules(["uniform", "uniform, layers too", "one Taylor threshold"], steps),
+        **methods.unpruned(steps),
     }
 
 
@@ -54,44 +54,56 @@ def main(options: Options) -> None:
     steps = QUICK_STEPS if options.quick else STEPS
     seeds, budgets = ((choice.SEED,), (0.5,)) if options.quick else (SEEDS, BUDGETS)
     grid = choice.grid("dms", steps, budgets[0])[: 1 if options.quick else None]
+
+    def compared() -> Methods:
+        best = choice.chosen(contest, grid)
+        return {OURS: partial(methods.at, best), **simple_methods(options, steps)}
+
     try:
         contest.fill("llama: how to search", [(c, choice.SEED) for c in grid])
-        best = choice.chosen(contest, grid)
-        methods: Methods = {OURS: partial(choice.at, best), **simple_methods(options, steps)}
-        contest.fill("llama", [(s(b), seed) for b in budgets for seed in seeds for s in methods.values()])
+        contest.fill("llama", [(s(b), seed) for b in budgets for seed in seeds for s in compared().values()])
     finally:
-        best = choice.chosen(contest, grid)
-        methods = {OURS: partial(choice.at, best), **simple_methods(options, steps)}
-        report(contest, options, methods, tuple(sorted(budgets, reverse=True)), seeds, {OURS: grid})
+        title = "A small Llama: bits per byte at 50, 20 and 10 % of the MACs"
+        report("llama", title, contest, options, compared(), budgets, always(seeds), {OURS: grid})
 
 
 def report(
+    name: str,
+    title: str,
     contest: Contest,
     options: Options,
-    methods: Methods,
+    compared: Methods,
     budgets: Sequence[float],
-    seeds: Sequence[int],
-    grids: dict[str, Sequence[Settings]],
+    seeds: Seeds,
+    grids: Mapping[str, Sequence[Settings]],
 ) -> None:
-    """Write the tables and the picture."""
+    """Write the tables and the picture of a comparison on text.
 
-    def of(label: str, budget: float) -> Sequence[int]:
-        return seeds
-
-    picture = options.pictures / "llama.svg"
-    draw_frontier(contest, methods, budgets, of, picture, "bits per byte")
+    Args:
+      name, title: of the benchmark, and of its section.
+      contest: where the cells are.
+      options: of the command.
+      compared: label -> settings at a budget.
+      budgets: fractions of the MACs, in any order.
+      seeds: of a method at a budget.
+      grids: what the settings of those that search were chosen from, by label.
+    """
+    budgets = sorted(budgets, reverse=True)
+    picture = pictures.save(pictures.frontier(contest, compared, budgets, seeds), options.pictures / f"{name}.svg")
+    scores, *rest = tables(contest, compared, budgets, seeds, OURS)
     parts = [
-        f"`python -m benchmarks.llama`: bits per byte on {contest.task.data}, files not trained on; lower is better. "
-        "Mean ± standard error over seeds; a positive difference means that DMS is better.",
-        compare(contest, methods, budgets, of, OURS),
+        f"`python -m benchmarks.{name}`: {contest.task.unit.name} on {contest.task.data}, files not trained on; lower "
+        f"is better. Mean ± standard error over seeds; a positive difference, paired by seed, means that {OURS} is "
+        "better.",
+        scores,
         f"![Bits per byte over MACs](../{picture})",
-        costs(contest, methods, budgets[len(budgets) // 2], of),
+        "What searches were chosen from, by validation score (bold) at "
+        f"{percent(choice.BUDGET)} of the MACs on a seed of its own:",
         choice.grid_table(contest, grids),
-        failures(contest, methods, budgets, of),
+        *rest,
     ]
-    title = "A small Llama: bits per byte at 50, 20 and 10 % of the MACs"
-    write_section("llama", title, "\n\n".join(filter(None, parts)), quick=options.quick)
+    write_section(name, title, "\n\n".join(filter(None, parts)), quick=options.quick)
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()
+    start(main, __doc__)

@@ -23,7 +23,7 @@ import tyro
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from benchmarks.timing import interleaved_seconds
+from benchmarks.timing import interleaved_seconds, spread
 from dms_jax import models
 from dms_jax.data import loading, streaming
 from dms_jax.data.augment import Augment
@@ -61,11 +61,11 @@ def main(options: Options) -> None:
     for name, augment in AUGMENTS.items():
         for workers in options.workers:
             rates = batch / loader_seconds(source, augment, workers, batch, count)
-            print(f"| {name} | {workers} | {_spread(rates)} |", flush=True)
+            print(f"| {name} | {workers} | {spread(rates, 0)} |", flush=True)
     print("\n| training step | pictures/s (least to most) |\n|---|---|")
     for size, images in ((32, 2),) if options.quick else ((64, 16), (SIZE, 8)):
         seconds = step_seconds("resnet50", size, images, 2 if options.quick else options.rounds)
-        print(f"| resnet50, {size} px, batch {images} | {_spread(images / seconds)} |", flush=True)
+        print(f"| resnet50, {size} px, batch {images} | {spread(images / seconds, 0)} |", flush=True)
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,6 @@ def step_seconds(network: str, size: int, batch: int, rounds: int) -> np.ndarray
 
     interleaved_seconds({network: call}, rounds=2)  # compiles
     return interleaved_seconds({network: call}, rounds)[network]
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{np.median(values):.0f} ({np.min(values):.0f} to {np.max(values):.0f})"
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from jax import Array
 
 from benchmarks.command import table, write_section
 from benchmarks.rivals import absent
+from dms_jax.errors import exit_on_user_error
 from dms_jax.strategies import capped_simplex
 from dms_jax.topk import soft_mask
 from dms_jax.training.machine import machine
@@ -72,7 +73,7 @@ class Contender:
     """One way to make a mask, and how far it came."""
 
     name: str
-    enter: Enter | None
+    enter: Enter
     order: int  # time and memory grow as N^order, to judge a size before trying it
     out: str = ""  # why it left the race
     failed: str = ""  # why there is nothing at the latest size
@@ -213,7 +214,7 @@ def ready(contender: Contender, importance: np.ndarray, weights: np.ndarray) -> 
             contender.out = f"out: {readable_time(seconds)} a call at {size:,}"
         elif (count := contender.temporary_bytes * growth) > 4 * MEMORY_LIMIT_BYTES:
             contender.out = f"out: {readable_bytes(count)} at {size:,}"
-    if contender.out or contender.enter is None:
+    if contender.out:
         return None
     contender.failed = ""
     try:
@@ -308,4 +309,4 @@ def main(quick: bool = False, samples: int = 15) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    exit_on_user_error(lambda: tyro.cli(main, description=__doc__))()

@@ -1,6 +1,6 @@
 """How far a method's structure is from the best there is, in a space small enough to train every structure.
 
-    python -m benchmarks.regret [--quick]
+    python -m benchmarks.regret [--quick | --tables]
 
 About 20 minutes of one core; stopped, it goes on where it was. A decoder of bytes with two layers has 172 structures:
 widths 8 to 32 of the residual stream, 2 or 4 heads and 16 to 48 hidden features in every layer, 0 to 2 layers. All of
@@ -24,24 +24,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from benchmarks.cells import Cell, Cells, Spread
-from benchmarks.command import Options, table, write_section
+from benchmarks.cells import Cell, Cells, Say, Spread, file_label
+from benchmarks.command import Options, start, table, write_section
+from benchmarks.comparison import percent
+from benchmarks.masked import masked_loss
+from benchmarks.methods import OURS, SEARCHED
+from benchmarks.text_task import spread
 from dms_jax import models, strategies
 from dms_jax.data import text
-from dms_jax.errors import Interrupted, exit_on_user_error
+from dms_jax.errors import Interrupted
 from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
+from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.language import language_loss
 from experiments.conduct import warm_cosine
@@ -103,8 +107,7 @@ class Space:
         self.limits = Limits(multiple=multiples)
         self.loss = language_loss(model)
         self.data = text.load(None, text.byte_tokens(), size.length)
-        chosen = np.linspace(0, len(self.data.test["tokens"]) - 1, size.test_windows).astype(int)
-        self.test = self.data.test["tokens"][chosen].astype(np.int32)
+        self.test = spread(self.data.test["tokens"], size.test_windows)
 
     @property
     def keys(self) -> list[Key]:
@@ -131,11 +134,9 @@ class Space:
         """Its MACs as a share of the full network's."""
         return self.space.resources(self.kept(key))["macs"] / self.space.resources()["macs"]
 
-    def masks(self, key: Key) -> jax.Array:
-        """`[elements]` of 0 and 1."""
-        kept = self.kept(key)
-        return self.space.flat({n: jnp.zeros(g.size).at[jnp.array(kept[n], int)].set(1.0)
-                                for n, g in self.space.groups.items()})  # fmt: skip
+    def masks(self, key: Key) -> dict[str, Any]:
+        """Its "masks" collection."""
+        return self.space.masks(self.kept(key))
 
     def batches(self, seed: int, first: int, steps: int) -> jax.Array:
         """Steps `first` and on of a seed, `[steps, B, T + 1]` int32."""
@@ -144,37 +145,29 @@ class Space:
 
     def new(self, seed: int) -> Any:
         """Random parameters of the supernet."""
-        return jax.jit(self.space.model.init)(jax.random.key(seed), jnp.zeros((1, self.size.length), jnp.int32))[
-            "params"
-        ]
+        inputs = jnp.zeros((1, self.size.length), jnp.int32)
+        return jax.jit(self.space.model.init)(jax.random.key(seed), inputs)["params"]
 
-    def bits(self, params: Any, masks: jax.Array) -> jax.Array:
+    def bits(self, params: Any, masks: dict[str, Any]) -> jax.Array:
         """Bits per byte on the test windows under masks."""
-        params, collection = self.space.fold(params, self.space.collection(masks))
-        variables = {"params": params, "masks": collection}
+        loss = masked_loss(self.space, self.loss, masks)
 
         def nats(windows: jax.Array) -> jax.Array:
-            return self.loss(variables, {"tokens": windows}, jax.random.key(0))[0]
+            return loss({"params": params}, {"tokens": windows}, jax.random.key(0))[0]
 
         parts = jnp.asarray(self.test).reshape(4, -1, self.test.shape[1])
         return jnp.mean(jax.lax.map(nats, parts)) / np.log(2)
 
-    def trained(self, params: Any, masks: jax.Array, tokens: jax.Array) -> Any:
+    def trained(self, params: Any, masks: dict[str, Any], tokens: jax.Array) -> Any:
         """Parameters after training under 0/1 masks."""
         optimizer = adamw(warm_cosine(self.size.learning_rate, self.size.steps))
-        collection = self.space.collection(masks)
+        step = supervised.make_step(masked_loss(self.space, self.loss, masks), optimizer)
+        return _run(step, supervised.init({"params": params}, optimizer), tokens, jax.random.key(0)).params
 
-        def step(carry: Any, windows: jax.Array) -> Any:
-            params, state = carry
 
-            def task(params: Any) -> jax.Array:
-                folded, left = self.space.fold(params, collection)
-                return self.loss({"params": folded, "masks": left}, {"tokens": windows}, jax.random.key(0))[0]
-
-            updates, state = optimizer.update(jax.grad(task)(params), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        return jax.lax.scan(step, (params, optimizer.init(params)), tokens)[0][0]
+def _run(step: Any, state: Any, tokens: jax.Array, key: jax.Array) -> Any:
+    """The state after a step on each of `tokens`, `[steps, B, T + 1]`."""
+    return jax.lax.scan(lambda s, windows: (step(s, {"tokens": windows}, key)[0], None), state, tokens)[0]
 
 
 def _pairs(key: Key) -> list[tuple[int, ...]]:
@@ -192,23 +185,14 @@ def _searched(name: str, pretrained: bool, space: Space, params: Any, budget: fl
     return search.structure(run(search.init({"params": start}), tokens, jax.random.key(seed)))
 
 
-_SEARCHES: dict[Any, Any] = {}
-
-
+@cache
 def _search(space: Space, name: str, budget: float, warmup: int) -> tuple[Search, Any]:
     """A search and its compiled loop; seeds share one compilation."""
-    given = (id(space), name, budget, warmup)
-    if given not in _SEARCHES:
-        search = Search(
-            space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)), {"macs": budget},
-            Schedule(space.size.search_steps, warmup), space.limits, strategy=strategies.create(name),
-        )  # fmt: skip
-
-        def run(state: Any, tokens: jax.Array, key: jax.Array) -> Any:
-            return jax.lax.scan(lambda s, t: (search.step(s, {"tokens": t}, key)[0], None), state, tokens)[0]
-
-        _SEARCHES[given] = search, jax.jit(run)
-    return _SEARCHES[given]
+    search = Search(
+        space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)), {"macs": budget},
+        Schedule(space.size.search_steps, warmup), space.limits, strategy=strategies.create(name),
+    )  # fmt: skip
+    return search, jax.jit(partial(_run, search.step))
 
 
 def _uniform(space: Space, params: Any, budget: float, seed: int) -> Structure:
@@ -222,11 +206,8 @@ def _threshold(space: Space, params: Any, budget: float, seed: int) -> Structure
     search = Search(
         space.space, space.loss, None, {"macs": budget}, schedule, space.limits, importance_decay=1 - 1 / steps
     )
-
-    def run(state: Any, tokens: jax.Array) -> Any:
-        return jax.lax.scan(lambda s, t: (search.step(s, {"tokens": t}, jax.random.key(0))[0], None), state, tokens)[0]
-
-    state = jax.jit(run)(search.init({"params": params}), space.batches(seed, space.size.steps, steps))
+    tokens = space.batches(seed, space.size.steps, steps)
+    state = jax.jit(partial(_run, search.step))(search.init({"params": params}), tokens, jax.random.key(0))
     return strategies.threshold(space.space, state.importance, _target(space, budget), space.limits)
 
 
@@ -234,22 +215,13 @@ def _target(space: Space, budget: float) -> dict[str, int]:
     return {"macs": int(budget * space.space.resources()["macs"])}
 
 
-NAMES = {
-    "dms": "DMS",
-    "dms_raw": "DMS without normalisation",
-    "multiple": "multiple-element selection",
-    "single": "single-number selection",
-    "gradient_estimated": "gradient-estimated top-k",
-    "capped_simplex": "capped simplex",
-    "iterative": "iterative Taylor per cost",
-}
 METHODS: dict[str, Pick] = {
     "DMS from random weights": partial(_searched, "dms", False),
-    **{NAMES.get(name, name): partial(_searched, name, True) for name in strategies.STRATEGIES},
-    "global Taylor per cost": _threshold,
-    "same ratio everywhere": _uniform,
+    **{label: partial(_searched, name, True) for label, name in SEARCHED.items()},
+    "one Taylor threshold": _threshold,
+    "uniform": _uniform,
 }
-QUICK_METHODS = ("DMS", "global Taylor per cost", "same ratio everywhere")
+QUICK_METHODS = (OURS, "one Taylor threshold", "uniform")
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,41 +239,35 @@ class Benchmark:
 
     def pick_cell(self, method: str, budget: float, seed: int) -> Cell:
         settings = {**asdict(self.size), "method": method, "budget": budget}
-        label = f"{''.join(c if c.isalnum() else '_' for c in method)}-{100 * budget:g}"
-        return Cell("regret", label, settings, settings, seed)
+        return Cell("regret", f"{file_label(method)}-{100 * budget:g}", settings, settings, seed)
 
     def fill(self) -> None:
         """Compute what is missing: all structures first."""
-        space = Space(self.size)
-        keys, train = space.keys, jax.jit(lambda p, m, t: space.bits(space.trained(p, m, t), m))
-        pretrain, work = jax.jit(space.trained), {}
-        for seed in range(self.size.seeds):
-            for part in range(-(-len(keys) // self.size.part)):
-                chosen = keys[part * self.size.part : (part + 1) * self.size.part]
-                cell = self.truth_cell(part, seed)
-                work[cell.path] = cell, partial(_truth, space, train, chosen, seed)
-        supernets: dict[int, Any] = {}
+        space, seeds = Space(self.size), range(self.size.seeds)
+        train = jax.jit(lambda p, m, t: space.bits(space.trained(p, m, t), m))
+        work = []
+        for seed, part in itertools.product(seeds, self.parts(len(space.keys))):
+            keys = space.keys[part * self.size.part : (part + 1) * self.size.part]
+            work.append((self.truth_cell(part, seed), partial(_truth, space, train, keys, seed)))
+        pretrain = jax.jit(space.trained)
 
-        def pick(method: str, budget: float, seed: int, flag: InterruptFlag, say: Callable[[str], None]) -> Any:
-            if flag.requested:
-                raise Interrupted(0, "stopped")
-            if seed not in supernets:
-                full = space.masks(space.keys[-1])
-                supernets[seed] = pretrain(space.new(seed), full, space.batches(seed, 0, self.size.steps))
-            structure = self.methods[method](space, supernets[seed], budget, seed)
-            return {"pick": list(space.key(structure))}
+        @cache
+        def supernet(seed: int) -> Any:
+            return pretrain(space.new(seed), space.masks(space.keys[-1]), space.batches(seed, 0, self.size.steps))
 
-        for method, budget, seed in itertools.product(self.methods, self.budgets, range(self.size.seeds)):
-            cell = self.pick_cell(method, budget, seed)
-            work[cell.path] = cell, partial(pick, method, budget, seed)
-        cells = [cell for cell, _ in work.values()]
-        self.cells.fill(cells, lambda c, flag, say: work[c.path][1](flag, say), "regret", space.data.name)
+        for method, budget, seed in itertools.product(self.methods, self.budgets, seeds):
+            pick = partial(_pick, space, supernet, self.methods[method], budget, seed)
+            work.append((self.pick_cell(method, budget, seed), pick))
+        self.cells.fill(work, "regret", space.data.name)
+
+    def parts(self, structures: int) -> range:
+        """The numbers of the cells that a seed's structures are cut into."""
+        return range(-(-structures // self.size.part))
 
     def truth(self, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
         """Structure -> `[seeds]` bits/byte; those whose cells are there for every seed."""
-        parts = range(-(-len(keys) // self.size.part))
         found: dict[Key, dict[int, float]] = {}
-        for part, seed in itertools.product(parts, range(self.size.seeds)):
+        for part, seed in itertools.product(self.parts(len(keys)), range(self.size.seeds)):
             for key, bits in (self.cells.get(self.truth_cell(part, seed)) or {"bits": []})["bits"]:
                 found.setdefault(tuple(key), {})[seed] = bits
         return {key: np.array([by_seed[s] for s in sorted(by_seed)]) for key, by_seed in found.items()
@@ -314,15 +280,24 @@ class Benchmark:
 
 
 def _truth(
-    space: Space, train: Any, keys: Sequence[Key], seed: int, flag: InterruptFlag, say: Callable[[str], None]
+    space: Space, train: Any, keys: Sequence[Key], seed: int, interrupt: InterruptFlag, say: Say
 ) -> dict[str, Any]:
     params, tokens, bits = space.new(seed), space.batches(seed, 0, space.size.steps), []
     for key in keys:
         bits.append([list(key), round(float(train(params, space.masks(key), tokens)), 5)])
-        say(f"{'-'.join(map(str, key))}: {bits[-1][1]:.3f} bits/byte")
-        if flag.requested:
+        say(f"{_name(key)}: {bits[-1][1]:.3f} bits/byte")
+        if interrupt.requested:
             raise Interrupted(0, "stopped")
     return {"bits": bits}
+
+
+def _pick(
+    space: Space, supernet: Callable[[int], Any], method: Pick, budget: float, seed: int, interrupt: InterruptFlag,
+    say: Say,
+) -> dict[str, Any]:  # fmt: skip
+    if interrupt.requested:
+        raise Interrupted(0, "stopped")
+    return {"pick": list(space.key(method(space, supernet(seed), budget, seed)))}
 
 
 def loss_to_best(pick: np.ndarray, band: np.ndarray) -> float:
@@ -342,35 +317,37 @@ def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
     truth = benchmark.truth(list(shares))
     if len(truth) < len(shares):
         return f"{len(truth)} of {len(shares)} structures are trained."
-    sections = []
-    for budget in benchmark.budgets:
-        band = [key for key in shares if BAND * budget <= shares[key] <= budget]
-        scores = np.stack([truth[key] for key in band])
-        means = scores.mean(axis=1)
-        best, order = band[int(np.argmin(means))], np.sort(means)
-        rows = []
-        for method in benchmark.methods:
-            picks = benchmark.picks(method, budget)
-            if not picks:
-                continue
-            places = [1 + int(np.sum(means < truth[p].mean())) for p in picks]
-            losses = Spread.of(loss_to_best(truth[p], scores) for p in picks)
-            bits = Spread.of(truth[p].mean() for p in picks)
-            used = Spread.of(100 * shares[p] for p in picks)
-            names = ", ".join(dict.fromkeys(_name(p) for p in picks))
-            place = f"{', '.join(map(str, places))} of {len(band)}"
-            rows.append([method, place, losses.text(3, sign=True), bits.text(3), f"{used.mean:.1f}", names])
-        chance = Spread.of(loss_to_best(row, scores) for row in scores)
-        rows.append(["random (mean of the band)", f"{(len(band) + 1) / 2:g} of {len(band)}", f"{chance.mean:+.3f}",
-                     f"{means.mean():.3f}", f"{100 * np.mean([shares[k] for k in band]):.1f}", "-"])  # fmt: skip
-        error = float(np.mean(scores.std(axis=1, ddof=1)) / np.sqrt(scores.shape[1]))
-        header = ["method", "place, a seed each", "loss to the best", "bits/byte", "MACs, %", "picks"]
-        sections.append(
-            f"**{100 * budget:g} % of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
-            f"{100 * budget:g} %, from {order[0]:.3f} ({_name(best)}) over {np.median(order):.3f} (median) to "
-            f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n{table(header, rows)}"
-        )
-    return "\n\n".join(sections)
+    return "\n\n".join(_section(benchmark, budget, truth, shares) for budget in benchmark.budgets)
+
+
+def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]) -> str:
+    """The table of one budget."""
+    band = [key for key in shares if BAND * budget <= shares[key] <= budget]
+    scores = np.stack([truth[key] for key in band])
+    means = scores.mean(axis=1)
+    best, order = band[int(np.argmin(means))], np.sort(means)
+    rows = []
+    for method in benchmark.methods:
+        picks = benchmark.picks(method, budget)
+        if not picks:
+            continue
+        places = ", ".join(str(1 + int(np.sum(means < truth[p].mean()))) for p in picks)
+        losses = Spread.of(loss_to_best(truth[p], scores) for p in picks).text(3, sign=True)
+        bits = Spread.of(truth[p].mean() for p in picks).text(3)
+        used = np.mean([100 * shares[p] for p in picks])
+        names = ", ".join(dict.fromkeys(_name(p) for p in picks))
+        rows.append([method, f"{places} of {len(band)}", losses, bits, f"{used:.1f}", names])
+    chance = np.mean([loss_to_best(row, scores) for row in scores])
+    used = np.mean([100 * shares[key] for key in band])
+    rows.append(["random (mean of the band)", f"{(len(band) + 1) / 2:g} of {len(band)}", f"{chance:+.3f}",
+                 f"{means.mean():.3f}", f"{used:.1f}", "-"])  # fmt: skip
+    error = float(np.mean(scores.std(axis=1, ddof=1)) / np.sqrt(scores.shape[1]))
+    header = ["method", "place, a seed each", "loss to the best", "bits/byte", "MACs, %", "picks"]
+    return (
+        f"**{percent(budget)} of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
+        f"{percent(budget)}, from {order[0]:.3f} ({_name(best)}) over {np.median(order):.3f} (median) to "
+        f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n{table(header, rows)}"
+    )
 
 
 def _name(key: Key) -> str:
@@ -378,7 +355,6 @@ def _name(key: Key) -> str:
     return f"{key[0]}: {' '.join(f'{a}x{b}' for a, b in _pairs(key)) or 'no layer'}"
 
 
-@exit_on_user_error
 def main(options: Options) -> None:
     """Fill the cells and write the tables."""
     size = QUICK if options.quick else Size()
@@ -387,9 +363,9 @@ def main(options: Options) -> None:
     if not options.tables:
         benchmark.fill()
     space = Space(size)
-    text_ = report(benchmark, {key: space.share(key) for key in space.keys})
-    write_section("regret", "Regret: where the picks stand among all structures", text_, quick=options.quick)
+    tables = report(benchmark, {key: space.share(key) for key in space.keys})
+    write_section("regret", "Regret: where the picks stand among all structures", tables, quick=options.quick)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    start(main, __doc__)

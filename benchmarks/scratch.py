@@ -11,17 +11,15 @@ equal batches; what the searches cost comes on top and is in the table. About an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from functools import partial
 
-import tyro
-
-from benchmarks import choice
-from benchmarks.command import Contest, Options, write_section
-from benchmarks.comparison import Methods, compare, costs, failures
+from benchmarks import choice, methods
+from benchmarks.command import Options, start, write_section
+from benchmarks.comparison import always, tables
 from benchmarks.contest import Settings
 from benchmarks.digits import digits_contest
-from benchmarks.llama import QUICK_STEPS, STEPS, text_contest
-from dms_jax.errors import exit_on_user_error
+from benchmarks.llama import QUICK_STEPS, text_contest, usual
+from benchmarks.methods import Methods
 
 SEEDS = (0, 1, 2)
 OURS = "DMS, from a pretrained supernet"
@@ -34,65 +32,42 @@ RANDOM_SEARCH_SHARE = 0.625
 
 
 def main(options: Options) -> None:
-    tasks = [
-        (text_contest(options), TEXT_BUDGETS, TEXT_STEPS, "bits per byte", 1.0, 3),
-        (digits_contest(options), DIGITS_BUDGETS, DIGITS_STEPS, "test error, %", 100.0, 2),
-    ]
-    tasks = tasks[:1] if options.quick else tasks
-    seeds = (choice.SEED,) if options.quick else SEEDS
-    quick = Settings("dms", 0.5, QUICK_STEPS, search_steps=2, rate=5.0)
-    best = quick if options.quick else choice.choose(tasks[0][0], "dms", STEPS)
+    text = text_contest(options)
+    best = usual(text, options)
+    if options.quick:
+        seeds, tasks = (choice.SEED,), [(text, (0.5,), dict(list(structures(QUICK_STEPS, best).items())[:2]))]
+    else:
+        seeds = SEEDS
+        tasks = [
+            (text, TEXT_BUDGETS, structures(TEXT_STEPS, best)),
+            (digits_contest(options), DIGITS_BUDGETS, structures(DIGITS_STEPS, best)),
+        ]
     parts = ["`python -m benchmarks.scratch`: every structure retrained from new weights; lower is better."]
     try:
-        for contest, budgets, steps, *_ in tasks:
-            methods = structures(QUICK_STEPS if options.quick else steps, best, options.quick)
-            asked = [(s(b), seed) for b in _few(budgets, options) for seed in seeds for s in methods.values()]
+        for contest, budgets, compared in tasks:
+            asked = [(s(b), seed) for b in budgets for seed in seeds for s in compared.values()]
             contest.fill(f"scratch, {contest.task.name}", asked)
     finally:
-        for contest, budgets, steps, unit, scale, digits in tasks:
-            methods = structures(QUICK_STEPS if options.quick else steps, best, options.quick)
-            parts += [f"**{contest.task.data}: {unit}**", *_tables(contest, methods, budgets, seeds, scale, digits)]
+        for contest, budgets, compared in tasks:
+            parts += [f"**{contest.task.data}: {contest.task.unit.name}**"]
+            parts += tables(contest, compared, budgets, always(seeds), OURS)
         title = "Found structures retrained from new weights"
         write_section("scratch", title, "\n\n".join(filter(None, parts)), quick=options.quick)
 
 
-def structures(steps: int, best: Settings, quick: bool) -> Methods:
-    """Label -> settings; a quick run has two."""
+def structures(steps: int, best: Settings) -> Methods:
+    """Label -> settings."""
     found = dataclasses.replace(best, steps=steps, retrain="scratch")
     length = round(RANDOM_SEARCH_SHARE * steps)
     unpretrained = dataclasses.replace(
         found, pretrained=False, search_steps=length, warmup=round(WARMUP_SHARE * length)
     )
-
-    def plain(strategy: str, budget: float) -> Settings:
-        return Settings(strategy, budget, steps, retrain="scratch")
-
-    methods: Methods = {
-        OURS: lambda b: choice.at(found, b),
-        "uniform": lambda b: plain("uniform", b),
-        "uniform, layers too": lambda b: plain("uniform_depth", b),
-        "random": lambda b: plain("random", b),
-        "DMS, from random weights": lambda b: choice.at(unpretrained, b),
+    return {
+        OURS: partial(methods.at, found),
+        **methods.rules(["uniform", "uniform, layers too", "random"], steps, retrain="scratch"),
+        "DMS, from random weights": partial(methods.at, unpretrained),
     }
-    return dict(list(methods.items())[:2]) if quick else methods
-
-
-def _few(budgets: Sequence[float], options: Options) -> Sequence[float]:
-    return (0.5,) if options.quick else budgets
-
-
-def _tables(
-    contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Sequence[int], scale: float, digits: int
-) -> list[str]:
-    def of(label: str, budget: float) -> Sequence[int]:
-        return seeds
-
-    return [
-        compare(contest, methods, budgets, of, OURS, scale=scale, digits=digits),
-        costs(contest, methods, budgets[0], of),
-        failures(contest, methods, budgets, of),
-    ]
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()
+    start(main, __doc__)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import optax
 import tyro
 
-from benchmarks.timing import interleaved_seconds
+from benchmarks.timing import interleaved_seconds, spread
 from dms_jax import Schedule, Search, SearchSpace, models
 from dms_jax.data import batches, digits
 from dms_jax.training.machine import machine
@@ -63,7 +63,7 @@ def main(options: Options) -> None:
         print("\n".join(compare(case, options.rounds or case.rounds)), flush=True)
     network, resolution = ("resnet20", 8) if options.quick else ("resnet152", 224)
     seconds = trace_seconds(network, resolution, times=3)
-    print(f"\n`SearchSpace.from_model`, {network} at {resolution} px: {_spread(seconds)} s")
+    print(f"\n`SearchSpace.from_model`, {network} at {resolution} px: {spread(seconds, 2)} s")
 
 
 def compare(case: Case, rounds: int) -> list[str]:
@@ -76,7 +76,7 @@ def compare(case: Case, rounds: int) -> list[str]:
     memory = {name: step.memory_analysis().temp_size_in_bytes for name, step in compiled.items()}
     title = f"{case.network}, {case.resolution} px, batch {case.batch_size}"
     return [
-        f"| {title} | {name} | {_spread(1e3 * seconds[name])} "
+        f"| {title} | {name} | {spread(1e3 * seconds[name], 2)} "
         f"| {np.median(seconds[name]) / np.median(seconds['plain']):.3f} "
         f"| {memory[name] / 1e6:.1f} | {memory[name] / memory['plain']:.3f} |"
         for name in calls
@@ -163,10 +163,6 @@ def _caller(step: Callable[..., Any], state: Any, bench: Bench) -> Callable[[], 
         return state, metrics
 
     return call
-
-
-def _spread(values: Sequence[float] | np.ndarray) -> str:
-    return f"{np.median(values):.2f} ({np.min(values):.2f} to {np.max(values):.2f})"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,14 @@ from experiments.conduct import warm_cosine
 
 CACHE = Path("runs/benchmarks")
 """Where pretrained supernets lie, outside version control; they are made anew where they are missing."""
+
+
+class Unit(NamedTuple):
+    """How scores are shown: in what, times which number, with how many digits after the point."""
+
+    name: str
+    scale: float = 1.0
+    digits: int = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +48,7 @@ class Task:
       learning_rate: peak of the cosine after it.
       pretrain_steps: of the supernet.
       scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better; valid is what choices look at.
+      unit: of the scores.
     """
 
     name: str
@@ -54,6 +63,7 @@ class Task:
     learning_rate: float
     pretrain_steps: int
     scores: Callable[[nn.Module, Any, int], dict[str, float]]
+    unit: Unit
     _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 
     @property

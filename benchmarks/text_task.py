@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import platform
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.task import Task
+from benchmarks.task import Task, Unit
 from dms_jax import models
 from dms_jax.data import text
 from dms_jax.space import SearchSpace
@@ -55,8 +56,8 @@ def text_task(options: TextOptions) -> Task:
     """The task of these options, with bits per byte as its scores."""
     documents = _documents()
     length, batch = options.length, options.batch
-    valid = _spread(_windows(documents["valid"], length), options.valid_windows)
-    test = _spread(_windows(documents["test"], length), options.test_windows)
+    valid = spread(_windows(documents["valid"], length), options.valid_windows)
+    test = spread(_windows(documents["test"], length), options.test_windows)
     train = {"tokens": _windows(documents["train"], length)}
     model = models.create(
         "llama",
@@ -78,7 +79,7 @@ def text_task(options: TextOptions) -> Task:
 
     return Task(
         name="text",
-        options={f.name: getattr(options, f.name) for f in dataclasses.fields(options)},
+        options=dataclasses.asdict(options),
         data=text_name(),
         space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, length), jnp.int32)),
         loss=language_loss,
@@ -89,13 +90,12 @@ def text_task(options: TextOptions) -> Task:
         learning_rate=options.learning_rate,
         pretrain_steps=options.pretrain_steps,
         scores=scores,
+        unit=Unit("bits per byte"),
     )
 
 
 def text_name() -> str:
     """The data in words, with what tells one Python's library from another's."""
-    import platform
-
     return f"source of the standard library of Python {platform.python_version()}, bytes"
 
 
@@ -118,7 +118,8 @@ def _windows(pieces: list[np.ndarray], length: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(np.concatenate(pieces), length + 1)[::length]
 
 
-def _spread(windows: np.ndarray, most: int) -> np.ndarray:
+def spread(windows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many windows, evenly spread, as int32."""
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int))
     return windows[chosen].astype(np.int32)
 

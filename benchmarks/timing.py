@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -26,3 +26,8 @@ def interleaved_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) 
             jax.block_until_ready(call())
             seconds[name][i] = time.perf_counter() - start
     return seconds
+
+
+def spread(values: Sequence[float] | np.ndarray, digits: int) -> str:
+    """`1.97 (1.89 to 1.99)`: the median, the least and the most."""
+    return f"{np.median(values):.{digits}f} ({np.min(values):.{digits}f} to {np.max(values):.{digits}f})"

@@ -56,7 +56,8 @@ class SmallResNet(nn.Module):
     def __init__(self, params: Mapping[str, Any]):
         super().__init__()
         self.conv, self.norm = _conv(params["conv"], 1), _norm(params["norm"])
-        for name in sorted(name for name in params if name.startswith("stage")):
+        self.stages = sorted(name for name in params if name.startswith("stage"))
+        for name in self.stages:
             stage, blocks = params[name], nn.ModuleDict()
             for block in sorted((b for b in stage if b.startswith("block")), key=lambda b: int(b[5:])):
                 shortcut = stage if block == "block0" and "shortcut" in stage else {}
@@ -64,11 +65,10 @@ class SmallResNet(nn.Module):
             setattr(self, name, blocks)
         features, classes = params["classifier"]["kernel"].shape
         self.classifier = nn.Linear(features, classes)
-        self.stages = [name for name in params if name.startswith("stage")]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.norm(self.conv(images)))
-        for name in sorted(self.stages):
+        for name in self.stages:
             for block in getattr(self, name).values():
                 x = block(x)
         return self.classifier(x.mean((2, 3)))
@@ -201,27 +201,23 @@ def outputs(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
 
 
-def prune_below(
-    pruner: Any, count: Counter, macs: int, gradients: Gradients | None = None, watch: Callable[[], None] | None = None
-) -> None:
+def prune_below(pruner: Any, count: Counter, macs: int, gradients: Gradients | None, watch: Callable[[], None]) -> None:
     """Torch-Pruning's progressive loop: small steps until the network is at or under a number of MACs.
 
     Args:
       pruner: of the network that `count` counts.
       count: the counter.
       macs: where to stop.
-      gradients: makes gradients before every step, for an importance that reads them.
+      gradients: makes gradients before every step, for an importance that reads them; None for none.
       watch: called around every step.
     """
     while count()["macs"] > macs and pruner.current_step < pruner.iterative_steps:
         if gradients is not None:
             gradients(pruner.model)
-        if watch is not None:
-            watch()
+        watch()
         with quiet():
             pruner.step()
-        if watch is not None:
-            watch()
+        watch()
 
 
 @contextmanager

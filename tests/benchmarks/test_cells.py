@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from functools import partial
 
 import pytest
 
@@ -16,19 +17,21 @@ def _cell(seed=0, **settings):
     return Cell("toy", "dms-20", settings, {**settings, "new": 1}, seed)
 
 
-def _count(calls):
-    def compute(cell, interrupt, say):
-        calls.append(cell.seed)
-        say("half")
-        return {"test": float(cell.seed)}
+def _count(calls, *seeds):
+    """Work that notes which seeds are computed."""
 
-    return compute
+    def compute(seed, interrupt, say):
+        calls.append(seed)
+        say("half")
+        return {"test": float(seed)}
+
+    return [(_cell(seed), partial(compute, seed)) for seed in seeds]
 
 
 def test_finished_cells_are_not_computed_again(tmp_path):
     cells, calls = Cells(tmp_path), []
-    cells.fill([_cell(0), _cell(1), _cell(0)], _count(calls), "toy", "data")
-    cells.fill([_cell(0), _cell(1), _cell(2)], _count(calls), "toy", "data")
+    cells.fill(_count(calls, 0, 1, 0), "toy", "data")
+    cells.fill(_count(calls, 0, 1, 2), "toy", "data")
     assert calls == [0, 1, 2]
     found = cells.get(_cell(1))
     assert found is not None and found["test"] == 1.0 and found["cpu_seconds"] >= 0
@@ -40,17 +43,16 @@ def test_finished_cells_are_not_computed_again(tmp_path):
 def test_a_signal_keeps_what_is_finished(tmp_path, number):
     cells, calls = Cells(tmp_path), []
 
-    def stopped(cell, interrupt, say):
-        if cell.seed == 1:
-            os.kill(os.getpid(), number)
-            assert interrupt.requested
-            raise Interrupted(3)
-        return {"test": 0.0}
+    def stopped(interrupt, say):
+        os.kill(os.getpid(), number)
+        assert interrupt.requested
+        raise Interrupted(3)
 
+    work = [*_count([], 0), (_cell(1), stopped), *_count(calls, 2)]
     with pytest.raises(Interrupted, match="1 of 3 cells done"):
-        cells.fill([_cell(i) for i in range(3)], stopped, "toy", "data")
+        cells.fill(work, "toy", "data")
     assert cells.get(_cell(0)) and cells.get(_cell(1)) is None
-    cells.fill([_cell(i) for i in range(3)], _count(calls), "toy", "data")
+    cells.fill(_count(calls, 0, 1, 2), "toy", "data")
     assert calls == [1, 2]
 
 
@@ -67,9 +69,9 @@ def test_identity_is_the_name_and_old_cells_hold_when_settings_are_added(tmp_pat
 
 def test_cells_of_other_data_do_not_mix(tmp_path):
     cells = Cells(tmp_path)
-    cells.fill([_cell(0)], _count([]), "toy", "Python 3.11")
+    cells.fill(_count([], 0), "toy", "Python 3.11")
     with pytest.raises(UserError, match="cells of other data"):
-        cells.fill([_cell(1)], _count([]), "toy", "Python 3.13")
+        cells.fill(_count([], 1), "toy", "Python 3.13")
 
 
 def test_a_quick_run_refuses_the_real_cells(tmp_path, monkeypatch):

@@ -4,9 +4,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-import jax
 import numpy as np
-import pytest
 
 from benchmarks import figures, method_pictures
 from tests.helpers import FLOAT32_ROUNDING
@@ -15,14 +13,6 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/method.md"
 NAMES = {"operator", "ranks", "masks", "widths", "resources", "losses"}
 LARGEST = 150_000  # bytes of a picture in a repository
-
-
-@pytest.fixture
-def hasty():
-    """Compile in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_quick(hasty, tmp_path, capsys):

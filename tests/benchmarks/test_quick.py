@@ -3,9 +3,7 @@
 import importlib
 import json
 import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,16 +13,14 @@ BENCHMARKS = ("llama", "frontier", "scratch", "pminus", "digits", "ablation")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """One folder for all: cells and supernets are shared as they are in earnest. Compiled fast rather than well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield tmp_path_factory.mktemp("quick")
-    jax.config.update("jax_disable_most_optimizations", False)
+def folder(hasty, tmp_path_factory):
+    """One folder for all: cells and supernets are shared as they are in earnest."""
+    return tmp_path_factory.mktemp("quick")
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_quick(name, folder, monkeypatch, capsys):
-    document = Path(DOCUMENT).read_bytes()
+    document = DOCUMENT.read_bytes()
     monkeypatch.setattr("benchmarks.task.CACHE", folder / "supernets")
     module = importlib.import_module(f"benchmarks.{name}")
     options = Options(quick=True, results=folder / "results")
@@ -39,7 +35,7 @@ def test_quick(name, folder, monkeypatch, capsys):
     assert time.monotonic() - began < 20 and capsys.readouterr().out == out
     again = {path: path.read_bytes() for path in (folder / "results").rglob("*.*")}
     assert again == files  # pictures of the same numbers are the same bytes
-    assert Path(DOCUMENT).read_bytes() == document
+    assert DOCUMENT.read_bytes() == document
 
 
 def test_tables_alone_compute_nothing(tmp_path, capsys):

@@ -4,20 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import digits_task, task, torch_pruning
+from benchmarks import digits_task, pruners, task, torch_pruning
+from benchmarks.command import Options
 from benchmarks.rivals import absent
-from benchmarks.torch_pruning import QUICK, Command, Work
 from dms_jax.training.interrupt import InterruptFlag
 
-pytest.importorskip("sklearn")
 MISSING = absent("torch", "torch_pruning")
 
 
 def test_quick_runs_with_or_without_the_rival(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(task, "CACHE", tmp_path / "cache")
-    torch_pruning.main(Command(quick=True, results=tmp_path))
+    torch_pruning.main(Options(quick=True, results=tmp_path))
     shown = capsys.readouterr().out
-    assert "| DMS |" in shown and "| same ratio everywhere |" in shown
+    assert "| DMS |" in shown and "| uniform |" in shown
     assert ("Torch-Pruning is" in shown) == bool(MISSING)
     assert ("| TP Taylor, in rounds |" in shown) == (not MISSING)
 
@@ -36,9 +35,8 @@ def test_weights_go_over_and_back_unchanged():
 def test_pruned_channels_become_a_structure_that_computes_the_same():
     digits = digits_task.digits_task(digits_task.QUICK)
     variables = digits.new(digits.model, seed=0)
-    work = Work(digits, QUICK, 0.4, 0, InterruptFlag(), lambda text: None)
-    structure, _, steps = torch_pruning.pruned(work, variables, "taylor")  # raises where counts or outputs differ
-    assert (
-        steps == 0 and 0.2 * digits.space.resources()["macs"] < digits.space.resources(structure)["macs"] <= work.macs
-    )
+    work = pruners.Work(digits, 0, InterruptFlag(), lambda text: None, size=pruners.QUICK, budget=0.4)
+    structure, _, steps = pruners.pruned(work, variables, "taylor")  # raises where counts or outputs differ
+    full, left = digits.space.resources()["macs"], digits.space.resources(structure)["macs"]
+    assert steps == 0 and 0.2 * full < left <= work.macs
     assert 0 < work.difference < 1e-4

@@ -195,14 +195,6 @@ def test_the_command_ends_with_status_2_and_one_line(start, tmp_path):
 # --- in this process, with a network that compiles in a second ---
 
 
-@pytest.fixture(scope="module")
-def hasty():
-    """Compile in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make_quick(patch):
     """A tiny model beside the zoo's, and no time for latency, which has tests of its own."""
     patch.setitem(models.MODELS, "tiny", tiny.make)

@@ -1,0 +1,52 @@
+"""What is compared, by the names that tables give: strategies that search, rules that do not, the full network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from benchmarks.contest import CONTROL, Settings
+from dms_jax import strategies
+
+Methods = Mapping[str, Callable[[float], Settings]]
+"""Label -> settings at a fraction of the MACs."""
+
+OURS = strategies.DMS.title
+SEARCHED = {strategy.title: name for name, strategy in strategies.STRATEGIES.items()}
+RULES = {
+    "uniform": "uniform",
+    "uniform, layers too": "uniform_depth",
+    "one Taylor threshold": "threshold",
+    "random": "random",
+}
+"""Names of `benchmarks.selection` by label."""
+
+
+def at(settings: Settings, budget: float) -> Settings:
+    """The same settings at another budget: one rule for all."""
+    return dataclasses.replace(settings, budget=budget)
+
+
+def searched(steps: int, search_steps: int, retrain: str = "sliced") -> Methods:
+    """Every strategy at the rate it has by itself."""
+
+    def method(name: str, budget: float) -> Settings:
+        return Settings(name, budget, steps, search_steps, strategies.create(name).rate, retrain=retrain)
+
+    return {label: partial(method, name) for label, name in SEARCHED.items()}
+
+
+def rules(labels: Sequence[str], steps: int, retrain: str = "sliced") -> Methods:
+    """Structures without a search."""
+
+    def method(name: str, budget: float) -> Settings:
+        return Settings(name, budget, steps, retrain=retrain)
+
+    return {label: partial(method, RULES[label]) for label in labels}
+
+
+def unpruned(steps: int, retrain: str = "sliced") -> Methods:
+    """The full network, whatever the budget."""
+    label = "unpruned, trained on" if steps else "unpruned"
+    return {label: lambda budget: Settings(CONTROL, 1.0, steps, retrain=retrain)}
