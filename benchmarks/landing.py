@@ -5,9 +5,9 @@
 About eight minutes of one core, nothing is trained. On every network of the zoo at its standard size, MACs and
 parameters, our projection gets for every budget new random pruning ratios and importances: harder than the end of a
 search, whose ratios are near the budget already. Torch-Pruning prunes the same networks of torchvision with random
-weights, in two ways: "progressive", its experiments' loop (global ranking, 400 small steps towards a ratio of 1, stop at
-the first step at or under the budget), and "ratio", its documentation's one-shot with the channel ratio that its rule
-of thumb gives, (1 - ratio)^2 = budget. One counter for everybody: ours; for PyTorch the same rule on the layers'
+weights, in two ways: "progressive", its experiments' loop (global ranking, 400 small steps towards a ratio of 1, stop
+at the first step at or under the budget), and "ratio", its documentation's one-shot with the channel ratio that its
+rule of thumb gives, (1 - ratio)^2 = budget. One counter for everybody: ours; for PyTorch the same rule on the layers'
 shapes, and both counts of a full network must be equal, or the cell fails.
 
 A budget below the smallest reachable network is no miss: it is refused by name, and counted as such.
