@@ -111,6 +111,6 @@ if [[ ${1:-} == test ]]; then
     install test
     run_tests "$@"
 fi
-install data,hub,report
+install data,hub,report,text
 if (($# == 0)); then set -- experiments.digits_search; fi
 exec "$python" -P -m "$@"

@@ -23,7 +23,7 @@ class Limits:
       keep: groups to leave alone: all of their elements stay.
       least: the smallest number of elements (a smaller group keeps all).
       multiple: the number of elements is a multiple of this (a smaller group keeps all). Device kernels are often
-        fastest at multiples of 8 or more.
+        fastest at multiples of 8 or more. Depth counts blocks, not the size of a kernel: it takes no part.
     """
 
     keep: tuple[str, ...] = ()
@@ -54,8 +54,10 @@ class Limits:
         if any(fnmatchcase(group.name, pattern) for pattern in self.keep):
             return np.array([group.size])
         least = max((n for p, n in self.least.items() if fnmatchcase(group.name, p)), default=group.least)
-        multiples = [n for p, n in self.multiple.items() if fnmatchcase(group.name, p)]
+        multiples = [n for p, n in self.multiple.items() if fnmatchcase(group.name, p) and group.kind != "depth"]
         step = int(np.lcm.reduce(multiples)) if multiples else 1
+        if step > group.size:
+            return np.array([group.size])
         allowed = np.arange(0, group.size + 1, step)
         allowed = allowed[allowed >= max(least, group.least)]
         return allowed if len(allowed) else np.array([group.size])

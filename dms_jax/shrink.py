@@ -164,7 +164,8 @@ def verify(space: SearchSpace, variables: Any, structure: Structure, example: An
     """
     args = example if isinstance(example, tuple) else (example,)
     small = space.model.clone(structure=structure)
-    masked = space.apply({**variables, "masks": space.masks(structure)}, *args)
-    shrunk = space.apply(shrink(space, variables, structure), *args, model=small)
+    with jax.default_matmul_precision("highest"):  # on GPUs and TPUs float32 products are rounded more by default
+        masked = space.apply({**variables, "masks": space.masks(structure)}, *args)
+        shrunk = space.apply(shrink(space, variables, structure), *args, model=small)
     pairs = zip(jax.tree.leaves(masked), jax.tree.leaves(shrunk), strict=True)
     return max(float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)))) for a, b in pairs)

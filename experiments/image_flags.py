@@ -70,10 +70,11 @@ class Training:
     fsdp: int = 1
     """Over how many devices parameters and optimiser states are cut."""
     teacher: Annotated[str | None, default("none; a preset may ask for one")] = None
-    """Directory of a network that teaches by DIST (Hugging Face weights, or a finished run), or none."""
+    """Directory of a network that teaches by DIST (Hugging Face weights, or a finished run), or none: retraining alone,
+    the search looks at the labels."""
     teacher_model: Annotated[str | None, default("the preset's, or the directory's")] = None
     """Which network of the zoo the teacher's Hugging Face weights are of."""
-    teacher_resolution: Annotated[int | None, default("the preset's, or that of the images")] = None
+    teacher_resolution: Annotated[int | None, default("the run's, the preset's, or that of the images")] = None
     """Pixels of a side that the teacher sees."""
     distill: float = 1.0
     """Weight of the teacher's part of the loss, beside the labels'."""

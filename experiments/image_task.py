@@ -24,7 +24,9 @@ from dms_jax.data.images import ImageData
 from dms_jax.data.randaugment import RandAugment
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
+from dms_jax.pretrained.directory import read_json
 from dms_jax.search import Loss
+from dms_jax.structure import Structure
 from dms_jax.training import make_mesh, optimizers, place, processes, schedules, shard_batch, supervised
 from dms_jax.training.distillation import Distillation, image_teacher, taught
 from dms_jax.training.job import Job
@@ -74,6 +76,11 @@ class Task:
     def mesh(self) -> jax.sharding.Mesh:
         """All devices of all processes."""
         return make_mesh(fsdp=self.flags.fsdp)
+
+    @property
+    def untaught(self) -> Task:
+        """The same without a teacher: as a search trains, whose losses tell elements apart by the labels alone."""
+        return dataclasses.replace(self, teacher=None)
 
     @property
     def dtype(self) -> str:
@@ -300,11 +307,16 @@ def prepare(
     for name in ("epochs", "learning_rate"):
         if not 0 < getattr(recipe, name) < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {getattr(recipe, name)} is not possible; give one above 0")
+    if recipe.calibrate < 0:
+        raise UserError(f"--calibrate {recipe.calibrate} is not possible; give a number of batches, or 0")
     asked = None if bundled or flags_data.dataset == SYNTHETIC else taught_by
-    return Task(data, recipe, size, batch, seed, bundled, flags_data, flags, _teacher(flags, asked, data, size))
+    task = Task(data, recipe, size, batch, seed, bundled, flags_data, flags)
+    return dataclasses.replace(task, teacher=_teacher(task, asked))
 
 
-def network(path: Path, name: str | None, *, resolution: int, num_classes: int) -> tuple[Searchable, Any]:
+def network(
+    path: Path, name: str | None, *, resolution: int, num_classes: int, dtype: str | None = None
+) -> tuple[Searchable, Any]:
     """A network and its variables from a directory: a finished run, or Hugging Face weights of a network of the zoo.
 
     Args:
@@ -312,6 +324,7 @@ def network(path: Path, name: str | None, *, resolution: int, num_classes: int) 
       name: of the network; a finished run says it itself.
       resolution: pixels of a side, for families whose weights are of one resolution.
       num_classes: that the weights tell apart.
+      dtype: of computation, for Hugging Face weights; None is the network's own.
 
     Raises:
       UserError: neither is there, or it does not fit.
@@ -322,11 +335,32 @@ def network(path: Path, name: str | None, *, resolution: int, num_classes: int) 
     if name is None:
         raise UserError(f"{path} is no finished run; for Hugging Face weights say of which network they are")
     takes = {f.name for f in dataclasses.fields(models.create(name))}
-    arguments = {"num_classes": num_classes} | ({"image_size": resolution} if "image_size" in takes else {})
-    return models.create(name, **arguments), pretrained.load(name, path, **arguments)
+    offered = {"num_classes": num_classes, "image_size": resolution, "dtype": dtype}
+    arguments = {name: value for name, value in offered.items() if name in takes and value is not None}
+    return models.create(name, **arguments), pretrained_images(name, path, arguments)
 
 
-def _teacher(flags: Training, asked: tuple[str, int] | None, data: ImageData, size: int) -> Teacher | None:
+def pretrained_images(name: str, path: Path, arguments: dict[str, Any]) -> Any:
+    """Hugging Face weights of an image network that saw pixels as they are shown here.
+
+    Raises:
+      UserError: they do not fit; or they were trained on pixels that were normalised otherwise.
+    """
+    file = path / "preprocessor_config.json"
+    if file.exists():
+        said = read_json(file)
+        for key, ours in (("image_mean", mixing.MEAN), ("image_std", mixing.STD)):
+            theirs = said.get(key)
+            if theirs is not None and not np.allclose(theirs, ours, atol=1e-3):
+                raise UserError(
+                    f"{path} saw pixels with {key} {theirs}, and the images commands show them with {ours.tolist()}: "
+                    "it would be measured, and teach, wrongly; take weights trained with ImageNet's"
+                )
+    return pretrained.load(name, path, **arguments)
+
+
+def _teacher(task: Task, asked: tuple[str, int] | None) -> Teacher | None:
+    flags, path = task.flags, Path(task.flags.teacher or "")
     if flags.teacher == "none" or (flags.teacher is None and asked is None):
         return None
     if flags.teacher is None:
@@ -337,7 +371,29 @@ def _teacher(flags: Training, asked: tuple[str, int] | None, data: ImageData, si
         )
     name = flags.teacher_model or (asked[0] if asked else None)
     resolution = flags.teacher_resolution
+    if resolution is None and (path / "structure.json").exists():
+        resolution = described(Structure.load(path / "structure.json"), path)[2]
     if resolution is None:
-        resolution = asked[1] if asked else size
-    model, variables = network(Path(flags.teacher), name, resolution=resolution, num_classes=data.num_classes)
+        resolution = asked[1] if asked else task.size
+    classes = task.data.num_classes
+    model, variables = network(path, name, resolution=resolution, num_classes=classes, dtype=task.dtype)
     return Teacher(model, variables, resolution)
+
+
+def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], int]:
+    """Name, arguments and resolution of the network that a structure is of.
+
+    Raises:
+      UserError: it does not say, or it is no image network.
+    """
+    try:
+        model = dict(structure.model or {})
+        shape = model["example"][0]["shape"]
+        name, arguments, size = str(model["name"]), dict(model["arguments"]), int(shape[1])
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise UserError(
+            f"{path} does not say which network of the zoo it is of; write it with imagenet_search"
+        ) from None
+    if len(shape) != 4:
+        raise UserError(f"{path} is of {name}, which is no image network")
+    return name, arguments, size

@@ -24,8 +24,7 @@ from dms_jax.training import place, processes, supervised
 from experiments import recipes
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
-from experiments.image_task import network, prepare
-from experiments.imagenet_retrain import described
+from experiments.image_task import described, network, prepare
 
 COMMAND = "python -m experiments.imagenet_eval"
 

@@ -22,6 +22,7 @@ import tyro
 import dms_jax
 from dms_jax import models
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
+from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import place, processes
 from dms_jax.training.machine import machine
@@ -30,7 +31,7 @@ from experiments import recipes
 from experiments.conduct import say
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
-from experiments.image_task import Task, prepare
+from experiments.image_task import Task, described, prepare
 from experiments.recipes import PRESETS
 
 COMMAND = "python -m experiments.imagenet_retrain"
@@ -80,7 +81,11 @@ def retrain(config: Config, command: str) -> None:
             f"{path} is of a network of {classes} classes, and {work.data.name} has {work.data.num_classes}"
         )
     arguments = work.arguments(name, arguments)
-    model = models.create(name, **arguments).clone(structure=structure)
+    full = models.create(name, **arguments)
+    space = SearchSpace.from_model(full, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    # of this resolution, as this network is made: what loads or evaluates the run reads it there
+    structure = space.structure(space.kept(structure), {"name": name, "arguments": arguments})
+    model = full.clone(structure=structure)
     with Run(config.workdir, _identity(config, structure, work, name, arguments)) as run:
         if run.results is not None:
             processes.on_first(lambda: print(f"finished already: {run.directory}"))
@@ -115,25 +120,6 @@ def _first(config: Config, work: Task, model: Any) -> Any:
             "run, or --start new"
         )
     return place(there, work.mesh)
-
-
-def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], int]:
-    """Name, arguments and resolution of the network that a structure is of.
-
-    Raises:
-      UserError: it does not say, or it is no image network.
-    """
-    try:
-        model = dict(structure.model or {})
-        shape = model["example"][0]["shape"]
-        name, arguments, size = str(model["name"]), dict(model["arguments"]), int(shape[1])
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise UserError(
-            f"{path} does not say which network of the zoo it is of; write it with imagenet_search"
-        ) from None
-    if len(shape) != 4:
-        raise UserError(f"{path} is of {name}, which is no image network")
-    return name, arguments, size
 
 
 def _identity(config: Config, structure: Structure, work: Task, name: str, arguments: dict[str, Any]) -> dict[str, Any]:

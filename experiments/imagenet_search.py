@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from dms_jax import pretrained, strategies
+from dms_jax import strategies
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.importance import EVALUATIONS
 from dms_jax.projection import Limits
@@ -35,7 +35,7 @@ from experiments import recipes
 from experiments.conduct import Experiment, conduct
 from experiments.flags import Hosts, ImportanceName, StrategyName, default
 from experiments.image_flags import Data, Training
-from experiments.image_task import Task, prepare
+from experiments.image_task import Task, prepare, pretrained_images
 from experiments.recipes import PRESETS, Preset
 
 COMMAND = "python -m experiments.imagenet_search"
@@ -106,7 +106,9 @@ class Config:
     def budget(self, row: Preset) -> dict[str, float]:
         """The budgets asked for."""
         asked = {"macs": self.flops, "params": self.params}
-        return {name: value for name, value in asked.items() if value is not None} or {"macs": row.macs}
+        given = {name: value for name, value in asked.items() if value is not None}
+        usual = {"macs": row.macs}
+        return usual | given if self.preset is not None else given or usual
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
@@ -197,7 +199,7 @@ def _search(config: Config, row: Preset, work: Task) -> tuple[Search, Steps]:
     space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, work.size, work.size, 3), jnp.float32))
     search = Search(
         space,
-        work.loss(model),
+        work.untaught.loss(model),
         None if config.pipeline == "p-" else work.optimizer_at(work.search_rate(steps.search)),
         config.budget(row),
         Schedule(steps.search, _warmup(config, row, work, steps.search)),
@@ -241,9 +243,9 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         variables = work.new_variables(model)
     else:
         arguments = work.arguments(row.model, dict(row.arguments))
-        variables = place(pretrained.load(row.model, config.weights, **arguments), work.mesh)
+        variables = place(pretrained_images(row.model, config.weights, arguments), work.mesh)
     pipeline = Pipeline(
-        work.job(run),
+        work.untaught.job(run),
         search,
         steps,
         work.optimizer,
@@ -252,6 +254,7 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         retrain=config.retrain,
         trained=config.weights is not None,
         average=work.average,
+        retaught=None if work.teacher is None else lambda _: work.job(run),
     )
     return pipeline.run(variables)
 

@@ -141,6 +141,8 @@ class Config:
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
         for name in ("steps", "pretrain_steps", "finetune_steps", "batch", "length", "test_windows"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
@@ -194,7 +196,7 @@ def prune(config: Config, command: str) -> None:
             latency_batches=(1, config.batch) if config.batch > 1 else (1,),
         )
     )
-    processes.on_first(lambda: _export(config))
+    _export(config)
 
 
 def _quality(evaluate: Any, bytes_: bool) -> Quality:
@@ -293,12 +295,12 @@ def _in_batches(windows: dict[str, Any], most: int, size: int) -> list[dict[str,
 
 
 def _export(config: Config) -> None:
-    """Write the small network as transformers loads it, unless that is done."""
+    """Write the small network as transformers loads it, unless that is done; the first process writes."""
     directory = config.workdir / "huggingface"
-    if not (directory / "config.json").exists():
-        model, variables = dms_jax.load(config.workdir)
-        export.huggingface(directory, model, variables, config.model)  # type: ignore[arg-type]
-    print(f"for transformers: {directory}")
+    if not processes.on_first((directory / "config.json").exists):
+        model, variables = dms_jax.load(config.workdir, host=True)
+        processes.on_first(lambda: str(export.huggingface(directory, model, variables, config.model)))
+    processes.on_first(lambda: print(f"for transformers: {directory}"))
 
 
 def _description(model: Any) -> dict[str, Any]:

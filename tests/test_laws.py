@@ -31,6 +31,8 @@ from tests.counting import (
 )
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 # EfficientNet B1 to B7 are B0 with other multipliers, and take minutes; their sizes are tested elsewhere
 ZOO = [name for name in models.MODELS if not name.startswith("efficientnet") or name == "efficientnet_b0"]
 TINY = dict(blocks=(2, 2), widths=(4, 6), stem=5, num_classes=3)

@@ -87,6 +87,8 @@ def test_limits(space):
     assert counts["inner"].tolist() == [3] and counts["depth"].tolist() == [1]
     assert Limits(multiple={"b": 16}).counts(space)["b"].tolist() == [6]  # a smaller group keeps all
     assert Limits(multiple={"a": 2, "?": 3}).counts(space)["a"].tolist() == [6]  # both
+    everywhere = Limits(multiple={"*": 4}).counts(space)
+    assert everywhere["depth"].tolist() == [0, 1] and everywhere["a"].tolist() == [4, 8]  # blocks are no kernel's size
     assert smallest(space, Limits())["macs"] == macs(1, 1)
     assert largest(space, Limits())["macs"] == macs(8, 6, 5)
     assert largest(space, Limits(multiple={"b": 4}))["macs"] == macs(8, 4, 5)

@@ -14,10 +14,10 @@ CORRUPTED = "corrupted"
 """The leaf of a loaded batch with the numbers of pictures that could not be read: so they come from workers, too."""
 
 SHARE = 1e-3
-"""Of the pictures read; more of them corrupted are an error."""
+"""Of all pictures of a set; more of them corrupted are an error."""
 
-FEW = 10
-"""So many are never an error: they say nothing about a share."""
+FEW = 2
+"""So many are never an error: in a small set they say nothing about a share."""
 
 
 class Corruption:
@@ -25,30 +25,28 @@ class Corruption:
 
     Attributes:
       numbers: of these pictures.
-      read: pictures read, each counted once at most.
     """
 
     def __init__(self, source: Source):
         self.numbers: set[int] = set()
-        self.read = 0
         self._source = source
 
     def checked(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Take the numbers off a batch; name on stderr those that are new.
+        """Take the numbers off a batch; name on stderr those that are new, and count them.
 
         Raises:
-          UserError: more than `FEW` pictures, and more than `SHARE` of those read, are corrupted.
+          UserError: more than `FEW` pictures, and more than `SHARE` of the set, are corrupted.
         """
-        corrupted = batch[CORRUPTED]
-        self.read = min(self.read + len(batch["label"]) + len(corrupted), len(self._source))
+        corrupted, of_all = batch[CORRUPTED], f"of {len(self._source):,} pictures"
         for number in corrupted.tolist():
             if number not in self.numbers:
-                print(f"skipped, cannot be read: {self._described(number)}", file=sys.stderr, flush=True)
-            self.numbers.add(number)
-        if len(self.numbers) > max(FEW, SHARE * self.read):
+                self.numbers.add(number)
+                what = f"{self._described(number)}, {len(self.numbers)} {of_all} so far"
+                print(f"skipped, cannot be read: {what}", file=sys.stderr, flush=True)
+        if len(self.numbers) > max(FEW, SHARE * len(self._source)):
             raise UserError(
-                f"{len(self.numbers)} of {self.read} pictures cannot be read, the last is "
-                f"{self._source.name(int(corrupted[-1]))}; more than {SHARE:.1%} is too many: prepare the data again"
+                f"{len(self.numbers)} {of_all} cannot be read, the last is {self._source.name(int(corrupted[-1]))}; "
+                f"more than {SHARE:.1%} is too many: prepare the data again"
             )
         return {name: leaf for name, leaf in batch.items() if name != CORRUPTED}
 

@@ -61,7 +61,7 @@ def open(name: str, directory: str | os.PathLike[str] | None = None) -> ImageDat
       NotPrepared: it is not prepared, or an extra is missing.
       UserError: no such set, or it is no classification of pictures.
     """
-    tfds = tensorflow_datasets()
+    tfds = tensorflow_datasets(prepare_command(name, directory))
     builder = find_builder(name, directory)
     if not is_prepared(builder):
         command = prepare_command(name, directory)
@@ -134,8 +134,11 @@ def prepare_command(name: str, directory: str | os.PathLike[str] | None) -> str:
     return f"python -m dms_jax.data.prepare {name}{manual}" + (f" --data-dir={directory}" if directory else "")
 
 
-def tensorflow_datasets() -> ModuleType:
+def tensorflow_datasets(command: str | None = None) -> ModuleType:
     """The module, which needs no TensorFlow to be imported or to read.
+
+    Args:
+      command: that prepares the set that is wanted, for the message.
 
     Raises:
       NotPrepared: it, or what it needs to read, is missing.
@@ -145,7 +148,8 @@ def tensorflow_datasets() -> ModuleType:
         import importlib_resources  # noqa: F401 - TFDS imports it, and does not say so to pip
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise NotPrepared(f"{error.name or error} is missing: {INSTALL}") from error
+        then = f"; then prepare it once: {command}" if command else ""
+        raise NotPrepared(f"{error.name or error} is missing: {INSTALL}{then}") from error
     return tfds
 
 

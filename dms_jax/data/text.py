@@ -94,6 +94,8 @@ def huggingface_tokens(path: str | os.PathLike[str], vocabulary: int) -> Tokens:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing narrower
         raise UserError(f"{file} is not a tokenizer ({error}); give a tokenizer.json or its directory") from None
+    tokenizer.no_truncation()  # which some files ask for, as a model's input once needed it
+    tokenizer.no_padding()
     size = tokenizer.get_vocab_size()
     if size > vocabulary:
         raise UserError(f"tokenizer {file} knows {size} tokens, the network {vocabulary}: it is another network's")
@@ -230,10 +232,14 @@ def _text(file: Path) -> str:
 
 
 def _jsonl(file: Path, column: str) -> Iterator[Any]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file}: line {number + 1} is not UTF-8 text ({error.reason} at byte {error.start})"
+                ) from None
             except ValueError:
                 raise UserError(f"{file}: line {number + 1} is not JSON") from None
             if not isinstance(row, dict) or column not in row:
@@ -276,4 +282,6 @@ def _end_token(config: Path) -> str:
         token = json.loads(config.read_text()).get("eos_token")
     except OSError:
         return ""
+    except (ValueError, AttributeError):
+        raise UserError(f"{config} is not a JSON object; fetch it again, or remove it") from None
     return (token.get("content") if isinstance(token, dict) else token) or ""

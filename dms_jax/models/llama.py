@@ -226,7 +226,10 @@ def _has_fast_kernel(q: jax.Array) -> bool:
     """Whether cuDNN's flash attention takes such queries: half precision, a GPU since Ampere, a head it knows."""
     if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
-    capability = float(getattr(jax.devices()[0], "compute_capability", 0.0))
+    try:
+        capability = float(getattr(jax.devices()[0], "compute_capability", 0.0))
+    except ValueError:  # AMD's are names
+        return False
     return capability >= 8.0 and q.shape[-1] % 8 == 0 and q.shape[-1] <= (256 if capability >= 9.0 else 128)
 
 

@@ -47,7 +47,8 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     Args:
       name: as in `dms_jax.models.create`, such as "resnet50".
       path: a Hugging Face directory: config.json, and model.safetensors or the shards of model.safetensors.index.json.
-      **arguments: as in `dms_jax.models.create`, such as `num_classes=1001`; the variables are for this network.
+      **arguments: as in `dms_jax.models.create`, such as `num_classes=1001`; the variables are for this network. Where
+        config.json calls the first of one class too many "background", that class is left out.
 
     Returns:
       {"params": ..., "batch_stats": ...} (the latter where there is BatchNorm), float32, on the default device.
@@ -64,17 +65,29 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     config, stored = read_json(path / "config.json"), stored_tensors(path)
     leaves = _leaves(model, family.example(model))
     wanted = {leaf: family.tensor_name(leaf[1:-1], leaf[-1], model) for leaf in leaves}
-    faults = [*_config_faults(config, family.configuration(model)), *_tensor_faults(leaves, wanted, stored)]
+    first = 1 if _has_background(config, model, stored) else 0
+    shapes = {leaf: stored_shape(leaf, shape) for leaf, shape in leaves.items()}
+    shapes |= {leaf: (shape[0] + first, *shape[1:]) for leaf, shape in shapes.items() if leaf[1] == CLASSIFIER}
+    faults = [*_config_faults(config, family.configuration(model)), *_tensor_faults(shapes, wanted, stored)]
     if faults:
         raise UserError(f"{path} does not fit {name}, {len(faults)} faults: {'; '.join(faults)}")
     paths = {key: leaf for leaf, key in wanted.items()}
-    filled = {
-        paths[key]: from_stored(array, paths[key], leaves[paths[key]]) for key, array in read_tensors(stored, paths)
-    }
+    filled = {}
+    for key, array in read_tensors(stored, paths):
+        leaf = paths[key]
+        filled[leaf] = from_stored(array[first:] if leaf[1] == CLASSIFIER else array, leaf, leaves[leaf])
     return unflatten_dict({leaf: jnp.asarray(filled[leaf]) for leaf in leaves})
 
 
 Leaf = tuple[str, ...]  # collection, modules, name
+CLASSIFIER = "classifier"  # the module that every family has
+
+
+def _has_background(config: Mapping[str, Any], model: Any, stored: Mapping[str, StoredTensor]) -> bool:
+    """Whether the first class of the file is none of the network's: Google's MobileNets were trained so."""
+    names, weight = config.get("id2label"), stored.get("classifier.weight")
+    called = names.get("0") if isinstance(names, dict) else None
+    return called == "background" and weight is not None and weight.shape[0] == model.num_classes + 1
 
 
 def _leaves(model: nn.Module, example: tuple[int, ...]) -> dict[Leaf, tuple[int, ...]]:
@@ -120,11 +133,11 @@ def _same(found: Any, expected: Any) -> bool:
 
 
 def _tensor_faults(
-    leaves: Mapping[Leaf, tuple[int, ...]], wanted: Mapping[Leaf, str], stored: Mapping[str, StoredTensor]
+    shapes: Mapping[Leaf, tuple[int, ...]], wanted: Mapping[Leaf, str], stored: Mapping[str, StoredTensor]
 ) -> list[str]:
     faults = []
     for leaf, key in wanted.items():
-        expected = stored_shape(leaf, leaves[leaf])
+        expected = shapes[leaf]
         if key not in stored:
             faults.append(f"{key} is missing ({'/'.join(leaf)} stays empty)")
         elif stored[key].shape != expected:

@@ -178,11 +178,14 @@ class Run(contextlib.AbstractContextManager):
         on_first(lambda: _write(self.directory / "results.json", results))
 
 
-def load(directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+def load(directory: str | os.PathLike[str], *, host: bool = False) -> tuple[nn.Module, dict[str, Any]]:
     """The small network that a finished run found: `model.apply(variables, x)`.
+
+    With several processes all of them call this.
 
     Args:
       directory: of a run.
+      host: variables as NumPy arrays, for networks that fit no single device; False puts them on the default device.
 
     Returns:
       The model with its structure, and its variables (params, batch_stats).
@@ -197,8 +200,10 @@ def load(directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"{directory} {there}, or give the directory of a finished run")
     structure = Structure.load(path)
     model, shapes = _network(structure, str(path))
+    # arrays of one number each, whatever their shape: what Orbax reads is put elsewhere
+    wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
     with Checkpoints(folder) as checkpoints:
-        restored = checkpoints.restore(dict(shapes))
+        restored = checkpoints.restore(dict(wanted))
     if restored is None:
         raise UserError(f"{folder} holds no whole checkpoint; remove results.json and run the job's command again")
     return model, restored.state

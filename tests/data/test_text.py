@@ -127,6 +127,15 @@ def test_a_tokenizer(tmp_path):
     for token in ("</s>", {"content": "</s>"}):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
         assert text.huggingface_tokens(tmp_path / "tokenizer.json", 300).encode("two one").tolist() == [1, 4, 3, 2]
+    made.enable_truncation(2)
+    made.enable_padding(length=8)
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert text.huggingface_tokens(tmp_path, 5).encode("two one").tolist() == [1, 4, 3, 2]  # whole, and nothing more
+    for broken in ("{", "[]"):
+        (tmp_path / "tokenizer_config.json").write_text(broken)
+        with pytest.raises(UserError, match="tokenizer_config.json is not a JSON object"):
+            text.huggingface_tokens(tmp_path, 5)
+    (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="knows 5 tokens, the network 4"):
         text.huggingface_tokens(tmp_path, 4)
     (tmp_path / "one.txt").write_text("one two " * 20)
@@ -144,6 +153,7 @@ def test_a_tokenizer(tmp_path):
         ("a.jsonl", b'{"body": "x"}', "line 1 has no column 'text'; it has: body"),
         ("a.jsonl", b'{"text": "x"}\n[1]', "line 2 has no column 'text'; it has: list"),
         ("a.jsonl", b'{"text": "x"}\n{', "line 2 is not JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}', "line 2 is not UTF-8 text"),
         ("a.jsonl", b'{"text": null}', "row 0 holds None"),
         ("a.txt", b"", "training half of .* has 1 documents with 1 tokens in all, too few for a window of 8"),
         ("a.jpg", b"", "holds no file that ends in .md"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+from functools import partial
 
 import jax
 import pytest
@@ -16,12 +17,22 @@ from dms_jax.structure import Structure
 from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_search, recipes
 from experiments.recipes import PRESETS
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 TINY = ["--model=resnet20", "--resolution=16", "--batch=8", "--latency-batches", "1"]
 EVERYTHING = [
     "--dataset=imagenet2012", "--flops=0.3", "--search-epochs=3", "--epochs=2", "--mixup=0.8", "--cutmix=1",
     "--erasing=0.25", "--randaugment=True", "--average=0.9", "--optimizer=rmsprop", "--schedule=exponential",
     "--workers=0",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Two devices compile in half the time of eight."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_task, "make_mesh", partial(image_task.make_mesh, jax.devices()[:2]))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +241,48 @@ def test_digits_are_seen_whole_and_averages_begin_quickly():
 def test_refusals(flags, message, tmp_path):
     with pytest.raises(UserError, match=message):
         imagenet_search.main([*flags, f"--data-dir={tmp_path}", f"--workdir={tmp_path / 'run'}"])
+
+
+def test_a_teacher_teaches_retraining_at_its_own_resolution(searched, photographs, tmp_path):
+    flags = ["--dataset=imagenet2012", "--flops=0.3", "--search-epochs=0.3", "--epochs=0.3", "--workers=0"]
+    where = [f"--data-dir={photographs}", f"--workdir={tmp_path / 'taught'}", f"--teacher={searched}"]
+    job = ["--model=resnet20", "--resolution=24", "--batch=8", "--latency-batches", "1"]
+    imagenet_search.main([*job, *flags, *where])
+    lines = [json.loads(line) for line in (tmp_path / "taught" / "metrics.jsonl").read_text().splitlines()]
+    by_phase = {line["phase"]: line["loss"] > line.get("cross_entropy", line["loss"]) for line in lines}
+    assert by_phase == {"search": False, "finetune": True}  # what DIST adds is above 0
+    assert json.loads((tmp_path / "taught" / "config.json").read_text())["teacher_resolution"] == 16
+
+
+def test_retraining_at_another_resolution_says_so(searched, photographs, tmp_path, capsys):
+    flags = [f"--data-dir={photographs}", "--dataset=imagenet2012", "--workers=0", "--batch=8"]
+    again = tmp_path / "again"
+    imagenet_retrain.main([f"--structure={searched}", "--resolution=24", "--epochs=0.2", *flags, f"--workdir={again}"])
+    before, after = (Structure.load(path / "structure.json") for path in (searched, again))
+    assert after.model is not None and after.model["example"][0]["shape"] == [1, 24, 24, 3]
+    assert before.resources is not None and after.resources is not None
+    macs = after.resources["after"]["macs"]
+    assert macs > 2 * before.resources["after"]["macs"]
+    assert results(again)["rows"][0]["macs"] == macs and after.kept == before.kept
+    capsys.readouterr()
+    imagenet_eval.main([f"--weights={again}", *flags])
+    out = capsys.readouterr().out
+    assert ", 24 px: top-1" in out and f"{macs:,} MACs" in out
+
+
+def test_weights_that_saw_other_pixels_are_refused(photographs, tmp_path):
+    said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    flags = [f"--data-dir={photographs}", "--dataset=imagenet2012", "--model=resnet50", f"--weights={tmp_path}"]
+    with pytest.raises(UserError, match=r"saw pixels with image_mean \[0.5, 0.5, 0.5\], and"):
+        imagenet_eval.main([*flags, "--batch=8"])
+
+
+def test_a_preset_keeps_its_budget_beside_another():
+    config = imagenet_search.Config(preset="resnet50", params=0.5)
+    assert config.budget(config.row()) == {"macs": 4.09e9, "params": 0.5}
+    alone = imagenet_search.Config(model="resnet50", params=0.5)
+    assert alone.budget(alone.row()) == {"params": 0.5}
 
 
 def test_preset_with_a_teacher_asks_for_its_weights(photographs, tmp_path):

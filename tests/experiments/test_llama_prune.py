@@ -1,7 +1,12 @@
 """The command on a tiny network of random weights: searched, shrunk, finetuned, written and read back."""
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +17,18 @@ import pytest
 
 import dms_jax
 from dms_jax import Structure, export, models
-from dms_jax.errors import UserError
+from dms_jax.data import text
+from dms_jax.errors import Interrupted, UserError
 from dms_jax.pretrained import llama as pretrained
+from dms_jax.training import latency
 from experiments import llama_prune
 from tests.helpers import FLOAT32_LOGITS
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = [f"w{i}" for i in range(28)]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +50,15 @@ def data(tmp_path_factory):
     texts = [" ".join(WORDS[(start + 3 * i) % len(WORDS)] for i in range(40)) for start in range(40)]
     file.write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
     return file
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Two devices compile in half the time of eight; latency has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llama_prune, "make_mesh", partial(llama_prune.make_mesh, jax.devices()[:2]))
+        patch.setattr(latency, "rows", lambda networks, *_: {name: {"1": 1.0, "8": 2.0} for name in networks})
+        yield
 
 
 def arguments(original, data, workdir, *more):
@@ -83,6 +102,67 @@ def test_pruned_written_and_read_back(original, data, tmp_path, more, capsys):
     assert "finished already" in capsys.readouterr().out
 
 
+def test_stopped_and_resumed_is_never_stopped(original, data, tmp_path, monkeypatch):
+    make = text.batches
+
+    def stopping(*given):
+        draw = make(*given)
+
+        def batch(step):
+            if step == 3:
+                signal.raise_signal(signal.SIGINT)
+            return draw(step)
+
+        return batch
+
+    flags = ["--params=0.7", "--pipeline=p-"]
+    whole, broken = (arguments(original, data, tmp_path / name, *flags) for name in ("whole", "broken"))
+    llama_prune.main(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "batches", stopping)
+        with pytest.raises(Interrupted, match="stopped search after step"):
+            llama_prune.main(broken)
+    llama_prune.main(broken)
+    for name in ("structure.json", "metrics.jsonl", "masks.jsonl", "huggingface/model.safetensors"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_two_processes_write_one_network(original, data, tmp_path):
+    """Each reads its half of every batch; parameters are cut over both."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    hosts = [f"--coordinator=localhost:{port}", "--processes=2", "--fsdp=2"]
+    job = arguments(original, data, tmp_path / "run", "--params=0.7", "--pipeline=p-", *hosts)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "experiments.llama_prune", *job, f"--process={i}"], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    try:
+        ended = [(*process.communicate(timeout=400), process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [status for *_, status in ended] == [0, 0], ended
+    first, second = (out for out, *_ in ended)
+    assert first.count("for transformers: ") == 1 and "for transformers" not in second
+    model, variables = dms_jax.load(tmp_path / "run")
+    tokens = np.arange(12, dtype=np.int32)[None] % 28
+    theirs, weights = pretrained.load(tmp_path / "run" / "huggingface")
+    np.testing.assert_allclose(
+        np.asarray(theirs.apply(weights, tokens)), np.asarray(model.apply(variables, tokens)), atol=FLOAT32_LOGITS
+    )
+    alone = tmp_path / "alone"
+    llama_prune.main(arguments(original, data, alone, "--params=0.7", "--pipeline=p-"))
+    ours, expected = (json.loads((path / "results.json").read_text())["rows"] for path in (tmp_path / "run", alone))
+    for row, other in zip(ours, expected, strict=True):
+        assert row["quality"] == pytest.approx(other["quality"], rel=0.02)  # sums in another order, ten steps long
+
+
 def test_bad_input_is_one_line(original, data, tmp_path):
     for more, said in {
         ("--column=text",): "no column 'text'; it has: body",
@@ -91,6 +171,7 @@ def test_bad_input_is_one_line(original, data, tmp_path):
         ("--fsdp=3",): "does not divide",
         ("--keep=nothing*",): "matches no group",
         ("--length=0",): "--length 0 is not possible",
+        ("--seed=-1",): "--seed -1 is not possible",
     }.items():
         with pytest.raises(UserError, match=said) as error:
             llama_prune.main(arguments(original, data, tmp_path / "run", *more))

@@ -88,6 +88,17 @@ def test_another_class_count_says_what_to_do(tmp_path):
         load("mobilenet_v2", directory_of("mobilenet_v2", tmp_path), num_classes=1001)
 
 
+def test_a_background_class_is_left_out(tmp_path):
+    directory = directory_of("mobilenet_v2", tmp_path)
+    whole = load("mobilenet_v2", directory)["params"]["classifier"]
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"id2label": {"0": "background", "1": "tench"}}))
+    rest = load("mobilenet_v2", directory, num_classes=CLASSES - 1)["params"]["classifier"]
+    np.testing.assert_array_equal(rest["kernel"], whole["kernel"][:, 1:])
+    np.testing.assert_array_equal(rest["bias"], whole["bias"][1:])
+    np.testing.assert_array_equal(load("mobilenet_v2", directory)["params"]["classifier"]["bias"], whole["bias"])
+
+
 def test_another_size_is_an_error(tmp_path):
     with pytest.raises(UserError, match="config.json has num_hidden_layers 2, the network 3.*block2/norm1"):
         load("vit", directory_of("vit", tmp_path), depth=3)

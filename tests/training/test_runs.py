@@ -351,6 +351,9 @@ def test_load_in_a_fresh_process_gives_the_same_logits(found, finished, tmp_path
     model, loaded = dms_jax.load(finished)
     assert model == small and model.structure == structure
     same(loaded, variables)
+    on_host = dms_jax.load(finished, host=True)[1]
+    assert all(isinstance(leaf, np.ndarray) and leaf.flags.c_contiguous for leaf in jax.tree.leaves(on_host))
+    same(on_host, variables)
 
 
 def test_load_changes_nothing(finished):
