@@ -37,6 +37,7 @@ def variants(base: Settings) -> Variants:
     lengths = {f"{n} of {STEPS} steps": change(search_steps=n) for n in (50, 100, 200, 400, 600)}
     judged = {name: change(importance=name) for name in ("fisher", "snip", "magnitude", "index")}
     tables = {
+        "rate of the ratios (usual: falling by a cosine)": {"constant": change(ratio_schedule="constant")},
         "length of the search": lengths,
         "share of the search in which the target shrinks (usual: 0.8)": {
             f"{x}": change(decay=x) for x in (0.4, 0.6, 1.0)

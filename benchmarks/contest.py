@@ -44,7 +44,7 @@ class Settings:
       budget: fraction of the full network's MACs.
       steps: after pretraining, search included; of retraining alone where it starts from new weights.
       search_steps: of them, for strategies that search.
-      rate: Adam's learning rate on the ratios times the steps after the warm-up.
+      rate: Adam's mean learning rate on the ratios times the steps after the warm-up.
       retrain: "sliced" goes on with the search's weights, "scratch" with new ones, "none" not at all.
       pretrained: the search starts from the pretrained supernet, not from random weights.
       warmup: first steps of the search in which the ratios stay open.
@@ -55,6 +55,7 @@ class Settings:
       schedule: "joint", one over search and finetuning, or "restart": half the peak all through the search, then a
         new optimiser with a schedule over what remains. The search for a structure to be trained from new weights has
         that constant rate, too.
+      ratio_schedule: "cosine" or "constant", of `Search`.
     """
 
     strategy: str
@@ -73,6 +74,7 @@ class Settings:
     sharpness: float = 1.0
     start_open: bool = True
     schedule: str = "joint"
+    ratio_schedule: str = "constant"
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -184,6 +186,7 @@ def _search(task: Task, settings: Settings) -> Search:
         importance_decay=settings.importance_decay,
         strategy=_strategy(settings),
         weight=settings.weight,
+        ratio_schedule="cosine" if settings.ratio_schedule == "cosine" else "constant",
     )
 
 

@@ -42,9 +42,10 @@ def main(options: Options) -> None:
     def seeds(label: str, budget: float) -> Sequence[int]:
         return (choice.SEED,) if options.quick else SEEDS.get(budget, OTHER_SEEDS)
 
+    tried = (choice.SEED,) if options.quick else choice.SEEDS
     try:
         for label, grid in grids.items():
-            contest.fill(f"how {label} searches", [(c, choice.SEED) for c in grid])
+            contest.fill(f"how {label} searches", [(c, seed) for seed in tried for c in grid])
         for budget in budgets:
             asked = [(s(budget), seed) for seed in seeds("", budget) for s in compared().values()]
             contest.fill(f"frontier, {percent(budget)}", asked)

@@ -32,7 +32,8 @@ def searched(steps: int, search_steps: int, retrain: str = "sliced") -> Methods:
     """Every strategy at the rate it has by itself."""
 
     def method(name: str, budget: float) -> Settings:
-        return Settings(name, budget, steps, search_steps, strategies.create(name).rate, retrain=retrain)
+        rate, own = strategies.create(name).rate, strategies.STRATEGIES[name].schedule
+        return Settings(name, budget, steps, search_steps, rate, retrain=retrain, ratio_schedule=own)
 
     return {label: partial(method, name) for label, name in SEARCHED.items()}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import flax.struct
 import jax
@@ -113,7 +113,10 @@ class Search:
       measure: how elements are evaluated.
       importance_decay: of the moving average.
       strategy: what turns ratios (its parameters) and importance into masks.
-      ratio_optimizer: default Adam at a constant `strategy.rate` / (steps after warm-up), no weight decay.
+      ratio_schedule: "cosine" lets Adam's rate on the ratios fall from twice `strategy.rate` / (steps after warm-up) to
+        0, so that their noise settles while the target stands still; "constant" is the paper's, at the mean of that.
+        None is the strategy's own.
+      ratio_optimizer: instead of Adam at that rate, without weight decay.
       weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
         paper's plain w * log(r / r_t).
       fold: multiply masks into parameters where possible; False runs every mask on activations (the reference).
@@ -136,6 +139,7 @@ class Search:
     measure: Measure = evaluation.taylor
     importance_decay: float = 0.99
     strategy: Strategy = DMS()
+    ratio_schedule: Literal["cosine", "constant"] | None = None
     ratio_optimizer: optax.GradientTransformation | None = None
     weight: float | None = None
     fold: bool = True
@@ -155,7 +159,7 @@ class Search:
         targets = {name: resources.budget(name, x, full[name], least[name], title) for name, x in self.budget.items()}
         object.__setattr__(self, "targets", targets)
         if self.ratio_optimizer is None:
-            object.__setattr__(self, "ratio_optimizer", optax.adam(self.strategy.rate / self.schedule.active))
+            object.__setattr__(self, "ratio_optimizer", optax.adam(self._ratio_rate()))
         object.__setattr__(self, "layout", Layout.of(self.space, self.limits))
         object.__setattr__(self, "_folding", self.space.folding_reads() if self.strategy.zeros else self.space)
 
@@ -316,6 +320,14 @@ class Search:
         """`[groups]` bool: depth and heads while refining."""
         refining = step >= self.schedule.steps - self.schedule.refine * self.schedule.active
         return refining & self.layout.coarse
+
+    def _ratio_rate(self) -> optax.Schedule | float:
+        """By the steps after the warm-up, which alone count for the ratios' optimiser."""
+        rate = self.strategy.rate / self.schedule.active
+        schedule = self.strategy.schedule if self.ratio_schedule is None else self.ratio_schedule
+        if schedule not in ("cosine", "constant"):
+            raise UserError(f"ratio_schedule {schedule!r} is not possible; give 'cosine' or 'constant'")
+        return optax.cosine_decay_schedule(2 * rate, self.schedule.active) if schedule == "cosine" else rate
 
     @property
     def _ratio_optimizer(self) -> optax.GradientTransformation:

@@ -35,7 +35,7 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.conduct import Experiment, conduct, warm_cosine
-from experiments.flags import ImportanceName, StrategyName
+from experiments.flags import ImportanceName, StrategyName, default
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 COMMAND = "python -m experiments.digits_search"
@@ -71,10 +71,10 @@ class Config:
     """Peak of SGD's cosine schedule (Nesterov momentum 0.9); the search runs at a constant fifth of it."""
     strategy: StrategyName = "dms"
     """What turns structure parameters and importance into masks: the method, or one of its rivals."""
-    ratio_rate: Annotated[
-        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the strategy's)")
-    ] = None
-    """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    ratio_rate: Annotated[float | None, default("the strategy's")] = None
+    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
+    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
     importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     weight: Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: balance)")] = None
@@ -168,6 +168,7 @@ def _search(config: Config) -> Search:
         measure=EVALUATIONS[config.importance].measure,
         importance_decay=EVALUATIONS[config.importance].decay,
         strategy=strategies.create(config.strategy, config.ratio_rate),
+        ratio_schedule=config.ratio_schedule,
         weight=config.weight,
     )
 

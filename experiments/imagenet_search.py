@@ -70,7 +70,9 @@ class Config:
     strategy: StrategyName = "dms"
     """What turns structure parameters and importance into masks: the method, or one of its rivals."""
     ratio_rate: Annotated[float | None, default("the strategy's")] = None
-    """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
+    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
     importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     weight: Annotated[float | None, default("balance")] = None
@@ -174,7 +176,8 @@ def _why(config: Config, row: Preset) -> str:
 
 def _identity(config: Config, row: Preset, work: Task, search: Search, steps: Steps) -> dict[str, Any]:
     """What makes the job the one it is, defaults filled in: the same job may be asked for in several ways."""
-    same = ("pipeline", "retrain", "controls", "importance", "weight", "keep", "least", "multiple", "strategy")
+    searched = ("importance", "weight", "keep", "least", "multiple", "strategy", "ratio_schedule")
+    same = ("pipeline", "retrain", "controls", *searched)
     return {
         "experiment": "imagenet_search",
         "model": row.model,
@@ -208,6 +211,7 @@ def _search(config: Config, row: Preset, work: Task) -> tuple[Search, Steps]:
         importance_decay=EVALUATIONS[config.importance].decay,
         weight=config.weight,
         strategy=strategies.create(config.strategy, config.ratio_rate),
+        ratio_schedule=config.ratio_schedule,
         accumulate=config.training.accumulate,
     )
     return search, steps

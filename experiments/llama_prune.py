@@ -101,7 +101,9 @@ class Config:
     strategy: StrategyName = "dms"
     """What turns structure parameters and importance into masks: the method, or one of its rivals."""
     ratio_rate: Annotated[float | None, default("the strategy's")] = None
-    """Learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
+    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
     importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     keep: tuple[str, ...] = ()
@@ -237,6 +239,7 @@ def _search(config: Config, model: Searchable, distillation: Distillation | None
         measure=EVALUATIONS[config.importance].measure,
         importance_decay=EVALUATIONS[config.importance].decay,
         strategy=strategies.create(config.strategy, config.ratio_rate),
+        ratio_schedule=config.ratio_schedule,
     )
 
 

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, resources
+from dms_jax.strategies import DMS, GradientEstimated
 from tests.counting import random_variables
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_GRADIENTS
 
@@ -144,6 +145,28 @@ def test_a_loss_that_is_not_a_number_keeps_the_importance_and_is_counted(space, 
     states, metrics = run(search, variables, 1)
     chex.assert_trees_all_equal(states[1].importance, states[0].importance)
     assert metrics[0]["importance_skipped"] == 4
+
+
+def test_the_rate_of_the_ratios_falls_from_twice_its_mean_to_nothing(space):
+    """Over the steps after the warm-up, 16; a rival's, and the paper's, stays."""
+
+    def rates(**options):
+        search = searcher(space, **options)
+        optimizer, gradient, ratios = search._ratio_optimizer, jnp.ones(3), jnp.zeros(3)
+        state, found = optimizer.init(ratios), []
+        for _ in range(16):  # of a constant gradient, so that Adam's steps are its rate
+            update, state = optimizer.update(gradient, state, ratios)
+            found.append(-float(np.asarray(update)[0]))
+        return found
+
+    mean = DMS().rate / 16
+    falling = rates()
+    assert falling[0] == pytest.approx(2 * mean, rel=1e-4) and falling[-1] < 0.02 * mean
+    assert np.mean(falling) == pytest.approx(mean, rel=0.1) and sorted(falling, reverse=True) == falling
+    assert rates(ratio_schedule="constant") == pytest.approx([mean] * 16, rel=1e-4)
+    assert rates(strategy=GradientEstimated()) == pytest.approx([GradientEstimated().rate / 16] * 16, rel=1e-4)
+    with pytest.raises(UserError, match="ratio_schedule 'linear' is not possible"):
+        searcher(space, ratio_schedule="linear")
 
 
 # --- the gradient on the ratios ----------------------------------------------------------------------------------

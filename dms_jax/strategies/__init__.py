@@ -32,7 +32,8 @@ def create(name: str, rate: float | None = None) -> Strategy:
 
     Args:
       name: one of `STRATEGIES`.
-      rate: learning rate of Adam on the structure parameters times the steps after the warm-up; None is the strategy's.
+      rate: mean learning rate of Adam on the structure parameters, times the steps after the warm-up; None is the
+        strategy's.
 
     Raises:
       UserError: no such strategy, or a rate that is not above 0.

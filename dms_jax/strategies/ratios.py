@@ -24,6 +24,7 @@ class DMS(Strategy):
     """
 
     title: ClassVar[str] = "DMS"
+    schedule: ClassVar[str] = "cosine"
 
     def init(self, layout: Layout) -> jax.Array:
         return jnp.asarray(layout.per_ratio(layout.open))

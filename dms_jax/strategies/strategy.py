@@ -48,11 +48,13 @@ class Strategy(ABC):
     """One way to turn structure parameters into masks. Immutable: parameters live in the `SearchState`.
 
     Args:
-      rate: learning rate of Adam on the parameters, times the steps after the warm-up: about how far a parameter can
-        move in a search.
+      rate: mean learning rate of Adam on the parameters, times the steps after the warm-up: about how far a parameter
+        can move in a search.
 
     Class attributes:
       title: in tables: "found by ...".
+      schedule: how the rate goes over a search, as `Search(ratio_schedule=...)` takes it. Those that have to follow the
+        target to its end keep it constant.
       zeros: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
         the axis, a mask of 0 under a ReLU passes no gradient to itself; (2) an element is judged as if its mask were 1,
         so that (m g)^2 of one that is out is the first-order change of the loss when it comes back. (What lies inside a
@@ -63,6 +65,7 @@ class Strategy(ABC):
 
     rate: float = 5.0
     title: ClassVar[str] = "another strategy"
+    schedule: ClassVar[str] = "constant"
     zeros: ClassVar[bool] = False
     across: ClassVar[bool] = False
 
