@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import optax
 
@@ -74,7 +74,7 @@ class Settings:
     sharpness: float = 1.0
     start_open: bool = True
     schedule: str = "joint"
-    ratio_schedule: str = "constant"
+    ratio_schedule: Literal["cosine", "constant"] = "constant"
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -186,7 +186,7 @@ def _search(task: Task, settings: Settings) -> Search:
         importance_decay=settings.importance_decay,
         strategy=_strategy(settings),
         weight=settings.weight,
-        ratio_schedule="cosine" if settings.ratio_schedule == "cosine" else "constant",
+        ratio_schedule=settings.ratio_schedule,
     )
 
 

@@ -115,7 +115,7 @@ class Search:
       strategy: what turns ratios (its parameters) and importance into masks.
       ratio_schedule: "cosine" lets Adam's rate on the ratios fall from twice `strategy.rate` / (steps after warm-up) to
         0, so that their noise settles while the target stands still; "constant" is the paper's, at the mean of that.
-        None is the strategy's own.
+        None becomes the strategy's own.
       ratio_optimizer: instead of Adam at that rate, without weight decay.
       weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
         paper's plain w * log(r / r_t).
@@ -158,6 +158,8 @@ class Search:
         title = self.space.title
         targets = {name: resources.budget(name, x, full[name], least[name], title) for name, x in self.budget.items()}
         object.__setattr__(self, "targets", targets)
+        if self.ratio_schedule is None:
+            object.__setattr__(self, "ratio_schedule", self.strategy.schedule)
         if self.ratio_optimizer is None:
             object.__setattr__(self, "ratio_optimizer", optax.adam(self._ratio_rate()))
         object.__setattr__(self, "layout", Layout.of(self.space, self.limits))
@@ -324,10 +326,9 @@ class Search:
     def _ratio_rate(self) -> optax.Schedule | float:
         """By the steps after the warm-up, which alone count for the ratios' optimiser."""
         rate = self.strategy.rate / self.schedule.active
-        schedule = self.strategy.schedule if self.ratio_schedule is None else self.ratio_schedule
-        if schedule not in ("cosine", "constant"):
-            raise UserError(f"ratio_schedule {schedule!r} is not possible; give 'cosine' or 'constant'")
-        return optax.cosine_decay_schedule(2 * rate, self.schedule.active) if schedule == "cosine" else rate
+        if self.ratio_schedule not in ("cosine", "constant"):
+            raise UserError(f"ratio_schedule {self.ratio_schedule!r} is not possible; give 'cosine' or 'constant'")
+        return optax.cosine_decay_schedule(2 * rate, self.schedule.active) if self.ratio_schedule == "cosine" else rate
 
     @property
     def _ratio_optimizer(self) -> optax.GradientTransformation:

@@ -21,12 +21,10 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from dms_jax import models, strategies
+from dms_jax import models
 from dms_jax.data import digits
 from dms_jax.data.batching import batches
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.importance import EVALUATIONS
-from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, optimizers, replicate, shard_batch, supervised
@@ -35,7 +33,7 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.conduct import Experiment, conduct, warm_cosine
-from experiments.flags import ImportanceName, StrategyName, default
+from experiments.flags import Searching
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 COMMAND = "python -m experiments.digits_search"
@@ -69,26 +67,11 @@ class Config:
     """Images a step, over all devices."""
     learning_rate: float = 0.1
     """Peak of SGD's cosine schedule (Nesterov momentum 0.9); the search runs at a constant fifth of it."""
-    strategy: StrategyName = "dms"
-    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
-    ratio_rate: Annotated[float | None, default("the strategy's")] = None
-    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
-    ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
-    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
-    importance: ImportanceName = "taylor"
-    """What an element is judged by; taylor_last: without the moving average."""
-    weight: Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: balance)")] = None
-    """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
-    keep: tuple[str, ...] = ()
-    """Groups of elements to leave alone, by glob patterns on their names: --keep "stage3/*" stem."""
-    least: dict[str, int] = field(default_factory=dict)
-    """Smallest number of elements of the groups that match, in pairs: --least "stage3/*" 8."""
-    multiple: dict[str, int] = field(default_factory=dict)
-    """Groups that match get a multiple of a number of elements, in pairs: --multiple "*" 8."""
     seed: int = 0
     """Of weights, batches and everything drawn."""
     workdir: str = "runs/digits"
     """The run directory: new, or that of this job, which then goes on."""
+    searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -99,8 +82,11 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
-        given = {name: value for name, value in dataclasses.asdict(self).items() if name != "workdir"}
-        return {"experiment": "digits_search", **given, "macs": None, "params": None, **self.budget}
+        given = {n: value for n, value in dataclasses.asdict(self).items() if n not in ("workdir", "searching")}
+        return {
+            "experiment": "digits_search", **given, **self.searching.identity, "macs": None, "params": None,
+            **self.budget,
+        }  # fmt: skip
 
     @property
     def phases(self) -> Steps:
@@ -118,8 +104,7 @@ class Config:
             raise UserError(f"--learning-rate {self.learning_rate} is not possible; give a number above 0, such as 0.1")
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
-        if self.weight is not None and not 0 <= self.weight < math.inf:
-            raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
+        self.searching.check()
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
         if self.batch % len(jax.devices()):
@@ -164,12 +149,7 @@ def _search(config: Config) -> Search:
         None if config.pipeline == "p-" else sgd(optax.constant_schedule(config.learning_rate / 5)),
         config.budget,
         Schedule(config.steps, warmup),
-        limits=Limits(config.keep, config.least, config.multiple),
-        measure=EVALUATIONS[config.importance].measure,
-        importance_decay=EVALUATIONS[config.importance].decay,
-        strategy=strategies.create(config.strategy, config.ratio_rate),
-        ratio_schedule=config.ratio_schedule,
-        weight=config.weight,
+        **config.searching.options,
     )
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import math
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
+from dms_jax import strategies
+from dms_jax.errors import UserError
+from dms_jax.importance import EVALUATIONS
+from dms_jax.projection import Limits
+from dms_jax.strategies import Strategy
 from dms_jax.training import processes
 
 StrategyName: TypeAlias = Literal[
@@ -21,6 +28,61 @@ ImportanceName: TypeAlias = Literal["taylor", "taylor_last", "snip", "fisher", "
 def default(what: str) -> Any:
     """Help of a flag that is None unless given."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {what})")
+
+
+@dataclass(frozen=True)
+class Searching:
+    """How a search judges and chooses, and what its result must respect."""
+
+    strategy: StrategyName = "dms"
+    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
+    ratio_rate: Annotated[float | None, default("the strategy's")] = None
+    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
+    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
+    importance: ImportanceName = "taylor"
+    """What an element is judged by; taylor_last: without the moving average."""
+    weight: Annotated[float | None, default("balance")] = None
+    """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
+    keep: tuple[str, ...] = ()
+    """Groups of elements to leave alone, by glob patterns on their names: --keep "stage3/*" stem."""
+    least: dict[str, int] = field(default_factory=dict)
+    """Smallest number of elements of the groups that match, in pairs: --least "stage3/*" 8."""
+    multiple: dict[str, int] = field(default_factory=dict)
+    """Groups that match, but for depth, get a multiple of a number of elements, in pairs: --multiple "*" 8."""
+
+    def check(self) -> None:
+        """Refuse what no search can be made of.
+
+        Raises:
+          UserError: a weight or a rate that is not possible.
+        """
+        if self.weight is not None and not 0 <= self.weight < math.inf:
+            raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
+        _ = self.chosen  # which refuses a rate
+
+    @property
+    def chosen(self) -> Strategy:
+        """The strategy, at its rate."""
+        return strategies.create(self.strategy, self.ratio_rate)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `dms_jax.Search` takes of it."""
+        return {
+            "limits": Limits(self.keep, self.least, self.multiple),
+            "measure": EVALUATIONS[self.importance].measure,
+            "importance_decay": EVALUATIONS[self.importance].decay,
+            "strategy": self.chosen,
+            "ratio_schedule": self.ratio_schedule,
+            "weight": self.weight,
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it makes a job the one it is, defaults filled in."""
+        filled = {"ratio_rate": self.chosen.rate, "ratio_schedule": self.ratio_schedule or self.chosen.schedule}
+        return {**dataclasses.asdict(self), **filled}
 
 
 @dataclass(frozen=True)

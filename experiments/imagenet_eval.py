@@ -24,7 +24,8 @@ from dms_jax.training import place, processes, supervised
 from experiments import recipes
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
-from experiments.image_task import described, network, prepare
+from experiments.image_networks import described, network
+from experiments.image_task import prepare
 
 COMMAND = "python -m experiments.imagenet_eval"
 

@@ -31,7 +31,8 @@ from experiments import recipes
 from experiments.conduct import say
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
-from experiments.image_task import Task, described, prepare
+from experiments.image_networks import described
+from experiments.image_task import Task, prepare
 from experiments.recipes import PRESETS
 
 COMMAND = "python -m experiments.imagenet_retrain"

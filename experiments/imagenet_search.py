@@ -22,10 +22,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from dms_jax import strategies
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.importance import EVALUATIONS
-from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import place, processes
@@ -33,9 +30,10 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
 from experiments import recipes
 from experiments.conduct import Experiment, conduct
-from experiments.flags import Hosts, ImportanceName, StrategyName, default
+from experiments.flags import Hosts, Searching, default
 from experiments.image_flags import Data, Training
-from experiments.image_task import Task, prepare, pretrained_images
+from experiments.image_networks import pretrained_images
+from experiments.image_task import Task, prepare
 from experiments.recipes import PRESETS, Preset
 
 COMMAND = "python -m experiments.imagenet_search"
@@ -67,28 +65,13 @@ class Config:
     """Where the small network starts from: the weights the search left, or new ones."""
     controls: bool = False
     """Also train, for as many steps, the same keep ratio everywhere and the full network."""
-    strategy: StrategyName = "dms"
-    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
-    ratio_rate: Annotated[float | None, default("the strategy's")] = None
-    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
-    ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
-    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
-    importance: ImportanceName = "taylor"
-    """What an element is judged by; taylor_last: without the moving average."""
-    weight: Annotated[float | None, default("balance")] = None
-    """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
-    keep: tuple[str, ...] = ()
-    """Groups of elements to leave alone, by glob patterns on their names: --keep "stage3/*" stem."""
-    least: dict[str, int] = field(default_factory=dict)
-    """Smallest number of elements of the groups that match, in pairs."""
-    multiple: dict[str, int] = field(default_factory=dict)
-    """Groups that match get a multiple of a number of elements, in pairs: --multiple "*" 8."""
     latency_batches: Annotated[tuple[int, ...], default("1 and 128; on CPU 1 and 8")] = ()
     """Batch sizes to measure latency at."""
     seed: int = 0
     """Of weights, batches and everything drawn."""
     workdir: Path = Path("runs/imagenet")
     """The run directory: new, or that of this job, which then goes on."""
+    searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
     data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
     training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
     hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
@@ -118,8 +101,7 @@ class Config:
             raise UserError("--weights are for pipelines p and p-; np searches from random weights")
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
-        if self.weight is not None and not 0 <= self.weight < math.inf:
-            raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
+        self.searching.check()
         if self.search_epochs is not None and not 0 < self.search_epochs < math.inf:
             raise UserError(f"--search-epochs {self.search_epochs} is not possible; give a number above 0")
         if any(batch < 1 for batch in self.latency_batches):
@@ -176,8 +158,6 @@ def _why(config: Config, row: Preset) -> str:
 
 def _identity(config: Config, row: Preset, work: Task, search: Search, steps: Steps) -> dict[str, Any]:
     """What makes the job the one it is, defaults filled in: the same job may be asked for in several ways."""
-    searched = ("importance", "weight", "keep", "least", "multiple", "strategy", "ratio_schedule")
-    same = ("pipeline", "retrain", "controls", *searched)
     return {
         "experiment": "imagenet_search",
         "model": row.model,
@@ -190,8 +170,8 @@ def _identity(config: Config, row: Preset, work: Task, search: Search, steps: St
         "search_steps": steps.search,
         "search_warmup_steps": search.schedule.warmup,
         "finetune_steps": steps.finetune,
-        **{name: getattr(config, name) for name in same},
-        "ratio_rate": search.strategy.rate,
+        **{name: getattr(config, name) for name in ("pipeline", "retrain", "controls")},
+        **config.searching.identity,
         **work.identity,
     }
 
@@ -206,12 +186,7 @@ def _search(config: Config, row: Preset, work: Task) -> tuple[Search, Steps]:
         None if config.pipeline == "p-" else work.optimizer_at(work.search_rate(steps.search)),
         config.budget(row),
         Schedule(steps.search, _warmup(config, row, work, steps.search)),
-        limits=Limits(config.keep, config.least, config.multiple),
-        measure=EVALUATIONS[config.importance].measure,
-        importance_decay=EVALUATIONS[config.importance].decay,
-        weight=config.weight,
-        strategy=strategies.create(config.strategy, config.ratio_rate),
-        ratio_schedule=config.ratio_schedule,
+        **config.searching.options,
         accumulate=config.training.accumulate,
     )
     return search, steps

@@ -29,13 +29,11 @@ import optax
 import tyro
 
 import dms_jax
-from dms_jax import export, models, strategies
+from dms_jax import export, models
 from dms_jax.data import text
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.importance import EVALUATIONS
 from dms_jax.pretrained import llama as pretrained
-from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, optimizers, place, processes, shard_batch
@@ -46,7 +44,7 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.conduct import Experiment, conduct, warm_cosine
-from experiments.flags import Hosts, ImportanceName, StrategyName, default
+from experiments.flags import Hosts, Searching, default
 
 COMMAND = "python -m experiments.llama_prune"
 BUNDLED = "llama_bytes"
@@ -98,26 +96,13 @@ class Config:
     """Compute every layer again in the backward pass instead of keeping its activations: for large models."""
     fsdp: int = 1
     """Over how many devices parameters and optimiser states are cut."""
-    strategy: StrategyName = "dms"
-    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
-    ratio_rate: Annotated[float | None, default("the strategy's")] = None
-    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
-    ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
-    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
-    importance: ImportanceName = "taylor"
-    """What an element is judged by; taylor_last: without the moving average."""
-    keep: tuple[str, ...] = ()
-    """Groups to leave alone, by glob patterns on their names: --keep depth "layer0/*"."""
-    least: dict[str, int] = field(default_factory=dict)
-    """Smallest number of elements of the groups that match, in pairs."""
-    multiple: dict[str, int] = field(default_factory=dict)
-    """Groups that match get a multiple of a number of elements, in pairs: --multiple "*/hidden" 64."""
     seed: int = 0
     """Of batches and new weights."""
     workdir: Path = Path("runs/llama")
     """The run directory: new, or that of this job, which then goes on."""
     cache: Annotated[Path | None, default("beside the workdir")] = None
     """Where the pretrained bundled decoder is kept, so that another budget needs no other pretraining."""
+    searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
     hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
 
     @property
@@ -130,10 +115,14 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
-        idle = ("workdir", "cache", "fsdp", "remat", "hosts")  # where and how it is computed
+        # where and how it is computed is no part of it
+        idle = ("workdir", "cache", "fsdp", "remat", "hosts", "searching")
         given = {name: value for name, value in dataclasses.asdict(self).items() if name not in idle}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        return {"experiment": "llama_prune", **plain, "macs": None, "params": None, **self.budget}
+        return {
+            "experiment": "llama_prune", **plain, **self.searching.identity, "macs": None, "params": None,
+            **self.budget,
+        }  # fmt: skip
 
     @property
     def phases(self) -> Steps:
@@ -143,6 +132,7 @@ class Config:
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
+        self.searching.check()
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
         for name in ("steps", "pretrain_steps", "finetune_steps", "batch", "length", "test_windows"):
@@ -235,11 +225,7 @@ def _search(config: Config, model: Searchable, distillation: Distillation | None
         None if config.pipeline == "p-" else adamw(optax.constant_schedule(config.learning_rate / 2)),
         config.budget,
         Schedule(config.steps),
-        limits=Limits(config.keep, config.least, config.multiple),
-        measure=EVALUATIONS[config.importance].measure,
-        importance_decay=EVALUATIONS[config.importance].decay,
-        strategy=strategies.create(config.strategy, config.ratio_rate),
-        ratio_schedule=config.ratio_schedule,
+        **config.searching.options,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class DMS(Strategy):
     """
 
     title: ClassVar[str] = "DMS"
-    schedule: ClassVar[str] = "cosine"
+    schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
 
     def init(self, layout: Layout) -> jax.Array:
         return jnp.asarray(layout.per_ratio(layout.open))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -65,7 +65,7 @@ class Strategy(ABC):
 
     rate: float = 5.0
     title: ClassVar[str] = "another strategy"
-    schedule: ClassVar[str] = "constant"
+    schedule: ClassVar[Literal["cosine", "constant"]] = "constant"
     zeros: ClassVar[bool] = False
     across: ClassVar[bool] = False
 

@@ -36,13 +36,14 @@ def calibrated(
     def changed(state: dict[str, Any], fixed: dict[str, Any], batch: Any, key: jax.Array) -> dict[str, Any]:
         return loss({**fixed, **state}, batch, key)[1][0]
 
-    names = jax.eval_shape(changed, {}, variables, batches(0), key)
+    batch = batches(0)  # once: a loader that is asked for another step than the next begins anew
+    names = jax.eval_shape(changed, {}, variables, batch, key)
     fixed = {name: tree for name, tree in variables.items() if name not in names}
     zeros = {name: jax.tree.map(jnp.zeros_like, variables[name]) for name in names}
     ones = jax.tree.map(jnp.ones_like, zeros)
     keys = [jax.random.fold_in(key, i) for i in range(count)]
-    total = first = changed(zeros, fixed, batches(0), keys[0])
-    kept = jax.tree.map(jnp.subtract, changed(ones, fixed, batches(0), keys[0]), first)
+    total = first = changed(zeros, fixed, batch, keys[0])
+    kept = jax.tree.map(jnp.subtract, changed(ones, fixed, batch, keys[0]), first)
     for i in range(1, count):
         total = jax.tree.map(jnp.add, total, changed(zeros, fixed, batches(i), keys[i]))
     return {**variables, **jax.tree.map(lambda s, m: s / (count * (1 - m)), total, kept)}

@@ -1,12 +1,8 @@
 """The command on a tiny network of random weights: searched, shrunk, finetuned, written and read back."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +19,12 @@ from dms_jax.pretrained import llama as pretrained
 from dms_jax.training import latency
 from experiments import llama_prune
 from tests.helpers import FLOAT32_LOGITS
+from tests.together import free_port, run_together
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = [f"w{i}" for i in range(28)]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -129,26 +125,10 @@ def test_stopped_and_resumed_is_never_stopped(original, data, tmp_path, monkeypa
 
 def test_two_processes_write_one_network(original, data, tmp_path):
     """Each reads its half of every batch; parameters are cut over both."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     hosts = [f"--coordinator=localhost:{port}", "--processes=2", "--fsdp=2"]
     job = arguments(original, data, tmp_path / "run", "--params=0.7", "--pipeline=p-", *hosts)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "experiments.llama_prune", *job, f"--process={i}"], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    try:
-        ended = [(*process.communicate(timeout=400), process.returncode) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [status for *_, status in ended] == [0, 0], ended
-    first, second = (out for out, *_ in ended)
+    first, second = run_together([["-m", "experiments.llama_prune", *job, f"--process={i}"] for i in range(2)])
     assert first.count("for transformers: ") == 1 and "for transformers" not in second
     model, variables = dms_jax.load(tmp_path / "run")
     tokens = np.arange(12, dtype=np.int32)[None] % 28

@@ -4,9 +4,6 @@ Key/value heads with several queries each, groups of all layers tied, a teacher,
 Run as a program this file is one of the two processes: `python test_llama_sharded.py RANK PORT DIRECTORY`.
 """
 
-import os
-import socket
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -26,6 +23,7 @@ from dms_jax.training.distillation import Distillation, taught
 from dms_jax.training.language import language_loss
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
+from tests.together import free_port, run_together
 
 ROOT = Path(__file__).parents[2]
 SEARCHED, FINETUNED, HALFWAY = 4, 2, 2
@@ -155,20 +153,8 @@ def test_eight_devices_are_one(one, eight, tmp_path):
 
 
 def test_two_processes_of_four_devices_are_one_of_eight(eight, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), port, str(tmp_path)], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    for process in processes:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
+    port = str(free_port())
+    run_together([[__file__, str(rank), port, str(tmp_path)] for rank in (0, 1)])
     expected = [*eight.losses, *jax.tree.leaves((eight.state, eight.small))]
     for rank in (0, 1):
         with np.load(tmp_path / f"{rank}.npz") as found:

@@ -4,9 +4,6 @@ Run as a program this file is one of two: `python test_processes.py loop|job|exp
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -46,6 +43,7 @@ from experiments.conduct import Experiment, conduct
 from tests import tiny
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
+from tests.together import free_port, run_together
 
 ROOT = Path(__file__).parents[2]
 STEPS, LOG_EVERY, STOP_AT = 9, 4, 5
@@ -181,26 +179,8 @@ def _fail():
 
 def outputs(what: str, directory: Path) -> list[str]:
     """Run both processes to their end: what each printed."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, __file__, what]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank), port, str(directory)], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        ended = [(*process.communicate(timeout=400), process.returncode) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for _, err, status in ended:
-        assert status == 0, err
-    return [out for out, _, _ in ended]
+    port = str(free_port())
+    return run_together([[__file__, what, str(rank), port, str(directory)] for rank in (0, 1)])
 
 
 def test_two_processes_equal_one_device_and_stop_together(tmp_path):
