@@ -1,4 +1,4 @@
-"""The figures of `docs/method.md`, from the operator itself and from one search on scikit-learn's digits.
+"""The figures of `docs/method.md` and the README, from the operator and from one search on scikit-learn's digits.
 
     python -m benchmarks.figures [--quick]
 
@@ -119,7 +119,8 @@ def main(options: Options) -> None:
 def search(setting: Setting, directory: Path) -> Story:
     """Pretrain, gather importance, search; or what is left of it."""
     config, mesh, key = setting.config, make_mesh(jax.devices()[:1]), jax.random.key(setting.config.seed)
-    model = models.create(config.model, num_classes=digits.CLASSES, **setting.network)
+    words = {"name": config.model, "arguments": {"num_classes": digits.CLASSES, **setting.network}}
+    model = models.create(config.model, **words["arguments"])
     space, loss = SearchSpace.from_model(model, EXAMPLE), supervised.classification_loss(model)
     draw = batches(digits.load().train, config.batch, config.seed)
     identity = {"experiment": "figures", "setting": dataclasses.asdict(setting)}
@@ -134,7 +135,7 @@ def search(setting: Setting, directory: Path) -> Story:
         gathered = job.search("gather", gather, pretrained)
         weights = sgd(optax.constant_schedule(config.learning_rate / 5))
         searched = Search(space, loss, weights, {"macs": setting.budget}, Schedule(config.steps))
-        structure = searched.structure(job.search("search", searched, pretrained))
+        structure = searched.structure(job.search("search", searched, pretrained), words)
     return Story(
         importance={name: np.asarray(c) for name, c in gathered.importance.items()},
         structure=_without_removed(structure.to_json()),
@@ -156,7 +157,7 @@ def _mask_records(path: Path) -> list[Record]:
 
 
 def figures(story: Story) -> dict[str, Figure]:
-    """All figures by the last part of their names, in the order of the page."""
+    """All figures by the last part of their names: those of the page in its order, and that of the README."""
     return {
         "operator": method_pictures.operator(),
         "ranks": method_pictures.ranks(widths_of(story.importance, story.structure)),
@@ -164,6 +165,7 @@ def figures(story: Story) -> dict[str, Figure]:
         "masks": pictures.masks(story.masks, story.structure),
         "widths": method_pictures.widths(story.masks, story.structure),
         "losses": pictures.losses(story.metrics),
+        "kept": pictures.widths(story.structure),
     }
 
 

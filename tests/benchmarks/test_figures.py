@@ -11,7 +11,7 @@ from tests.helpers import FLOAT32_ROUNDING
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/method.md"
-NAMES = {"operator", "ranks", "masks", "widths", "resources", "losses"}
+NAMES = {"kept", "operator", "ranks", "masks", "widths", "resources", "losses"}
 LARGEST = 150_000  # bytes of a picture in a repository
 
 
@@ -20,7 +20,7 @@ def test_quick(hasty, tmp_path, capsys):
     options = figures.Options(quick=True, workdir=tmp_path / "run", pictures=tmp_path / "drawn")
     figures.main(options)
     printed = capsys.readouterr().out.split()
-    assert printed == [str(tmp_path / f"drawn/method_{name}.svg") for name in figures_in_order()]
+    assert printed == [str(tmp_path / f"drawn/method_{name}.svg") for name in [*figures_in_order(), "kept"]]
     drawn = {path: path.read_bytes() for path in (tmp_path / "drawn").iterdir()}
     assert {path.stem for path in drawn} == {f"method_{name}" for name in NAMES}
     for content in drawn.values():
