@@ -56,6 +56,7 @@ class Settings:
         new optimiser with a schedule over what remains. The search for a structure to be trained from new weights has
         that constant rate, too.
       ratio_schedule: "cosine" or "constant", of `Search`.
+      residual: the residual width may shrink, too, on a task that leaves it alone.
     """
 
     strategy: str
@@ -75,6 +76,7 @@ class Settings:
     start_open: bool = True
     schedule: str = "joint"
     ratio_schedule: Literal["cosine", "constant"] = "constant"
+    residual: bool = False
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -98,6 +100,7 @@ def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag,
     Raises:
       Interrupted: the flag was up.
     """
+    task = task.with_residual() if settings.residual else task
     try:
         return _compete(_Work(task, seed, interrupt, say, settings=settings))
     except UserError as error:  # a search that diverged is a result, too

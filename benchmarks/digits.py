@@ -41,7 +41,7 @@ def digits_methods(steps: int, search_steps: int) -> tuple[Methods, Methods]:
         **methods.rules(["uniform", "one Taylor threshold"], steps),
         **methods.unpruned(steps),
     }
-    return main, {**methods.rules(["uniform, layers too"], steps), **searched}
+    return main, {**methods.rules(["uniform, by Taylor", "uniform, layers too"], steps), **searched}
 
 
 def main(options: Options) -> None:

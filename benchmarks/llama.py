@@ -44,7 +44,7 @@ def simple_methods(options: Options, steps: int) -> Methods:
     if options.quick:
         return methods.rules(["uniform"], steps)
     return {
-        **methods.rules(["uniform", "uniform, layers too", "one Taylor threshold"], steps),
+        **methods.rules(["uniform", "uniform, by Taylor", "uniform, layers too", "one Taylor threshold"], steps),
         **methods.unpruned(steps),
     }
 

@@ -9,13 +9,16 @@ from functools import partial
 from benchmarks.contest import CONTROL, Settings
 from dms_jax import strategies
 
-Methods = Mapping[str, Callable[[float], Settings]]
-"""Label -> settings at a fraction of the MACs."""
+Method = Callable[[float], Settings]
+"""Settings at a fraction of the MACs."""
+Methods = Mapping[str, Method]
+"""By label."""
 
 OURS = strategies.DMS.title
 SEARCHED = {strategy.title: name for name, strategy in strategies.STRATEGIES.items()}
 RULES = {
     "uniform": "uniform",
+    "uniform, by Taylor": "uniform_taylor",
     "uniform, layers too": "uniform_depth",
     "one Taylor threshold": "threshold",
     "random": "random",

@@ -26,7 +26,7 @@ def frozen_methods(steps: int) -> Methods:
     """Strategies that leave the weights alone."""
     return {
         **methods.searched(steps, steps, retrain="none"),
-        **methods.rules(["one Taylor threshold", "uniform", "random"], 0, retrain="none"),
+        **methods.rules(["one Taylor threshold", "uniform", "uniform, by Taylor", "random"], 0, retrain="none"),
         **methods.unpruned(0, retrain="none"),
     }
 

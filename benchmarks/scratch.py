@@ -4,7 +4,8 @@
 
 At 20 and 10 % of the MACs on text, at 10 and 4 % on digits, three seeds: the structure that DMS finds in a pretrained
 supernet, the one it finds from random weights (pipeline np, with a warm-up), the same keep ratio everywhere (with all
-blocks, and with blocks thinned, too), and random structures. All start from new weights and take equally many steps on
+blocks, with blocks thinned, too, and with the residual width that is otherwise left alone on text), and random
+structures. All start from new weights and take equally many steps on
 equal batches; what the searches cost comes on top and is in the table. About an hour and a half on one core.
 """
 
@@ -19,7 +20,7 @@ from benchmarks.comparison import always, tables
 from benchmarks.contest import Settings
 from benchmarks.digits import digits_contest
 from benchmarks.llama import QUICK_STEPS, text_contest, usual
-from benchmarks.methods import Methods
+from benchmarks.methods import Method
 
 SEEDS = (0, 1, 2)
 OURS = "DMS, from a pretrained supernet"
@@ -39,7 +40,7 @@ def main(options: Options) -> None:
     else:
         seeds = SEEDS
         tasks = [
-            (text, TEXT_BUDGETS, structures(TEXT_STEPS, best)),
+            (text, TEXT_BUDGETS, structures(TEXT_STEPS, best) | residual(TEXT_STEPS)),
             (digits_contest(options), DIGITS_BUDGETS, structures(DIGITS_STEPS, best)),
         ]
     parts = ["`python -m benchmarks.scratch`: every structure retrained from new weights; lower is better."]
@@ -55,7 +56,16 @@ def main(options: Options) -> None:
         write_section("scratch", title, "\n\n".join(filter(None, parts)), quick=options.quick)
 
 
-def structures(steps: int, best: Settings) -> Methods:
+def residual(steps: int) -> dict[str, Method]:
+    """A thinner residual stream as well, for a task that leaves it alone."""
+    return {
+        "uniform, residual width too": lambda budget: Settings(
+            "uniform", budget, steps, retrain="scratch", residual=True
+        )
+    }
+
+
+def structures(steps: int, best: Settings) -> dict[str, Method]:
     """Label -> settings."""
     found = dataclasses.replace(best, steps=steps, retrain="scratch")
     length = round(RANDOM_SEARCH_SHARE * steps)

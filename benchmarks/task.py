@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Task:
       pretrain_steps: of the supernet.
       scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better; valid is what choices look at.
       unit: of the scores.
+      residual: a space with the residual width as one more group; None where `space` has it already.
     """
 
     name: str
@@ -64,12 +65,23 @@ class Task:
     pretrain_steps: int
     scores: Callable[[nn.Module, Any, int], dict[str, float]]
     unit: Unit
+    residual: SearchSpace | None = None
     _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 
     @property
     def model(self) -> Any:
         """The full network."""
         return self.space.model
+
+    def with_residual(self) -> Task:
+        """This task with the residual width among what may shrink; the supernets are the same.
+
+        Raises:
+          ValueError: it is among it already.
+        """
+        if self.residual is None:
+            raise ValueError(f"the residual width of {self.name} is searched as it is")
+        return replace(self, space=self.residual, residual=None)
 
     def new(self, model: nn.Module, seed: int) -> dict[str, Any]:
         """Random variables of a network of this task."""

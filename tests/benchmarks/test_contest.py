@@ -78,3 +78,10 @@ def test_other_options_are_other_cells(task):
     paths = {settings.cell(t, defaults, seed).path for t in (task, other) for seed in (0, 1)}
     assert len(paths) == 4
     assert settings.cell(task, defaults, 0).path == dataclasses.replace(settings).cell(task, defaults, 0).path
+
+
+def test_the_residual_width_shrinks_where_it_may(task):
+    thin = _run(task, Settings("uniform", 0.5, STEPS, residual=True))
+    usual = _run(task, Settings("uniform", 0.5, STEPS))
+    assert thin["kept"]["width"] < QUICK.width and "width" not in usual["kept"]
+    assert max(thin["macs"], usual["macs"]) <= 0.5 * task.space.resources()["macs"]
