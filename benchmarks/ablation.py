@@ -38,6 +38,11 @@ def variants(base: Settings) -> Variants:
     judged = {name: change(importance=name) for name in ("fisher", "snip", "magnitude", "index")}
     tables = {
         "rate of the ratios (usual: falling by a cosine)": {"constant": change(ratio_schedule="constant")},
+        "share of that rate at which ratios move together (usual: 0.8)": {
+            "0, each by itself": change(ratio_together=0.0),
+            **{f"{x:g}": change(ratio_together=x) for x in (0.5, 0.95)},
+            "0, and constant: as in the paper": change(ratio_together=0.0, ratio_schedule="constant"),
+        },
         "length of the search": lengths,
         "share of the search in which the target shrinks (usual: 0.8)": {
             f"{x}": change(decay=x) for x in (0.4, 0.6, 1.0)

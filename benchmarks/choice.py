@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from benchmarks import methods
 from benchmarks.command import Contest, table
 from benchmarks.contest import Settings
-from dms_jax import strategies
 
 SEED, SEEDS = 99, (99, 98)
 """Not among the seeds that are reported; quick runs take the first alone."""
@@ -19,10 +19,9 @@ RATES = (0.5, 1.0, 2.0)
 
 def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
     """The candidates of one strategy that searches; one that learns no structure has no rate to choose."""
-    rates = (1.0,) if strategy == "iterative" else RATES
-    usual, own = strategies.create(strategy).rate, strategies.STRATEGIES[strategy].schedule
+    rates, own = (1.0,) if strategy == "iterative" else RATES, methods.own(strategy)
     return [
-        Settings(strategy, budget, steps, round(share * steps), usual * rate, ratio_schedule=own)
+        Settings(strategy, budget, steps, round(share * steps), **{**own, "rate": own["rate"] * rate})
         for share in SEARCH_SHARES
         for rate in rates
     ]

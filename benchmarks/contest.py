@@ -55,7 +55,7 @@ class Settings:
       schedule: "joint", one over search and finetuning, or "restart": half the peak all through the search, then a
         new optimiser with a schedule over what remains. The search for a structure to be trained from new weights has
         that constant rate, too.
-      ratio_schedule: "cosine" or "constant", of `Search`.
+      ratio_schedule, ratio_together: of `Search`.
       residual: the residual width may shrink, too, on a task that leaves it alone.
     """
 
@@ -76,6 +76,7 @@ class Settings:
     start_open: bool = True
     schedule: str = "joint"
     ratio_schedule: Literal["cosine", "constant"] = "constant"
+    ratio_together: float = 0.0
     residual: bool = False
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
@@ -190,6 +191,7 @@ def _search(task: Task, settings: Settings) -> Search:
         strategy=_strategy(settings),
         weight=settings.weight,
         ratio_schedule=settings.ratio_schedule,
+        ratio_together=settings.ratio_together,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from benchmarks.contest import CONTROL, Settings
 from dms_jax import strategies
@@ -31,12 +32,17 @@ def at(settings: Settings, budget: float) -> Settings:
     return dataclasses.replace(settings, budget=budget)
 
 
+def own(name: str) -> dict[str, Any]:
+    """How the parameters of a strategy move where nobody says otherwise."""
+    strategy = strategies.create(name)
+    return {"rate": strategy.rate, "ratio_schedule": strategy.schedule, "ratio_together": strategy.together}
+
+
 def searched(steps: int, search_steps: int, retrain: str = "sliced") -> Methods:
     """Every strategy at the rate it has by itself."""
 
     def method(name: str, budget: float) -> Settings:
-        rate, own = strategies.create(name).rate, strategies.STRATEGIES[name].schedule
-        return Settings(name, budget, steps, search_steps, rate, retrain=retrain, ratio_schedule=own)
+        return Settings(name, budget, steps, search_steps, retrain=retrain, **own(name))
 
     return {label: partial(method, name) for label, name in SEARCHED.items()}
 

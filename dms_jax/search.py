@@ -27,6 +27,7 @@ from dms_jax.errors import UserError
 from dms_jax.gradients import value_and_grad
 from dms_jax.importance import Evidence, Measure
 from dms_jax.projection import Limits
+from dms_jax.ratio_optimizer import adam_together
 from dms_jax.space import SearchSpace
 from dms_jax.strategies import DMS, Context, Layout, Strategy
 from dms_jax.structure import Structure
@@ -116,6 +117,8 @@ class Search:
       ratio_schedule: "cosine" lets Adam's rate on the ratios fall from twice `strategy.rate` / (steps after warm-up) to
         0, so that their noise settles while the target stands still; "constant" is the paper's, at the mean of that.
         None becomes the strategy's own.
+      ratio_together: share in [0, 1) of that rate at which the ratios of widths and heads move together, the rest being
+        every ratio's own (see `ratio_optimizer.adam_together`); 0 is the paper's, None becomes the strategy's own.
       ratio_optimizer: instead of Adam at that rate, without weight decay.
       weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
         paper's plain w * log(r / r_t).
@@ -140,6 +143,7 @@ class Search:
     importance_decay: float = 0.99
     strategy: Strategy = DMS()
     ratio_schedule: Literal["cosine", "constant"] | None = None
+    ratio_together: float | None = None
     ratio_optimizer: optax.GradientTransformation | None = None
     weight: float | None = None
     fold: bool = True
@@ -160,9 +164,11 @@ class Search:
         object.__setattr__(self, "targets", targets)
         if self.ratio_schedule is None:
             object.__setattr__(self, "ratio_schedule", self.strategy.schedule)
-        if self.ratio_optimizer is None:
-            object.__setattr__(self, "ratio_optimizer", optax.adam(self._ratio_rate()))
+        if self.ratio_together is None:
+            object.__setattr__(self, "ratio_together", self.strategy.together)
         object.__setattr__(self, "layout", Layout.of(self.space, self.limits))
+        if self.ratio_optimizer is None:
+            object.__setattr__(self, "ratio_optimizer", self._usual_ratio_optimizer())
         object.__setattr__(self, "_folding", self.space.folding_reads() if self.strategy.zeros else self.space)
 
     # --- state ---
@@ -322,6 +328,18 @@ class Search:
         """`[groups]` bool: depth and heads while refining."""
         refining = step >= self.schedule.steps - self.schedule.refine * self.schedule.active
         return refining & self.layout.coarse
+
+    def _usual_ratio_optimizer(self) -> optax.GradientTransformation:
+        """Adam, with what widths and heads have in common apart where they move together."""
+        share, c = self.ratio_together or 0.0, self.layout
+        if not 0 <= share < 1:
+            raise UserError(f"ratio_together {share} is not possible; give a share of at least 0 and below 1")
+        if not share:
+            return optax.adam(self._ratio_rate())
+        if not self.strategy.ratios:
+            raise UserError(f"{self.strategy.title} has no ratios that could move together; leave ratio_together out")
+        depth = np.array([group.kind == "depth" for group in self.space.groups.values()])
+        return adam_together(self._ratio_rate(), share, c.per_ratio(~depth & ~c.fixed))
 
     def _ratio_rate(self) -> optax.Schedule | float:
         """By the steps after the warm-up, which alone count for the ratios' optimiser."""

@@ -40,6 +40,8 @@ class Searching:
     """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
     ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
     """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
+    ratio_together: Annotated[float | None, default("the strategy's")] = None
+    """Share of that rate at which the ratios of widths and heads move together; 0, as in the paper: each by itself."""
     importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     weight: Annotated[float | None, default("balance")] = None
@@ -75,13 +77,19 @@ class Searching:
             "importance_decay": EVALUATIONS[self.importance].decay,
             "strategy": self.chosen,
             "ratio_schedule": self.ratio_schedule,
+            "ratio_together": self.ratio_together,
             "weight": self.weight,
         }
 
     @property
     def identity(self) -> dict[str, Any]:
         """What of it makes a job the one it is, defaults filled in."""
-        filled = {"ratio_rate": self.chosen.rate, "ratio_schedule": self.ratio_schedule or self.chosen.schedule}
+        together = self.chosen.together if self.ratio_together is None else self.ratio_together
+        filled = {
+            "ratio_rate": self.chosen.rate,
+            "ratio_schedule": self.ratio_schedule or self.chosen.schedule,
+            "ratio_together": together,
+        }
         return {**dataclasses.asdict(self), **filled}
 
 

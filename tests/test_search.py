@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, resources
-from dms_jax.strategies import DMS, GradientEstimated
+from dms_jax.strategies import DMS, GradientEstimated, Iterative
 from tests.counting import random_variables
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_GRADIENTS
 
@@ -147,26 +147,43 @@ def test_a_loss_that_is_not_a_number_keeps_the_importance_and_is_counted(space, 
     assert metrics[0]["importance_skipped"] == 4
 
 
+def _rates(search):
+    """Minus the updates of a gradient of ones, over the 16 steps after the warm-up, [16, ratios]: Adam's rates."""
+    ratios = search.strategy.init(search.layout)
+    optimizer, gradient, found = search._ratio_optimizer, jnp.ones_like(ratios), []
+    state = optimizer.init(ratios)
+    for _ in range(16):
+        update, state = optimizer.update(gradient, state, ratios)
+        found.append(-np.asarray(update))
+    return np.stack(found)
+
+
 def test_the_rate_of_the_ratios_falls_from_twice_its_mean_to_nothing(space):
     """Over the steps after the warm-up, 16; a rival's, and the paper's, stays."""
-
-    def rates(**options):
-        search = searcher(space, **options)
-        optimizer, gradient, ratios = search._ratio_optimizer, jnp.ones(3), jnp.zeros(3)
-        state, found = optimizer.init(ratios), []
-        for _ in range(16):  # of a constant gradient, so that Adam's steps are its rate
-            update, state = optimizer.update(gradient, state, ratios)
-            found.append(-float(np.asarray(update)[0]))
-        return found
-
-    mean = DMS().rate / 16
-    falling = rates()
+    mean, wide = DMS().rate / 16, list(space.groups).index("wide")
+    falling = _rates(searcher(space))[:, wide]
     assert falling[0] == pytest.approx(2 * mean, rel=1e-4) and falling[-1] < 0.02 * mean
-    assert np.mean(falling) == pytest.approx(mean, rel=0.1) and sorted(falling, reverse=True) == falling
-    assert rates(ratio_schedule="constant") == pytest.approx([mean] * 16, rel=1e-4)
-    assert rates(strategy=GradientEstimated()) == pytest.approx([GradientEstimated().rate / 16] * 16, rel=1e-4)
+    assert np.mean(falling) == pytest.approx(mean, rel=0.1) and list(sorted(falling, reverse=True)) == list(falling)
+    constant = _rates(searcher(space, ratio_schedule="constant"))[:, wide]
+    np.testing.assert_allclose(constant, mean, rtol=1e-4)
+    rival = _rates(searcher(space, strategy=GradientEstimated()))
+    np.testing.assert_allclose(rival, GradientEstimated().rate / 16, rtol=1e-4)
     with pytest.raises(UserError, match="ratio_schedule 'linear' is not possible"):
         searcher(space, ratio_schedule="linear")
+
+
+def test_widths_move_together_and_depth_by_itself(space):
+    """A fifth of the rate is every ratio's own; at a share of 0, the paper's, all of it."""
+    depth = np.array([group.kind == "depth" for group in space.groups.values()])
+    first = _rates(searcher(space, ratio_schedule="constant"))[0] * 16 / DMS().rate
+    np.testing.assert_allclose(first, np.where(depth, 0.2, 1.0), rtol=1e-4)
+    np.testing.assert_allclose(
+        _rates(searcher(space, ratio_schedule="constant", ratio_together=0.0))[0], DMS().rate / 16, rtol=1e-4
+    )
+    with pytest.raises(UserError, match="ratio_together 1.0 is not possible"):
+        searcher(space, ratio_together=1.0)
+    with pytest.raises(UserError, match="iterative threshold has no ratios that could move together"):
+        searcher(space, strategy=Iterative(), ratio_together=0.5)
 
 
 # --- the gradient on the ratios ----------------------------------------------------------------------------------

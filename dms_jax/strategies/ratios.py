@@ -25,6 +25,8 @@ class DMS(Strategy):
 
     title: ClassVar[str] = "DMS"
     schedule: ClassVar[Literal["cosine", "constant"]] = "cosine"
+    ratios: ClassVar[bool] = True
+    together: ClassVar[float] = 0.8
 
     def init(self, layout: Layout) -> jax.Array:
         return jnp.asarray(layout.per_ratio(layout.open))
@@ -82,6 +84,7 @@ class GradientEstimated(Strategy):
     """
 
     title: ClassVar[str] = "gradient-estimated top-k"
+    ratios: ClassVar[bool] = True
     zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> jax.Array:

@@ -55,6 +55,8 @@ class Strategy(ABC):
       title: in tables: "found by ...".
       schedule: how the rate goes over a search, as `Search(ratio_schedule=...)` takes it. Those that have to follow the
         target to its end keep it constant.
+      ratios: the parameters are `[ratios]` pruning ratios.
+      together: the share of the rate at which ratios move together, as `Search(ratio_together=...)` takes it.
       zeros: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
         the axis, a mask of 0 under a ReLU passes no gradient to itself; (2) an element is judged as if its mask were 1,
         so that (m g)^2 of one that is out is the first-order change of the loss when it comes back. (What lies inside a
@@ -66,6 +68,8 @@ class Strategy(ABC):
     rate: float = 5.0
     title: ClassVar[str] = "another strategy"
     schedule: ClassVar[Literal["cosine", "constant"]] = "constant"
+    ratios: ClassVar[bool] = False
+    together: ClassVar[float] = 0.0
     zeros: ClassVar[bool] = False
     across: ClassVar[bool] = False
 

@@ -1,0 +1,53 @@
+"""Ratios that move together, against Adam on each part alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dms_jax.ratio_optimizer import adam_together
+from tests.helpers import FLOAT32_GRADIENTS
+
+RATE = 0.1
+MEMBERS = np.array([True, False, True, True])
+
+
+def _updates(optimizer, gradients):
+    state, update, found = optimizer.init(jnp.zeros(gradients.shape[1:])), jax.jit(optimizer.update), []
+    for g in gradients:
+        moved, state = update(g, state)
+        found.append(np.asarray(moved))
+    return np.stack(found)
+
+
+@pytest.fixture
+def gradients():
+    return jax.random.normal(jax.random.key(0), (8, 4))
+
+
+def test_the_first_step_is_the_signs_own_and_common(gradients):
+    g = np.asarray(gradients[0])
+    expected = -RATE * (0.25 * np.sign(g) + 0.75 * MEMBERS * np.sign(g[MEMBERS].sum()))
+    np.testing.assert_allclose(_updates(adam_together(RATE, 0.75, MEMBERS), gradients)[0], expected, rtol=1e-5)
+
+
+def test_it_is_adam_of_each_plus_adam_of_the_sum(gradients):
+    together = _updates(adam_together(RATE, 0.75, MEMBERS), gradients)
+    own = _updates(optax.adam(RATE), gradients)
+    common = _updates(optax.adam(RATE), gradients[:, MEMBERS].sum(axis=1))
+    np.testing.assert_allclose(
+        together, 0.25 * own + 0.75 * MEMBERS * common[:, None], rtol=FLOAT32_GRADIENTS, atol=1e-7
+    )
+
+
+def test_a_share_of_nothing_is_adam(gradients):
+    np.testing.assert_array_equal(
+        _updates(adam_together(RATE, 0.0, MEMBERS), gradients), _updates(optax.adam(RATE), gradients)
+    )
+
+
+def test_the_rate_may_be_a_schedule(gradients):
+    falling = _updates(adam_together(optax.linear_schedule(RATE, 0.0, 8), 0.5, MEMBERS), gradients)
+    constant = _updates(adam_together(RATE, 0.5, MEMBERS), gradients)
+    np.testing.assert_allclose(falling, constant * (1 - np.arange(8) / 8)[:, None], rtol=FLOAT32_GRADIENTS, atol=1e-7)
