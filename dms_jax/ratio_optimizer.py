@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,15 +34,15 @@ def adam_together(
     """
     adam, chosen = optax.scale_by_adam(), jnp.asarray(members)
 
-    def init(ratios: optax.Params) -> TogetherState:
-        return TogetherState(adam.init(jnp.zeros((), jnp.float32)), adam.init(ratios))
+    def init(params: Any) -> TogetherState:
+        return TogetherState(adam.init(jnp.zeros((), jnp.float32)), adam.init(params))
 
-    def update(
-        gradient: optax.Updates, state: optax.OptState, ratios: optax.Params | None = None
-    ) -> tuple[optax.Updates, TogetherState]:
-        assert isinstance(state, TogetherState) and isinstance(gradient, jax.Array)
-        common, moments = adam.update(jnp.sum(jnp.where(chosen, gradient, 0.0)), state.common)
-        own, own_moments = adam.update(gradient, state.own)
-        return (1.0 - share) * own + share * jnp.where(chosen, common, 0.0), TogetherState(moments, own_moments)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, TogetherState]:
+        total: Any
+        alone: Any
+        total, common = adam.update(jnp.sum(jnp.where(chosen, updates, 0.0)), state.common)
+        alone, own = adam.update(updates, state.own)
+        moved = (1.0 - share) * alone + share * jnp.where(chosen, total, 0.0)
+        return moved, TogetherState(common, own)
 
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(rate))
