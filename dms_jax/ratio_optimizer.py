@@ -20,16 +20,17 @@ class TogetherState(NamedTuple):
 def adam_together(
     rate: optax.ScalarOrSchedule, share: float, members: np.ndarray | jax.Array
 ) -> optax.GradientTransformation:
-    """Adam that moves some ratios together, and each of them by itself more slowly.
+    """Adam that moves some ratios together, each of them by itself more slowly, and others as ever.
 
-        a_i <- a_i - rate ((1 - share) adam(g_i) + share adam(sum_j g_j))        j over the members; others: no sum
+        a_i <- a_i - rate ((1 - share) adam(g_i) + share adam(sum_j g_j))        members, j over all of them
+        a_i <- a_i - rate adam(g_i)                                              others
 
     A ratio's own gradient is mostly noise, and Adam gives noise the same steps as a signal: after a hundred steps the
     groups would differ by chance. What all say together is much surer, and is all that it takes to follow a target.
 
     Args:
       rate: of all together; its mean times the steps is about how far a ratio can move.
-      share: of the rate in [0, 1] that goes to the common movement; 0 is Adam.
+      share: of the members' rate in [0, 1] that goes to their common movement; 0 is Adam.
       members: `[ratios]` bool, those that take part in it.
     """
     adam, chosen = optax.scale_by_adam(), jnp.asarray(members)
@@ -42,7 +43,7 @@ def adam_together(
         alone: Any
         total, common = adam.update(jnp.sum(jnp.where(chosen, updates, 0.0)), state.common)
         alone, own = adam.update(updates, state.own)
-        moved = (1.0 - share) * alone + share * jnp.where(chosen, total, 0.0)
+        moved = jnp.where(chosen, (1.0 - share) * alone + share * total, alone)
         return moved, TogetherState(common, own)
 
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(rate))

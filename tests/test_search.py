@@ -173,13 +173,21 @@ def test_the_rate_of_the_ratios_falls_from_twice_its_mean_to_nothing(space):
 
 
 def test_widths_move_together_and_depth_by_itself(space):
-    """A fifth of the rate is every ratio's own; at a share of 0, the paper's, all of it."""
-    depth = np.array([group.kind == "depth" for group in space.groups.values()])
-    first = _rates(searcher(space, ratio_schedule="constant"))[0] * 16 / DMS().rate
-    np.testing.assert_allclose(first, np.where(depth, 0.2, 1.0), rtol=1e-4)
-    np.testing.assert_allclose(
-        _rates(searcher(space, ratio_schedule="constant", ratio_together=0.0))[0], DMS().rate / 16, rtol=1e-4
-    )
+    """Where the gradients of widths cancel, nothing is common, and a fifth of the rate is left."""
+    kinds = [group.kind for group in space.groups.values()]
+    wide = np.array([kind == "width" for kind in kinds])
+    signs = np.where(wide, np.where(np.cumsum(wide) % 2 == 1, 1.0, -1.0), 1.0)
+    signs[np.flatnonzero(wide)[-1]] = 0.0  # three widths: two against each other
+    assert wide.sum() == 3 and signs[wide].sum() == 0
+
+    def first(**options):
+        search = searcher(space, ratio_schedule="constant", **options)
+        optimizer, ratios = search._ratio_optimizer, search.strategy.init(search.layout)
+        update, _ = optimizer.update(jnp.asarray(signs), optimizer.init(ratios), ratios)
+        return -np.asarray(update) * 16 / DMS().rate
+
+    np.testing.assert_allclose(first(), np.where(wide, 0.2, 1.0) * signs, rtol=1e-4)
+    np.testing.assert_allclose(first(ratio_together=0.0), signs, rtol=1e-4)  # the paper's
     with pytest.raises(UserError, match="ratio_together 1.0 is not possible"):
         searcher(space, ratio_together=1.0)
     with pytest.raises(UserError, match="iterative threshold has no ratios that could move together"):
