@@ -117,9 +117,9 @@ class Search:
       ratio_schedule: "cosine" lets Adam's rate on the ratios fall from twice `strategy.rate` / (steps after warm-up) to
         0, so that their noise settles while the target stands still; "constant" is the paper's, at the mean of that.
         None becomes the strategy's own.
-      ratio_together: share in [0, 1) of that rate at which the ratios of widths and heads move together; at the rest each
-        moves by itself, and depth at all of it (`ratio_optimizer.adam_together`). 0 is the paper's, None becomes the
-        strategy's own.
+      ratio_together: share in [0, 1) of that rate at which the ratios of widths and heads move together; at the rest
+        each moves by itself, and depth at all of it (`ratio_optimizer.adam_together`). 0 is the paper's, None becomes
+        the strategy's own.
       ratio_optimizer: instead of Adam at that rate, without weight decay.
       weight: None balances the resource gradient against the task gradient and lets w follow the miss; a number is the
         paper's plain w * log(r / r_t).
