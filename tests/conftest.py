@@ -1,6 +1,21 @@
 """Settings of every test: the CPU, no silent rank promotion, hypothesis without deadlines."""
 
+import atexit
 import os
+import shutil
+import tempfile
+
+# What one test or process compiled, the others of this session load: programs repeat, above all the many small ones.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="dms_jax-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+# Workers run side by side: none needs threads of its own inside a product.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import hypothesis
 import jax
