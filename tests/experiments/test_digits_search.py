@@ -37,7 +37,7 @@ FLAGS = ["--steps=40", "--pretrain-steps=6", "--finetune-steps=30", "--batch=16"
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A folder of all workers of this session: what one runs, the others need not."""
+    """A folder of all workers of this session: what one compiles or runs, the others need not."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits_search"
     folder.mkdir(exist_ok=True)
@@ -46,11 +46,13 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(shared):
-    """Start the command in a directory, compiled fast rather than well."""
+    """Start the command in a directory; compilations are kept for the next time."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "COLUMNS": "60",
     }
     command = [sys.executable, "-m", "experiments.digits_search"]
