@@ -43,6 +43,9 @@ def variants(base: Settings) -> Variants:
             **{f"{x:g}": change(ratio_together=x) for x in (0.5, 0.95)},
             "0, and constant: as in the paper": change(ratio_together=0.0, ratio_schedule="constant"),
         },
+        "another strategy, moved as DMS is (usual: DMS)": {
+            "gradient-estimated top-k": change(strategy="gradient_estimated"),
+        },
         "length of the search": lengths,
         "share of the search in which the target shrinks (usual: 0.8)": {
             f"{x}": change(decay=x) for x in (0.4, 0.6, 1.0)

@@ -21,7 +21,7 @@ def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
     """The candidates of one strategy that searches; one that learns no structure has no rate to choose."""
     rates, own = (1.0,) if strategy == "iterative" else RATES, methods.own(strategy)
     return [
-        Settings(strategy, budget, steps, round(share * steps), **{**own, "rate": own["rate"] * rate})
+        Settings(strategy, budget, steps, round(share * steps), **own | {"rate": own["rate"] * rate})
         for share in SEARCH_SHARES
         for rate in rates
     ]

@@ -5,8 +5,8 @@
 At 20 and 10 % of the MACs on text, at 10 and 4 % on digits, three seeds: the structure that DMS finds in a pretrained
 supernet, the one it finds from random weights (pipeline np, with a warm-up), the same keep ratio everywhere (with all
 blocks, with blocks thinned, too, and with the residual width that is otherwise left alone on text), and random
-structures. All start from new weights and take equally many steps on
-equal batches; what the searches cost comes on top and is in the table. About an hour and a half on one core.
+structures. All start from new weights and take equally many steps on equal batches; what the searches cost comes on top
+and is in the table. About an hour and a half on one core.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Task:
       pretrain_steps: of the supernet.
       scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better; valid is what choices look at.
       unit: of the scores.
-      residual: a space with the residual width as one more group; None where `space` has it already.
+      residual: the model with the residual width as one more group; None where `space` has it already.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Task:
     pretrain_steps: int
     scores: Callable[[nn.Module, Any, int], dict[str, float]]
     unit: Unit
-    residual: SearchSpace | None = None
+    residual: nn.Module | None = None
     _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 
     @property
@@ -81,7 +81,7 @@ class Task:
         """
         if self.residual is None:
             raise ValueError(f"the residual width of {self.name} is searched as it is")
-        return replace(self, space=self.residual, residual=None)
+        return replace(self, space=SearchSpace.from_model(self.residual, *self.space.example), residual=None)
 
     def new(self, model: nn.Module, seed: int) -> dict[str, Any]:
         """Random variables of a network of this task."""

@@ -77,13 +77,12 @@ def text_task(options: TextOptions) -> Task:
         }
         return {name: bits.value for name, bits in halves.items()} | {"test_window_error": halves["test"].stderr}
 
-    example = jax.ShapeDtypeStruct((1, length), jnp.int32)
     return Task(
         name="text",
         options=dataclasses.asdict(options),
         data=text_name(),
-        space=SearchSpace.from_model(model, example),
-        residual=SearchSpace.from_model(model.clone(search_width=True), example),
+        space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, length), jnp.int32)),
+        residual=model.clone(search_width=True),
         loss=language_loss,
         batches=lambda seed: text.batches(train, batch, seed),
         optimizer=adamw,

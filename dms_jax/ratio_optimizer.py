@@ -25,13 +25,16 @@ def adam_together(
         a_i <- a_i - rate ((1 - share) adam(g_i) + share adam(sum_j g_j))        members, j over all of them
         a_i <- a_i - rate adam(g_i)                                              others
 
-    A ratio's own gradient is mostly noise, and Adam gives noise the same steps as a signal: after a hundred steps the
-    groups would differ by chance. What all say together is much surer, and is all that it takes to follow a target.
+    Adam gives every ratio steps of one length, however little its gradient says. Each by itself, ratios run apart as
+    fast as they follow the target; together they follow it, and come to differ at the pace of their own share.
 
     Args:
-      rate: of all together; its mean times the steps is about how far a ratio can move.
+      rate: a number or a schedule; its sum over the steps is about how far a ratio can move.
       share: of the members' rate in [0, 1] that goes to their common movement; 0 is Adam.
       members: `[ratios]` bool, those that take part in it.
+
+    Returns:
+      A transformation of gradients `[ratios]` float32.
     """
     adam, chosen = optax.scale_by_adam(), jnp.asarray(members)
 

@@ -115,7 +115,7 @@ class Search:
       importance_decay: of the moving average.
       strategy: what turns ratios (its parameters) and importance into masks.
       ratio_schedule: "cosine" lets Adam's rate on the ratios fall from twice `strategy.rate` / (steps after warm-up) to
-        0, so that their noise settles while the target stands still; "constant" is the paper's, at the mean of that.
+        0, so that they settle while the target stands still; "constant" is the paper's, at the mean of that.
         None becomes the strategy's own.
       ratio_together: share in [0, 1) of that rate at which the ratios of widths and heads move together; at the rest
         each moves by itself, and depth at all of it (`ratio_optimizer.adam_together`). 0 is the paper's, None becomes

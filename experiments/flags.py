@@ -84,11 +84,11 @@ class Searching:
     @property
     def identity(self) -> dict[str, Any]:
         """What of it makes a job the one it is, defaults filled in."""
-        together = self.chosen.together if self.ratio_together is None else self.ratio_together
+        chosen = self.chosen
         filled = {
-            "ratio_rate": self.chosen.rate,
-            "ratio_schedule": self.ratio_schedule or self.chosen.schedule,
-            "ratio_together": together,
+            "ratio_rate": chosen.rate,
+            "ratio_schedule": self.ratio_schedule or chosen.schedule,
+            "ratio_together": chosen.together if self.ratio_together is None else self.ratio_together,
         }
         return {**dataclasses.asdict(self), **filled}
 

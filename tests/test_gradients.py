@@ -16,6 +16,8 @@ from dms_jax.training.mesh import replicate
 from tests import tiny
 from tests.helpers import FLOAT32_GRADIENTS
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 
 class Net(Searchable):
     """No example looks at another here."""

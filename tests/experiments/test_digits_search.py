@@ -343,6 +343,8 @@ def refused(capsys, *flags):
         (["--seed=-1"], ["--seed -1"]),
         (["--pipeline=p-", "--retrain=scratch"], ["--retrain scratch", "p-"]),
         (["--ratio-rate=0"], ["rate of 0.0", "above 0"]),
+        (["--ratio-together=1"], ["ratio_together 1.0 is not possible", "below 1"]),
+        (["--strategy=iterative", "--ratio-together=0.5"], ["iterative threshold has no ratios"]),
     ],
 )  # fmt: skip
 def test_one_line_and_nothing_written(flags, says, capsys, tmp_path):

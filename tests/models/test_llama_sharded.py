@@ -25,6 +25,8 @@ from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
 from tests.together import free_port, run_together
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 ROOT = Path(__file__).parents[2]
 SEARCHED, FINETUNED, HALFWAY = 4, 2, 2
 CUT_FROM = 64  # numbers: on so small a network nothing would be cut otherwise

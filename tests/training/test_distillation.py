@@ -20,6 +20,8 @@ from dms_jax.training.distillation import (
 from tests import tiny
 from tests.models.small import NETWORKS, SIZE
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 
 def test_value_by_hand():
     p, q = np.array([0.7, 0.2, 0.1]), np.array([0.5, 0.25, 0.25])

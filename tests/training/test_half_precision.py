@@ -12,6 +12,8 @@ from dms_jax.training import supervised
 from tests.counting import random_variables
 from tests.models.small import CLASSES, NETWORKS, SIZE, images
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 IN_HALF = {"dot_general", "conv_general_dilated"}
 IN_FULL = {"exp", "log", "rsqrt", "sqrt"}  # softmax and norms
 
@@ -43,12 +45,10 @@ def test_a_search_in_half_precision(name):
         assert primitive not in IN_FULL or dtypes == {"float32"}, primitive
     assert IN_HALF & set(kinds) and IN_FULL & set(kinds)
 
-    # every ratio by itself, so that some close at once
-    loss = supervised.classification_loss(model)
-    search = Search(space, loss, optax.sgd(0.01), {"macs": 0.5}, Schedule(4), ratio_together=0.0)
+    search = Search(space, supervised.classification_loss(model), optax.sgd(0.01), {"macs": 0.5}, Schedule(4))
     state, step = search.init(variables), jax.jit(search.step)
     batch = {"image": images(4), "label": jnp.arange(4) % CLASSES}
-    for _ in range(2):
+    for _ in range(search.schedule.steps):
         state, metrics = step(state, batch, jax.random.key(1))
     assert float(metrics["importance_skipped"]) == 0
     for leaf in jax.tree.leaves((state.variables, state.ratios, state.importance, search.masks(state), metrics)):
