@@ -1,0 +1,371 @@
+"""What a search costs on an accelerator, and what the smaller network is worth there.
+
+    python -m benchmarks.accelerator [--quick] [--networks resnet50 efficientnet_b4 llama_1b]
+
+Float32 parameters, computation in bfloat16, random weights, one batch of random inputs that lies on the device: no
+loader is measured. Three steps take turns: training the full network, a search step of it, and training the network of
+half the MACs (the same keep ratio everywhere, widths in multiples that suit matrix units). Shares of the peak are of
+the operations of a network's MACs (forward once, backward twice, nothing recomputed) over the rate of a product of two
+8192 x 8192 matrices in bfloat16 on the same device. Forward passes have parameters in bfloat16, too. Then 800 steps of
+pipeline p-, ratios alone, of the networks that classify. About ten minutes on one GPU of 80 GB, most of it compilation.
+
+What it shows: that the search is a training run in time and memory, and whether fewer MACs are less time. What it does
+not: how good the smaller network is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from glob import escape
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from benchmarks.command import table, write_section
+from benchmarks.timing import interleaved_seconds, spread
+from dms_jax import Schedule, Search, SearchSpace, models, strategies
+from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.projection import Limits
+from dms_jax.training import supervised
+from dms_jax.training.language import language_loss
+from dms_jax.training.machine import machine
+
+BUDGET = 0.5
+BUNDLE = 4
+"""Steps that are waited for together, so that a call's own cost is hidden as it is in training."""
+ALONE = "p-"
+STEP, FORWARD = 3, 1
+"""Times the MACs of a forward pass."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network and what it is fed.
+
+    Attributes:
+      title: in the tables.
+      model: of `dms_jax.models`, with its arguments.
+      shape: of one input, without the batch; a sequence of tokens where it has one axis.
+      batch: of a training step.
+      forward: batches of the forward passes.
+      multiple: of the widths of the smaller network.
+      alone: steps of pipeline p-; 0 leaves it out.
+      keep: groups of which the smaller network has all elements.
+    """
+
+    title: str
+    model: str
+    arguments: Mapping[str, Any]
+    shape: tuple[int, ...]
+    batch: int
+    forward: tuple[int, ...]
+    multiple: int
+    alone: int = 0
+    keep: tuple[str, ...] = ()
+
+    @property
+    def language(self) -> bool:
+        return len(self.shape) == 1
+
+    @property
+    def unit(self) -> str:
+        return "tokens" if self.language else "images"
+
+    def samples(self, batch: int) -> int:
+        """Images or tokens of a batch."""
+        return batch * self.shape[0] if self.language else batch
+
+
+LLAMA_1B = {
+    "vocabulary": 128_256, "width": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "head_dim": 64, "hidden": 8192,
+    "rope_theta": 500_000.0, "tied": True, "remat": True, "dtype": "bfloat16",
+}  # fmt: skip
+"""The shape of Llama-3.2-1B."""
+IMAGE, FORWARD_IMAGES = (224, 224, 3), (1, 128)
+CASES = {
+    "llama_1b": Case("Llama-3.2-1B's shape", "llama", LLAMA_1B, (2048,), 4, (1,), 128, keep=("*/queries",)),
+    "resnet50": Case("resnet50", "resnet50", {"dtype": "bfloat16"}, IMAGE, 256, FORWARD_IMAGES, 8, 800),
+    "efficientnet_b4": Case(
+        "efficientnet_b4", "efficientnet_b4", {"dtype": "bfloat16"}, IMAGE, 128, FORWARD_IMAGES, 8, 800
+    ),
+}
+SMALL = {"vocabulary": 64, "width": 16, "layers": 2, "heads": 2, "hidden": 32, "dtype": "bfloat16"}
+QUICK_CASES = {
+    "llama_1b": Case("a tiny llama", "llama", SMALL, (16,), 2, (1,), 8),
+    "resnet50": Case("resnet20", "resnet20", {"dtype": "bfloat16", "num_classes": 10}, (8, 8, 3), 4, (1, 2), 8, 8),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time searching, training and inference on an accelerator.
+
+    Attributes:
+      quick: tiny networks and few calls, to see that the benchmark runs.
+      networks: which ones; empty for all.
+      rounds: timed bundles of 4 calls.
+    """
+
+    quick: bool = False
+    networks: tuple[str, ...] = ()
+    rounds: int = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A case with its search space, the smaller structure, and whatever the programs share."""
+
+    case: Case
+    space: SearchSpace
+    small: Any
+    optimizer: optax.GradientTransformation
+    key: jax.Array = field(default_factory=lambda: jax.random.key(1))
+
+    @staticmethod
+    def of(case: Case) -> Bench:
+        model = models.create(case.model, **case.arguments)
+        dtype = jnp.int32 if case.language else jnp.float32
+        space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, *case.shape), dtype))
+        wide = [g.name for g in space.groups.values() if g.kind == "width" and g.size >= 2 * case.multiple]
+        structure = strategies.uniform(
+            space,
+            {name: np.arange(group.size) for name, group in space.groups.items()},
+            {"macs": int(BUDGET * space.resources()["macs"])},
+            Limits(keep=case.keep, multiple={escape(name): case.multiple for name in wide}),
+        )
+        optimizer = optax.adamw(1e-4) if case.language else optax.sgd(0.01, momentum=0.9, nesterov=True)
+        return Bench(case, space, model.clone(structure=structure), optimizer)
+
+    @property
+    def full(self) -> Any:
+        return self.space.model
+
+    def macs(self, model: Any) -> int:
+        """Of one sample: an image, or a whole sequence."""
+        return self.space.resources(None if model is self.full else self.space.kept(model.structure))["macs"]
+
+    def shapes(self, model: Any) -> dict[str, Any]:
+        """Of the variables."""
+        example = jnp.zeros((1, *self.case.shape), self.space.example[0].dtype)
+        shapes = jax.eval_shape(model.init, self.key, example)
+        return {name: tree for name, tree in shapes.items() if name != "masks"}
+
+    def variables(self, model: Any) -> dict[str, Any]:
+        """Random ones of the right shapes and a sensible scale, drawn leaf by leaf: the model's own may be slow."""
+        draw = jax.jit(lambda key, x: 0.02 * jax.random.normal(key, x.shape, x.dtype), static_argnums=1)
+
+        def leaf(path: Any, x: Any) -> jax.Array:
+            name = jax.tree_util.keystr(path)
+            if "scale" in name or "var" in name:
+                return jnp.ones(x.shape, x.dtype)
+            number = sum(ord(c) * i for i, c in enumerate(name))
+            return draw(jax.random.fold_in(self.key, number), jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+        return jax.tree_util.tree_map_with_path(leaf, self.shapes(model))
+
+    def batch(self) -> dict[str, jax.Array]:
+        """Random inputs on the device."""
+        case = self.case
+        if case.language:
+            shape = (case.batch, case.shape[0] + 1)
+            return {"tokens": jax.random.randint(self.key, shape, 0, case.arguments["vocabulary"], jnp.int32)}
+        labels = jnp.arange(case.batch) % case.arguments.get("num_classes", 1000)
+        return {"image": jax.random.normal(self.key, (case.batch, *case.shape)), "label": labels}
+
+    def loss(self, model: Any) -> Any:
+        return language_loss(model) if self.case.language else supervised.classification_loss(model)
+
+    def search(self, optimizer: optax.GradientTransformation | None, steps: int) -> Search:
+        return Search(self.space, self.loss(self.full), optimizer, {"macs": BUDGET}, Schedule(steps))
+
+    @cached_property
+    def steps(self) -> dict[str, tuple[Any, Any, Any]]:
+        """{name: (model, step, from variables to the first state)}."""
+
+        def training(model: Any) -> tuple[Any, Any, Any]:
+            return model, supervised.make_step(self.loss(model), self.optimizer), self._begin
+
+        search, alone = self.search(self.optimizer, 10_000), self.search(None, max(self.case.alone, 1))
+        return {
+            "training": training(self.full),
+            "search": (self.full, search.step, search.init),
+            "training, half the MACs": training(self.small),
+            ALONE: (self.full, alone.step, alone.init),
+        }
+
+    def _begin(self, variables: Any) -> Any:
+        return supervised.init(variables, self.optimizer)
+
+    def inputs(self, size: int) -> jax.Array:
+        """Of a forward pass."""
+        shape, dtype = (size, *self.case.shape), self.space.example[0].dtype
+        return jnp.ones(shape, dtype) if self.case.language else jax.random.normal(self.key, shape, dtype)
+
+    def compiled(self) -> dict[Any, Any]:
+        """{the name of a step, or (batch, model) of a forward pass: program}, compiled side by side."""
+        batch, lowered = jax.eval_shape(self.batch), {}
+        for name, (model, step, begin) in self.steps.items():
+            if name != ALONE or self.case.alone:
+                state = jax.eval_shape(begin, self.shapes(model))
+                lowered[name] = jax.jit(step, donate_argnums=0).lower(state, batch, self.key)
+        for size in self.case.forward:
+            for model in (self.full, self.small):
+                variables = jax.eval_shape(half, self.shapes(model))
+                inputs = jax.eval_shape(partial(self.inputs, size))
+                lowered[size, model] = jax.jit(model.apply).lower(variables, inputs)
+        with ThreadPoolExecutor() as pool:
+            programs = pool.map(lambda program: program.compile(), lowered.values())
+            return dict(zip(lowered, programs, strict=True))
+
+
+def half(variables: Any) -> Any:
+    """As one deploys them."""
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+
+
+def main(options: Options) -> None:
+    cases = QUICK_CASES if options.quick else CASES
+    unknown = set(options.networks) - set(cases)
+    if unknown:
+        raise UserError(f"--networks {' '.join(sorted(unknown))}: there are {', '.join(cases)}")
+    if options.rounds < 1:
+        raise UserError(f"--rounds {options.rounds}: give a whole number of at least 1")
+    rounds = 2 if options.quick else options.rounds
+    peak = product_rate(256 if options.quick else 8192)
+    steps, forwards, alone = [], [], []
+    try:
+        for name in options.networks or cases:
+            bench = Bench.of(cases[name])
+            programs = bench.compiled()
+            for rows, found in (
+                (steps, step_rows(bench, programs, rounds, peak)),
+                (forwards, forward_rows(bench, programs, rounds, peak)),
+                (alone, alone_rows(bench, programs)),
+            ):
+                for row in found:
+                    rows.append(row)
+                    print(" | ".join(row), flush=True)
+            del bench, programs
+            jax.clear_caches()
+    finally:
+        columns = ["ms (least to most)", "a second", "times full", "of peak"]
+        parts = [
+            f"`python -m benchmarks.accelerator`: {machine()}; a bfloat16 product runs at {peak / 1e12:.3g} TFLOP/s.",
+            table(["network", "step", *columns, "GB", "times full"], steps),
+            table(["network", "forward pass", *columns], forwards),
+            table(["network", "pipeline p-", "seconds"], alone),
+        ]
+        title = "Search, training and inference on an accelerator"
+        write_section("accelerator", title, "\n\n".join(parts), quick=options.quick)
+
+
+def product_rate(size: int) -> float:
+    """FLOP/s of a product of two square matrices in bfloat16."""
+    a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16) for i in range(2))
+    call = partial(jax.jit(jnp.dot), a, b)
+    interleaved_seconds({"product": call}, 3)
+    return 2 * size**3 / float(np.median(interleaved_seconds({"product": call}, 20)["product"]))
+
+
+def step_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> Iterator[list[str]]:
+    """Rows of the three steps."""
+    case, batch = bench.case, bench.batch()
+    models_of, calls = {}, {}
+    for name, (model, _, begin) in bench.steps.items():
+        if name != ALONE:
+            models_of[name] = model
+            calls[name] = caller(programs[name], begin(bench.variables(model)), batch, bench.key)
+    interleaved_seconds(calls, 2)  # warm-up
+    seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds).items()}
+    memory = {name: held(programs[name]) for name in calls}
+    for name, model in models_of.items():
+        flops = 2 * STEP * case.batch * bench.macs(model)
+        yield [
+            f"{case.title}, batch {case.batch}", name, *timed(seconds[name], case, case.batch),
+            times(seconds, name, "training"), share(flops, seconds[name], peak), f"{memory[name] / 1e9:.2f}",
+            f"{memory[name] / memory['training']:.3f}",
+        ]  # fmt: skip
+
+
+def caller(program: Callable[..., Any], state: Any, batch: Any, key: jax.Array) -> Callable[[], Any]:
+    """Some steps in a row, from the state that the last call left: the old one was donated."""
+
+    def call() -> Any:
+        nonlocal state
+        for _ in range(BUNDLE):
+            state, metrics = program(state, batch, key)
+        return metrics
+
+    return call
+
+
+def held(program: Any) -> int:
+    """Bytes of a program on the device: what it is given, makes and needs in between, donated buffers once."""
+    m = program.memory_analysis()
+    return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
+
+
+def forward_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> Iterator[list[str]]:
+    """Rows of the full network's and the smaller one's forward passes."""
+    case, compared = bench.case, {"full": bench.full, "half the MACs": bench.small}
+    variables = {name: half(bench.variables(model)) for name, model in compared.items()}
+    for size in case.forward:
+        inputs = bench.inputs(size)
+        calls = {
+            name: partial(repeated, programs[size, model], variables[name], inputs) for name, model in compared.items()
+        }
+        interleaved_seconds(calls, 2)
+        seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds).items()}
+        for name, model in compared.items():
+            flops = 2 * FORWARD * size * bench.macs(model)
+            yield [
+                f"{case.title}, batch {size}", name, *timed(seconds[name], case, size), times(seconds, name, "full"),
+                share(flops, seconds[name], peak),
+            ]  # fmt: skip
+
+
+def repeated(program: Callable[..., Any], *arguments: Any) -> Any:
+    """Some calls in a row, one result at a time."""
+    result = None
+    for _ in range(BUNDLE):
+        result = program(*arguments)
+    return result
+
+
+def alone_rows(bench: Bench, programs: Mapping[Any, Any]) -> Iterator[list[str]]:
+    """The row of a whole search of the ratios alone; compilation is not in it."""
+    case = bench.case
+    if not case.alone:
+        return
+    (model, _, begin), batch, metrics = bench.steps[ALONE], bench.batch(), {}
+    state = jax.block_until_ready(begin(bench.variables(model)))
+    began = time.perf_counter()
+    for _ in range(case.alone):
+        state, metrics = programs[ALONE](state, batch, bench.key)
+    jax.block_until_ready((state, metrics))
+    yield [f"{case.title}, batch {case.batch}", f"{case.alone} steps", f"{time.perf_counter() - began:.1f}"]
+
+
+def timed(seconds: np.ndarray, case: Case, batch: int) -> list[str]:
+    rate = case.samples(batch) / np.median(seconds)
+    return [spread(1e3 * seconds, 2), f"{rate:,.0f} {case.unit}"]
+
+
+def times(seconds: Mapping[str, np.ndarray], name: str, base: str) -> str:
+    return f"{np.median(seconds[name]) / np.median(seconds[base]):.3f}"
+
+
+def share(flops: float, seconds: np.ndarray, peak: float) -> str:
+    return f"{100 * flops / np.median(seconds) / peak:.0f} %"
+
+
+if __name__ == "__main__":
+    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()
