@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class Segments:
     sizes: tuple[int, ...]
 
     @property
-    def of_element(self) -> jax.Array:
+    def of_element(self) -> np.ndarray:
         """`[elements]` int32, the number of each element's group."""
-        return jnp.repeat(jnp.arange(len(self.sizes)), jnp.array(self.sizes), total_repeat_length=sum(self.sizes))
+        # made here, not in the program: XLA would fold a sum over all elements while it compiles, for many seconds
+        return np.repeat(np.arange(len(self.sizes), dtype=np.int32), self.sizes)
 
     def all_equal(self, x: jax.Array) -> jax.Array:
         """`[groups]` bool: whether all elements of a group have the same value (NaNs are not equal)."""

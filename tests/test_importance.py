@@ -1,6 +1,9 @@
 """Measures and their moving average, by closed form."""
 
+import re
+
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,3 +88,10 @@ def test_measures_are_the_ones_documented():
     assert MEASURES["taylor"] is importance.taylor
     assert set(EVALUATIONS) == {*MEASURES, "taylor_last"}
     assert EVALUATIONS["taylor_last"] == (importance.taylor, 0.0) and EVALUATIONS["snip"] == (importance.snip, 0.99)
+
+
+def test_the_program_adds_up_no_constants():
+    """XLA would do so while it compiles: ten seconds for the 131,280 elements of a Llama of a billion parameters."""
+    segments = Segments((3, 1, 4))
+    program = jax.make_jaxpr(lambda c: update(c, c, segments, jnp.ones(3, bool)))(jnp.ones(8))
+    assert not {"cumsum", "reduce_window_sum"} & set(re.findall(r"\w+", str(program)))
