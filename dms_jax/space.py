@@ -8,9 +8,10 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import flax.linen as nn
@@ -247,17 +248,23 @@ class SearchSpace:
         return {name: tuple(Factor(*where) for where in sorted(k)) for name, k in self.reads.kernels.items()}
 
     def _cheapest(self, writes: Mapping[str, tuple[Factor, ...]]) -> dict[str, tuple[Factor, ...]]:
-        """For every group that folds: the fewest numbers to multiply, in what reads the axis or in what writes it."""
-        reads = self._reading()
+        """For every group that folds: the fewest numbers to multiply, in what reads the axis or in what writes it.
 
-        def numbers(factors: tuple[Factor, ...]) -> int:
-            return sum(int(np.prod(self.leaves[self._params[f.leaf]].shape, dtype=np.int64)) for f in factors)
+        A leaf that other masks go into counts half: it is copied anyway, and one more factor is cheap. So groups
+        without a choice come first.
+        """
+        reads, chosen, scaled = self._reading(), {}, set()
+        options = {name: [found[name] for found in (reads, writes) if name in found] for name in self.groups}
 
-        return {
-            name: min((found[name] for found in (reads, writes) if name in found), key=numbers)
-            for name in self.groups
-            if name in reads or name in writes
-        }
+        def numbers(factors: tuple[Factor, ...]) -> float:
+            sizes = {f.leaf: int(np.prod(self.leaves[self._params[f.leaf]].shape, dtype=np.int64)) for f in factors}
+            return sum(size / 2 if leaf in scaled else size for leaf, size in sizes.items())
+
+        for name in sorted(self.groups, key=lambda name: len(options[name])):
+            if options[name]:
+                chosen[name] = min(options[name], key=numbers)
+                scaled |= {f.leaf for f in chosen[name]}
+        return {name: chosen[name] for name in self.groups if name in chosen}
 
     def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Multiply masks into parameters: into kernels that read the axis, or into what writes it.
@@ -277,6 +284,7 @@ class SearchSpace:
         """
         given: dict[Any, Any] = dict(flatten_dict(dict(masks), sep="/"))
         flat: dict[Any, Any] = dict(flatten_dict(params))
+        scales: dict[Any, list[jax.Array]] = {}
         for name, factors in self.folds.items():
             if name not in given:
                 continue
@@ -284,13 +292,17 @@ class SearchSpace:
             gates = jax.lax.split(mask, [1] * len(mask)) if any(f.element is not None for f in factors) else ()
             for f in factors:
                 path = self._params[f.leaf]
-                leaf = flat[path[1:]]
+                rank = flat[path[1:]].ndim
                 if f.axis is None:
-                    scale = gates[f.element or 0].reshape(())
+                    scale = gates[f.element or 0].reshape((1,) * rank)
                 else:
-                    shape = [n if i == f.axis else 1 for i, n in enumerate(leaf.shape)]
+                    shape = [-1 if i == f.axis else 1 for i in range(rank)]
                     scale = self._spread(self.leaves[path].axes[f.axis], name, mask).reshape(shape)
-                flat[path[1:]] = leaf * scale.astype(leaf.dtype)
+                scales.setdefault(path[1:], []).append(scale)
+        for path, several in scales.items():
+            # the small factors with each other first: a backward pass keeps one copy of the leaf then, not one a factor
+            scale = reduce(operator.mul, sorted(several, key=lambda s: s.size))
+            flat[path] = flat[path] * scale.astype(flat[path].dtype)
         return unflatten_dict(flat), unflatten_dict(given, sep="/")
 
     def folding_reads(self) -> SearchSpace:
