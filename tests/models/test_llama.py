@@ -138,6 +138,19 @@ def test_every_mask_folds(name):
     assert space.fold(random_variables(space)["params"], space.masks())[1] == {}
 
 
+def test_a_step_keeps_one_copy_of_the_kernels_that_masks_go_into():
+    """Gates and features share one kernel of the FFN, heads and queries one of the attention."""
+    space = small("grouped")
+    leaves = {space._params[f.leaf] for factors in space.folds.values() for f in factors}
+    names = {path[-1] for path in leaves}
+    assert names == {"value", "output"} | names & {"up", "down"} and len(names) == 3
+    params, masks = random_variables(space)["params"], space.masks()
+    program = jax.make_jaxpr(lambda p, m: space.fold(p, m)[0])(params, masks).jaxpr
+    shapes = [space.leaves[path].shape for path in leaves]
+    products = [e.outvars[0].aval.shape for e in program.eqns if e.primitive.name == "mul"]
+    assert sorted(shape for shape in products if shape in shapes) == sorted(shapes)
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_published_sizes_are_exact_and_traced_quickly(name):
     params, config = CONFIGURATIONS[name]
