@@ -52,11 +52,17 @@ def case(name: str) -> Case:
     return Case(search, random_variables(space), batch)
 
 
+@cache
+def step_of(name: str) -> Any:
+    """The jitted step, which may be traced once on one device, whatever test asks."""
+    chex.clear_trace_counter()
+    return jax.jit(chex.assert_max_traces(case(name).search.step, n=1), donate_argnums=0)
+
+
 @families
 def test_one_compilation_and_stopped_is_never_stopped(name):
     search, variables, batch = case(name)
-    chex.clear_trace_counter()
-    step = jax.jit(chex.assert_max_traces(search.step, n=1), donate_argnums=0)
+    step = step_of(name)
     state, stopped = search.init(jax.tree.map(jnp.copy, variables)), None
     with portable():  # the form of depthwise convolutions that compiles fast
         for i in range(STEPS):
@@ -74,16 +80,17 @@ def test_one_compilation_and_stopped_is_never_stopped(name):
 def test_eight_devices_are_one(name):
     search, variables, batch = case(name)
 
-    def run(mesh):
-        state = place(jax.tree.map(jnp.copy, search.init(variables)), mesh)
-        on_mesh, losses, step = shard_batch(batch, mesh), [], jax.jit(search.step)
+    def run(step, state, batch):
+        losses = []
         for _ in range(2):
-            state, metrics = step(state, on_mesh, KEY)
+            state, metrics = step(state, batch, KEY)
             losses.append(float(metrics["loss"]))
         return losses, jax.tree.map(np.asarray, (state.params, state.model_state, state.importance, state.ratios))
 
+    mesh, start = make_mesh(jax.devices()[:8]), search.init(variables)
     with portable():
-        one, eight = run(make_mesh(jax.devices()[:1])), run(make_mesh(jax.devices()[:8]))
+        eight = run(jax.jit(search.step), place(jax.tree.map(jnp.copy, start), mesh), shard_batch(batch, mesh))
+        one = run(step_of(name), jax.tree.map(jnp.copy, start), batch)
     np.testing.assert_allclose(eight[0], one[0], rtol=10 * FLOAT32_GRADIENTS)
     for expected, found in zip(one[1], eight[1], strict=True):
         for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):

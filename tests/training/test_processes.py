@@ -193,7 +193,7 @@ def test_two_processes_equal_one_device_and_stop_together(tmp_path):
     assert [record["step"] for record in read(tmp_path)] == [1, 4, 8, 9]
 
 
-def test_a_job_of_two_processes_is_that_of_one(tmp_path):
+def test_a_job_of_two_processes_is_that_of_one(hasty, tmp_path):
     if jax.device_count() != 8:
         pytest.skip("is compared with eight devices of one process")
     two, one = tmp_path / "two", tmp_path / "one"
