@@ -33,11 +33,15 @@ from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
-# One network of every kind: the others run the same code, deeper or wider, and their sizes are tested elsewhere
-ZOO = [
-    "resnet18", "resnet50", "resnet20", "mobilenet_v2", "efficientnet_b0", "vit_tiny_patch16_224", "deit_tiny",
-    "deit_tiny_distilled", "swin_tiny", "llama", "llama_bytes",
-]  # fmt: skip
+# One network of every kind: these run the same code, deeper or wider, and their sizes are tested elsewhere
+LARGER = {
+    *(f"resnet{depth}" for depth in (32, 34, 56, 101, 152)),
+    *(f"efficientnet_b{i}" for i in range(1, 8)),
+    *(f"vit_{size}_patch16_224" for size in ("small", "base")),
+    *(f"deit_{size}{suffix}" for size in ("small", "base") for suffix in ("", "_distilled")),
+    *(f"swin_{size}" for size in ("small", "base")),
+}
+ZOO = [name for name in models.MODELS if name not in LARGER]
 TINY = dict(blocks=(2, 2), widths=(4, 6), stem=5, num_classes=3)
 
 
