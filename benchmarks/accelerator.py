@@ -238,33 +238,29 @@ def main(options: Options) -> None:
         raise UserError(f"--networks {' '.join(sorted(unknown))}: there are {', '.join(cases)}")
     if options.rounds < 1:
         raise UserError(f"--rounds {options.rounds}: give a whole number of at least 1")
+    if not options.quick and jax.default_backend() == "cpu":
+        raise UserError("JAX sees no accelerator here, and these networks are made for one; --quick runs tiny ones")
     rounds = 2 if options.quick else options.rounds
     peak = product_rate(256 if options.quick else 8192)
-    steps, forwards, alone = [], [], []
-    try:
-        for name in options.networks or cases:
-            bench = Bench.of(cases[name])
-            programs = bench.compiled()
-            for rows, found in (
-                (steps, step_rows(bench, programs, rounds, peak)),
-                (forwards, forward_rows(bench, programs, rounds, peak)),
-                (alone, alone_rows(bench, programs)),
-            ):
-                for row in found:
-                    rows.append(row)
-                    print(" | ".join(row), flush=True)
-            del bench, programs
-            jax.clear_caches()
-    finally:
-        columns = ["ms (least to most)", "a second", "times full", "of peak"]
-        parts = [
-            f"`python -m benchmarks.accelerator`: {machine()}; a bfloat16 product runs at {peak / 1e12:.3g} TFLOP/s.",
-            table(["network", "step", *columns, "GB", "times full"], steps),
-            table(["network", "forward pass", *columns], forwards),
-            table(["network", "pipeline p-", "seconds"], alone),
-        ]
-        title = "Search, training and inference on an accelerator"
-        write_section("accelerator", title, "\n\n".join(parts), quick=options.quick)
+    for name in options.networks or cases:
+        bench = Bench.of(cases[name])
+        text = report(bench, bench.compiled(), rounds, peak)
+        write_section(f"accelerator {name}", f"On an accelerator: {bench.case.title}", text, quick=options.quick)
+        del bench
+        jax.clear_caches()
+
+
+def report(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> str:
+    """The tables of one network."""
+    columns = ["ms (least to most)", "a second", "times full", "of peak"]
+    tables = {
+        ("network", "step", *columns, "GB", "times full"): step_rows(bench, programs, rounds, peak),
+        ("network", "forward pass", *columns): forward_rows(bench, programs, rounds, peak),
+        ("network", "pipeline p-", "seconds"): alone_rows(bench, programs),
+    }
+    measured = {header: list(rows) for header, rows in tables.items()}
+    where = f"`python -m benchmarks.accelerator`: {machine()}; a bfloat16 product runs at {peak / 1e12:.3g} TFLOP/s."
+    return "\n\n".join([where, *(table(header, rows) for header, rows in measured.items() if rows)])
 
 
 def product_rate(size: int) -> float:

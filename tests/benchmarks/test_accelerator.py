@@ -35,6 +35,7 @@ def test_half_is_at_most_half():
     [
         (Options(networks=("resnet9",)), "resnet9"),
         (Options(rounds=0), "--rounds 0"),
+        (Options(), "no accelerator"),
     ],
 )
 def test_bad_input_is_told(options, said):
