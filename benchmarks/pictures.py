@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.cells import Spread
 from benchmarks.command import Contest
 from benchmarks.comparison import Seeds, percent
+from benchmarks.contest import CONTROL
 from benchmarks.methods import Methods
 from dms_jax.report.drawing import SERIES, styled
 
@@ -25,6 +26,9 @@ def frontier(contest: Contest, methods: Methods, budgets: Sequence[float], seeds
     axes = figure.add_subplot()
     for i, (label, settings) in enumerate(methods.items()):
         spreads = {b: Spread.of(contest.values(settings(b), seeds(label, b)).values()) for b in budgets}
+        if settings(budgets[0]).strategy == CONTROL:  # the same network at every budget
+            _level(axes, label, next(iter(spreads.values())))
+            continue
         aside = 1 + 0.008 * (i - len(methods) / 2)  # so that lines do not hide each other
         _line(axes, i, label, {100 * b * aside: spread for b, spread in spreads.items() if spread.count})
     axes.set_xscale("log")
@@ -46,6 +50,13 @@ def _line(axes: Axes, i: int, label: str, spreads: dict[float, Spread]) -> None:
         list(spreads), means, errors, label=label, color=SERIES[i % len(SERIES)], marker=MARKERS[i % len(MARKERS)],
         markersize=4, capsize=2, linestyle="-" if i < len(SERIES) else "--",
     )  # fmt: skip
+
+
+def _level(axes: Axes, label: str, spread: Spread) -> None:
+    if spread.count:
+        error = 0.0 if np.isnan(spread.error) else spread.error
+        axes.axhspan(spread.mean - error, spread.mean + error, color="0.5", alpha=0.3, linewidth=0)
+        axes.axhline(spread.mean, label=label, color="0.3", linestyle=":")
 
 
 @styled
