@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# ./run.sh                     run the main job, experiments.digits_search
+# ./run.sh [FLAGS...]          run the main job, experiments.digits_search, e.g. ./run.sh --macs=0.1
 # ./run.sh test                lint, check types and run all tests
 # ./run.sh test ARGS...        run pytest alone with these arguments
-# ./run.sh MODULE ARGS...      run a module, e.g. ./run.sh experiments.digits_search --macs=0.1
+# ./run.sh MODULE ARGS...      run a module, e.g. ./run.sh experiments.llama_prune --macs=0.3
 #
 # The first call makes .venv and installs into it; later calls install nothing until pyproject.toml changes.
 #   PYTHON     the interpreter to use (default: the first suitable one of python3, python3.13, ...)
@@ -112,5 +112,5 @@ if [[ ${1:-} == test ]]; then
     run_tests "$@"
 fi
 install data,hub,report,text
-if (($# == 0)); then set -- experiments.digits_search; fi
+if (($# == 0)) || [[ $1 == -* ]]; then set -- experiments.digits_search "$@"; fi
 exec "$python" -P -m "$@"
