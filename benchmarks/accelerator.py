@@ -15,7 +15,6 @@ not: how good the smaller network is.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,13 +29,14 @@ import optax
 import tyro
 
 from benchmarks.command import table, write_section
-from benchmarks.timing import interleaved_seconds, spread
+from benchmarks.timing import going_on, interleaved_seconds, spread
 from dms_jax import Schedule, Search, SearchSpace, models, strategies
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.projection import Limits
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
 from dms_jax.training.machine import machine
+from dms_jax.training.progress import Progress
 
 BUDGET = 0.5
 BUNDLE = 4
@@ -160,16 +160,14 @@ class Bench:
 
     def variables(self, model: Any) -> dict[str, Any]:
         """Random ones of the right shapes and a sensible scale, drawn leaf by leaf: the model's own may be slow."""
-        draw = jax.jit(lambda key, x: 0.02 * jax.random.normal(key, x.shape, x.dtype), static_argnums=1)
-
-        def leaf(path: Any, x: Any) -> jax.Array:
-            name = jax.tree_util.keystr(path)
-            if "scale" in name or "var" in name:
-                return jnp.ones(x.shape, x.dtype)
-            number = sum(ord(c) * i for i, c in enumerate(name))
-            return draw(jax.random.fold_in(self.key, number), jax.ShapeDtypeStruct(x.shape, x.dtype))
-
-        return jax.tree_util.tree_map_with_path(leaf, self.shapes(model))
+        leaves: Any
+        leaves, tree = jax.tree_util.tree_flatten_with_path(self.shapes(model))
+        draw = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape), static_argnums=1)
+        made = []
+        for (path, x), key in zip(leaves, jax.random.split(self.key, len(leaves)), strict=True):
+            ones = path[-1].key in ("scale", "var")
+            made.append(jnp.ones(x.shape, x.dtype) if ones else draw(key, x.shape).astype(x.dtype))
+        return jax.tree.unflatten(tree, made)
 
     def batch(self) -> dict[str, jax.Array]:
         """Random inputs on the device."""
@@ -193,13 +191,17 @@ class Bench:
         def training(model: Any) -> tuple[Any, Any, Any]:
             return model, supervised.make_step(self.loss(model), self.optimizer), self._begin
 
-        search, alone = self.search(self.optimizer, 10_000), self.search(None, max(self.case.alone, 1))
+        search = self.search(self.optimizer, 10_000)
         return {
             "training": training(self.full),
             "search": (self.full, search.step, search.init),
             "training, half the MACs": training(self.small),
-            ALONE: (self.full, alone.step, alone.init),
         }
+
+    @cached_property
+    def alone(self) -> Search:
+        """Of the ratios alone."""
+        return self.search(None, self.case.alone)
 
     def _begin(self, variables: Any) -> Any:
         return supervised.init(variables, self.optimizer)
@@ -212,10 +214,10 @@ class Bench:
     def compiled(self) -> dict[Any, Any]:
         """{the name of a step, or (batch, model) of a forward pass: program}, compiled side by side."""
         batch, lowered = jax.eval_shape(self.batch), {}
-        for name, (model, step, begin) in self.steps.items():
-            if name != ALONE or self.case.alone:
-                state = jax.eval_shape(begin, self.shapes(model))
-                lowered[name] = jax.jit(step, donate_argnums=0).lower(state, batch, self.key)
+        alone = {ALONE: (self.full, self.alone.step, self.alone.init)} if self.case.alone else {}
+        for name, (model, step, begin) in (self.steps | alone).items():
+            state = jax.eval_shape(begin, self.shapes(model))
+            lowered[name] = jax.jit(step, donate_argnums=0).lower(state, batch, self.key)
         for size in self.case.forward:
             for model in (self.full, self.small):
                 variables = jax.eval_shape(half, self.shapes(model))
@@ -242,25 +244,30 @@ def main(options: Options) -> None:
         raise UserError("JAX sees no accelerator here, and these networks are made for one; --quick runs tiny ones")
     rounds = 2 if options.quick else options.rounds
     peak = product_rate(256 if options.quick else 8192)
-    for name in options.networks or cases:
-        bench = Bench.of(cases[name])
-        text = report(bench, bench.compiled(), rounds, peak)
-        write_section(f"accelerator {name}", f"On an accelerator: {bench.case.title}", text, quick=options.quick)
-        del bench
-        jax.clear_caches()
+    names = options.networks or tuple(cases)
+    with Progress("accelerator", 2 * len(names)) as progress:
+        for i, name in enumerate(names):
+            progress.update(2 * i, f"compiling {cases[name].title}")
+            bench = Bench.of(cases[name])
+            programs = bench.compiled()
+            progress.update(2 * i + 1, f"timing {cases[name].title}")
+            text = report(bench, programs, rounds, peak)
+            write_section(f"accelerator {name}", f"On an accelerator: {bench.case.title}", text, quick=options.quick)
+            del bench, programs
+            jax.clear_caches()
 
 
 def report(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> str:
     """The tables of one network."""
     columns = ["ms (least to most)", "a second", "times full", "of peak"]
-    tables = {
-        ("network", "step", *columns, "GB", "times full"): step_rows(bench, programs, rounds, peak),
-        ("network", "forward pass", *columns): forward_rows(bench, programs, rounds, peak),
-        ("network", "pipeline p-", "seconds"): alone_rows(bench, programs),
-    }
-    measured = {header: list(rows) for header, rows in tables.items()}
+    tables = (
+        (["network", "step", *columns, "GB", "times full"], step_rows(bench, programs, rounds, peak)),
+        (["network", "forward pass", *columns], forward_rows(bench, programs, rounds, peak)),
+        (["network", "pipeline p-", "seconds"], alone_rows(bench, programs)),
+    )
     where = f"`python -m benchmarks.accelerator`: {machine()}; a bfloat16 product runs at {peak / 1e12:.3g} TFLOP/s."
-    return "\n\n".join([where, *(table(header, rows) for header, rows in measured.items() if rows)])
+    measured = [(header, list(rows)) for header, rows in tables]
+    return "\n\n".join([where, *(table(header, rows) for header, rows in measured if rows)])
 
 
 def product_rate(size: int) -> float:
@@ -274,33 +281,20 @@ def product_rate(size: int) -> float:
 def step_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> Iterator[list[str]]:
     """Rows of the three steps."""
     case, batch = bench.case, bench.batch()
-    models_of, calls = {}, {}
-    for name, (model, _, begin) in bench.steps.items():
-        if name != ALONE:
-            models_of[name] = model
-            calls[name] = caller(programs[name], begin(bench.variables(model)), batch, bench.key)
+    calls = {
+        name: going_on(programs[name], begin(bench.variables(model)), batch, bench.key, times=BUNDLE)
+        for name, (model, _, begin) in bench.steps.items()
+    }
     interleaved_seconds(calls, 2)  # warm-up
     seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds).items()}
     memory = {name: held(programs[name]) for name in calls}
-    for name, model in models_of.items():
+    for name, (model, *_) in bench.steps.items():
         flops = 2 * STEP * case.batch * bench.macs(model)
         yield [
             f"{case.title}, batch {case.batch}", name, *timed(seconds[name], case, case.batch),
             times(seconds, name, "training"), share(flops, seconds[name], peak), f"{memory[name] / 1e9:.2f}",
             f"{memory[name] / memory['training']:.3f}",
         ]  # fmt: skip
-
-
-def caller(program: Callable[..., Any], state: Any, batch: Any, key: jax.Array) -> Callable[[], Any]:
-    """Some steps in a row, from the state that the last call left: the old one was donated."""
-
-    def call() -> Any:
-        nonlocal state
-        for _ in range(BUNDLE):
-            state, metrics = program(state, batch, key)
-        return metrics
-
-    return call
 
 
 def held(program: Any) -> int:
@@ -341,25 +335,25 @@ def alone_rows(bench: Bench, programs: Mapping[Any, Any]) -> Iterator[list[str]]
     case = bench.case
     if not case.alone:
         return
-    (model, _, begin), batch, metrics = bench.steps[ALONE], bench.batch(), {}
-    state = jax.block_until_ready(begin(bench.variables(model)))
-    began = time.perf_counter()
-    for _ in range(case.alone):
-        state, metrics = programs[ALONE](state, batch, bench.key)
-    jax.block_until_ready((state, metrics))
-    yield [f"{case.title}, batch {case.batch}", f"{case.alone} steps", f"{time.perf_counter() - began:.1f}"]
+    state = jax.block_until_ready(bench.alone.init(bench.variables(bench.full)))
+    call = going_on(programs[ALONE], state, bench.batch(), bench.key, times=case.alone)
+    seconds = interleaved_seconds({ALONE: call}, 1)[ALONE]
+    yield [f"{case.title}, batch {case.batch}", f"{case.alone} steps", f"{seconds[0]:.1f}"]
 
 
 def timed(seconds: np.ndarray, case: Case, batch: int) -> list[str]:
+    """A call's milliseconds, and the samples a second."""
     rate = case.samples(batch) / np.median(seconds)
     return [spread(1e3 * seconds, 2), f"{rate:,.0f} {case.unit}"]
 
 
 def times(seconds: Mapping[str, np.ndarray], name: str, base: str) -> str:
+    """How many times the seconds of `base`."""
     return f"{np.median(seconds[name]) / np.median(seconds[base]):.3f}"
 
 
 def share(flops: float, seconds: np.ndarray, peak: float) -> str:
+    """Of the peak, FLOP/s."""
     return f"{100 * flops / np.median(seconds) / peak:.0f} %"
 
 

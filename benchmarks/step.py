@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import optax
 import tyro
 
-from benchmarks.timing import interleaved_seconds, spread
+from benchmarks.timing import going_on, interleaved_seconds, spread
 from dms_jax import Schedule, Search, SearchSpace, models
 from dms_jax.data import batches, digits
 from dms_jax.training.machine import machine
@@ -70,7 +69,7 @@ def compare(case: Case, rounds: int) -> list[str]:
     """Compile, warm up and time the steps of one case; returns rows of the table."""
     bench = Bench.of(case)
     compiled = {name: jitted.lower(state, bench.batch, bench.key).compile() for name, (jitted, state) in bench.steps()}
-    calls = {name: _caller(compiled[name], state, bench) for name, (_, state) in bench.steps()}
+    calls = {name: going_on(compiled[name], state, bench.batch, bench.key) for name, (_, state) in bench.steps()}
     interleaved_seconds(calls, rounds=3)  # warm-up
     seconds = interleaved_seconds(calls, rounds)
     memory = {name: step.memory_analysis().temp_size_in_bytes for name, step in compiled.items()}
@@ -152,17 +151,6 @@ class Bench:
         updates, opt_state = self.optimizer.update(gradient, opt_state, variables["params"])
         params = optax.apply_updates(variables["params"], updates)
         return ({**variables, **changed, "params": params}, opt_state), {**metrics, "loss": value}
-
-
-def _caller(step: Callable[..., Any], state: Any, bench: Bench) -> Callable[[], Any]:
-    """A call without arguments that goes on from the state the last one left: the old one was donated."""
-
-    def call() -> Any:
-        nonlocal state
-        state, metrics = step(state, bench.batch, bench.key)
-        return state, metrics
-
-    return call
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,26 @@ def interleaved_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) 
             jax.block_until_ready(call())
             seconds[name][i] = time.perf_counter() - start
     return seconds
+
+
+def going_on(step: Callable[..., Any], state: Any, *arguments: Any, times: int = 1) -> Callable[[], Any]:
+    """A call without arguments that takes some steps from the state that the last call left: the old one was donated.
+
+    Args:
+      step: `(state, *arguments) -> (state, metrics)`.
+      state: the first one.
+      *arguments: of every step.
+      times: steps of a call.
+    """
+
+    def call() -> Any:
+        nonlocal state
+        metrics = None
+        for _ in range(times):
+            state, metrics = step(state, *arguments)
+        return state, metrics
+
+    return call
 
 
 def spread(values: Sequence[float] | np.ndarray, digits: int) -> str:

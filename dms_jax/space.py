@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from dms_jax.folding import Reads, find_reads
 from dms_jax.groups import Group
 from dms_jax.structure import Structure
 from dms_jax.tracing import Gate, Program, Value, control, describe, trace
-from dms_jax.writing import Factor, find_writes
+from dms_jax.writing import Factor, cheapest, find_writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,8 @@ class SearchSpace:
         numbers = {value: i for i, value in enumerate(params)}
         self.reads: Reads = find_reads(program, parts.masks, numbers)
         self._params = [parts.leaves[value].path for value in params]
-        self.folds = self._cheapest(find_writes(program, parts.masks, numbers))
+        sizes = [math.prod(self.leaves[path].shape) for path in self._params]
+        self.folds = cheapest(self.groups, self._reading(), find_writes(program, parts.masks, numbers), sizes)
         self._refuse_idle_groups()
 
     @staticmethod
@@ -247,31 +249,12 @@ class SearchSpace:
         """For every group that only kernels read: those kernels."""
         return {name: tuple(Factor(*where) for where in sorted(k)) for name, k in self.reads.kernels.items()}
 
-    def _cheapest(self, writes: Mapping[str, tuple[Factor, ...]]) -> dict[str, tuple[Factor, ...]]:
-        """For every group that folds: the fewest numbers to multiply, in what reads the axis or in what writes it.
-
-        A leaf that other masks go into counts half: it is copied anyway, and one more factor is cheap. So groups
-        without a choice come first.
-        """
-        reads, chosen, scaled = self._reading(), {}, set()
-        options = {name: [found[name] for found in (reads, writes) if name in found] for name in self.groups}
-
-        def numbers(factors: tuple[Factor, ...]) -> float:
-            sizes = {f.leaf: int(np.prod(self.leaves[self._params[f.leaf]].shape, dtype=np.int64)) for f in factors}
-            return sum(size / 2 if leaf in scaled else size for leaf, size in sizes.items())
-
-        for name in sorted(self.groups, key=lambda name: len(options[name])):
-            if options[name]:
-                chosen[name] = min(options[name], key=numbers)
-                scaled |= {f.leaf for f in chosen[name]}
-        return {name: chosen[name] for name in self.groups if name in chosen}
-
     def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Multiply masks into parameters: into kernels that read the axis, or into what writes it.
 
             conv(m x, W) = conv(x, m W)        m relu(a scale + bias) = relu(a (m scale) + m bias),  m >= 0
 
-        Whichever multiplies fewer numbers is taken, group by group (`folds`).
+        Which of them is `folds`, chosen by `writing.cheapest`.
 
         Args:
           params: the "params" collection, nested.

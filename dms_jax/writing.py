@@ -12,7 +12,7 @@ kernel; the gate of a block does too. A residual stream is scaled as a whole: by
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -68,6 +68,36 @@ def find_writes(
 # multiply.
 Price: TypeAlias = tuple[float, float]
 Site: TypeAlias = tuple[Node, Value, Value]  # a product, the mask or gate in it, and what is multiplied
+
+
+def cheapest(
+    groups: Iterable[str],
+    reads: Mapping[str, tuple[Factor, ...]],
+    writes: Mapping[str, tuple[Factor, ...]],
+    sizes: Sequence[int],
+) -> dict[str, tuple[Factor, ...]]:
+    """For every group that folds: the fewest numbers to multiply, in what reads the axis or in what writes it.
+
+    A leaf that other masks go into counts half: it is copied anyway, and one more factor is cheap. So groups without a
+    choice come first.
+
+    Args:
+      groups: names, in order.
+      reads, writes: the parameters to multiply for a group; it may be missing in either.
+      sizes: of the parameter leaves, by number.
+    """
+    chosen: dict[str, tuple[Factor, ...]] = {}
+    scaled: set[int] = set()
+    options = {name: [found[name] for found in (reads, writes) if name in found] for name in groups}
+
+    def numbers(factors: tuple[Factor, ...]) -> float:
+        return sum(sizes[leaf] / 2 if leaf in scaled else sizes[leaf] for leaf in {f.leaf for f in factors})
+
+    for name in sorted(options, key=lambda name: len(options[name])):
+        if options[name]:
+            chosen[name] = min(options[name], key=numbers)
+            scaled |= {f.leaf for f in chosen[name]}
+    return {name: chosen[name] for name in options if name in chosen}
 
 
 class _Graph:

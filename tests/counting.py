@@ -7,12 +7,13 @@ The count knows nothing of axes or groups: it reads the shapes off the jaxpr of 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any
 
 import hypothesis.strategies as st
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -54,6 +55,14 @@ def _operation(eqn: Any) -> int:
         return max(_count(branch.jaxpr) for branch in p["branches"])
     inner = [v for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (v := p.get(key)) is not None]
     return _count(getattr(inner[0], "jaxpr", inner[0])) if inner and name != "reduce" else 0
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a program, those of the programs inside included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def numbers(tree: Any) -> int:

@@ -7,13 +7,14 @@ import pytest
 
 from dms_jax import Searchable, SearchSpace, layers
 from dms_jax.models import create
+from dms_jax.writing import Factor, cheapest
 from tests.test_folding import FOLDABLE, REFUSED, check, model
 
 
 @pytest.fixture(autouse=True)
 def only_writes(monkeypatch):
     """Take what writes the axis wherever it can be taken, also where reading it is cheaper."""
-    monkeypatch.setattr(SearchSpace, "_cheapest", lambda self, writes: writes)
+    monkeypatch.setattr("dms_jax.space.cheapest", lambda groups, reads, writes, sizes: writes)
 
 
 @pytest.mark.parametrize("name", FOLDABLE)
@@ -160,3 +161,15 @@ def test_a_resnet_folds_into_scales_and_biases_alone(name, size):
     assert set(space.folds) == set(space.groups)
     leaves = {space._params[f.leaf][-1] for factors in space.folds.values() for f in factors}
     assert leaves == {"scale", "bias"}
+
+
+def test_groups_with_a_choice_go_where_others_went():
+    """Kernels 0 and 1 of 10 numbers each, a bias of 2: the gate has no choice, the features do, at equal cost."""
+    gate, read, write, bias = Factor(1, None, 0), Factor(0, 0), Factor(1, 1), Factor(2, 0)
+    sizes = (10, 10, 2)
+    reads, writes = {"features": (read,), "other": (read,)}, {"features": (write,), "gate": (gate,), "other": (bias,)}
+    chosen = cheapest(["features", "gate", "other", "left alone"], reads, writes, sizes)
+    assert chosen == {"features": (write,), "gate": (gate,), "other": (bias,)}
+    assert cheapest(["features"], reads, writes, sizes) == {"features": (read,)}
+    # half of a copied kernel is still more than a bias
+    assert cheapest(["gate", "other"], {"other": (write,)}, writes, sizes)["other"] == (bias,)

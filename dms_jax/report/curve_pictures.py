@@ -28,6 +28,7 @@ from dms_jax.report.run_files import Record
 
 Points = list[tuple[float, float]]
 
+LABELS = 0.75  # inches left of axes for the name of the values and ticks as wide as 0.0001
 MOST_POINTS = 300  # of a curve; more are averaged block by block
 # These follow one another; every other phase is a control, to be compared with the retraining.
 PIPELINE = ("pretrain", "search", "finetune")
@@ -64,7 +65,7 @@ def resources(records: Sequence[Record]) -> Figure:
     figure = new_figure(4.1 if weighted else 3.05, _resources_title(search, names), subtitle)
     pitch = WIDTH / len(names)
     for index, name in enumerate(names):
-        left, width = index * pitch + 0.6, pitch - 0.75
+        left, width = index * pitch + LABELS, pitch - LABELS - 0.15
         axes = place(figure, left, 0.1, width, 2.4)
         _draw_resource(axes, search, name)
         if weighted:
@@ -218,11 +219,11 @@ def _side_by_side(
     for panel in panels:
         steps = [record["step"] for record in records if record["phase"] in panel]
         spans.append(max(steps) - min(steps) + 1)
-    room = WIDTH - 0.6 - 0.15 - 0.2 * (len(panels) - 1)
+    room = WIDTH - LABELS - 0.15 - 0.2 * (len(panels) - 1)
     least = min(1.8, room / len(panels))
     spare = room - least * len(panels)
     widths = [least + spare * span / sum(spans) for span in spans]
-    lefts = [0.6 + total + 0.2 * index for index, total in enumerate(itertools.accumulate([0.0, *widths[:-1]]))]
+    lefts = [LABELS + total + 0.2 * index for index, total in enumerate(itertools.accumulate([0.0, *widths[:-1]]))]
     return list(zip(panels, lefts, widths, strict=True))
 
 

@@ -2,9 +2,11 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dms_jax.report import pictures
+from dms_jax.report.drawing import MARGIN
 from dms_jax.report.mask_pictures import _pixels, chosen_groups
 from dms_jax.report.run_files import read_run
 
@@ -63,6 +65,16 @@ def test_losses_put_controls_beside_the_retraining(make_run, small_groups):
     figure = pictures.losses(read_run(make_run(small_groups)).metrics)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
     assert titles == ["pretrain", "search", "finetune and controls"]
+
+
+def test_losses_of_any_size_stay_inside_the_picture():
+    for least in (1e-4, 1.0):
+        records = [{"phase": "search", "step": i, "loss": least * 10 ** (i % 5), "accuracy": 0.9} for i in range(20)]
+        figure = pictures.losses(records)
+        FigureCanvasAgg(figure).draw()
+        for axes in figure.axes:
+            box = axes.yaxis.label.get_window_extent()
+            assert box.x0 >= MARGIN * figure.dpi or not axes.yaxis.label.get_text()  # which a page leaves out
 
 
 def test_losses_leave_out_what_is_not_finite_and_average_long_curves():

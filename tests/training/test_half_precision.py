@@ -1,7 +1,6 @@
 """Every image family computes in bfloat16 with float32 parameters, statistics and logits, and a search does, too."""
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,20 +8,13 @@ import pytest
 
 from dms_jax import Schedule, Search, SearchSpace
 from dms_jax.training import supervised
-from tests.counting import random_variables
+from tests.counting import equations, random_variables
 from tests.models.small import CLASSES, NETWORKS, SIZE, images
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
 IN_HALF = {"dot_general", "conv_general_dilated"}
 IN_FULL = {"exp", "log", "rsqrt", "sqrt"}  # softmax and norms
-
-
-def equations(jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
