@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from benchmarks import choice, methods
+from benchmarks import choice, methods, pictures
 from benchmarks.cells import Spread, paired
 from benchmarks.command import Contest, Options, start, table, write_section
 from benchmarks.comparison import percent
@@ -116,9 +116,13 @@ def _report(
         named["size of the supernet (usual: hidden size 256)"] = {
             label: other.values(settings, seeds) for label, (other, settings) in others.items()
         }
+    apart = {name: {label: paired(usual, v) for label, v in values.items()} for name, values in named.items()}
+    figure = pictures.differences(apart, contest.task.unit.name)
+    picture = pictures.save(figure, options.pictures / "ablation.svg")
+    parts.append(f"![What every change is worth](../{picture})")
     for name, values in named.items():
         lines = [
-            [label, Spread.of(v.values()).text(), paired(usual, v).text(sign=True), str(len(v))]
+            [label, Spread.of(v.values()).text(), apart[name][label].text(sign=True), str(len(v))]
             for label, v in values.items()
         ]
         parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import choice, methods
-from benchmarks.command import Contest, Options, start, write_section
-from benchmarks.comparison import percent, tables
+from benchmarks.chapter import Comparison, write_chapter
+from benchmarks.command import Contest, Options, start
+from benchmarks.comparison import percent
 from benchmarks.digits_task import QUICK, QUICK_FEW, DigitsOptions, as_json, digits_task
 from benchmarks.methods import OURS, Methods
 
@@ -46,28 +47,26 @@ def digits_methods(steps: int, search_steps: int) -> tuple[Methods, Methods]:
 
 def main(options: Options) -> None:
     contests = {"all labels": digits_contest(options), f"{FEW_LABELS} labels": digits_contest(options, FEW_LABELS)}
-    budgets = (0.5,) if options.quick else BUDGETS
     first, others = digits_methods(*((QUICK_STEPS, 2) if options.quick else (STEPS, SEARCH_STEPS)))
     compared = {label: first[label] for label in (OURS, "uniform")} if options.quick else {**first, **others}
 
     def seeds(label: str, budget: float) -> Sequence[int]:
         return (choice.SEED,) if options.quick else MANY if label in first else FEW
 
+    budgets = (0.5,) if options.quick else BUDGETS
+    comparisons = [Comparison(name, contest, compared, budgets, seeds) for name, contest in contests.items()]
     try:
-        for name, contest in contests.items():
+        for comparison in comparisons:
             for budget in budgets:
-                asked = [(s(budget), seed) for label, s in compared.items() for seed in seeds(label, budget)]
-                contest.fill(f"digits, {name}, {percent(budget)}", asked)
+                name = f"digits, {comparison.title}, {percent(budget)}"
+                comparison.contest.fill(name, comparison.asked(budget))
     finally:
-        parts = [
+        opening = (
             "`python -m benchmarks.digits`: test error in per cent on scikit-learn's digits, mean ± standard error "
             f"over seeds; a positive difference, paired by seed, means that {OURS} is better."
-        ]
-        shown = sorted(budgets, reverse=True)
-        for name, contest in contests.items():
-            parts += [f"**{name}**", *tables(contest, compared, shown, seeds, OURS)]
+        )
         title = "A small ResNet on digits: 10, 4 and 2 % of the MACs, and few labels"
-        write_section("digits", title, "\n\n".join(filter(None, parts)), quick=options.quick)
+        write_chapter("digits", title, opening, comparisons, options)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import pictures
 from benchmarks.cells import Cell, Say, file_label
 from benchmarks.command import Options, start, table, write_section
 from benchmarks.rivals import absent
@@ -205,6 +206,14 @@ def rows(network: Network, method: str, found: Mapping[str, Any]) -> list[list[s
     return lines
 
 
+def points(
+    found: Sequence[tuple[Network, str, Mapping[str, Any] | None]], resource: str, method: str
+) -> list[tuple[float, float]]:
+    """(asked for, achieved / asked for) of a method on all networks; refused budgets are left out."""
+    results = [result for _, name, result in found if name == method and result]
+    return [(asked, ratio) for result in results for asked, ratio in result[resource] if ratio is not None]
+
+
 HEADER = [
     "network",
     "budget on",
@@ -231,10 +240,12 @@ def main(options: Options) -> None:
     lines = [line for n, m, result in found if result for line in rows(n, m, result)]
     lacking = any(result is None for *_, result in found)
     left_out = f"\n\nTorch-Pruning is {reason}." if reason and lacking else ""
+    landed = {r: {m: points(found, r, m) for m in methods} for r in RESOURCES}
+    picture = pictures.save(pictures.misses(landed), options.pictures / "landing.svg")
     text = (
         f"Achieved over asked for, {len(budgets)} budgets from {100 * budgets[0]:g} to {100 * budgets[-1]:g} % of the "
         f"full network. Negative is under the budget. Not reached: below the smallest network there is.\n\n"
-        f"{table(HEADER, lines)}{left_out}"
+        f"![Achieved over asked for](../{picture})\n\n{table(HEADER, lines)}{left_out}"
     )
     write_section("landing", "Landing: achieved over asked for", text, quick=options.quick)
 

@@ -90,7 +90,8 @@ def report(
       grids: what the settings of those that search were chosen from, by label.
     """
     budgets = sorted(budgets, reverse=True)
-    picture = pictures.save(pictures.frontier(contest, compared, budgets, seeds), options.pictures / f"{name}.svg")
+    figure = pictures.scores_over_macs([pictures.panel(contest, compared, budgets, seeds)])
+    picture = pictures.save(figure, options.pictures / f"{name}.svg")
     scores, *rest = tables(contest, compared, budgets, seeds, OURS)
     parts = [
         f"`python -m benchmarks.{name}`: {contest.task.unit.name} on {contest.task.data}, files not trained on; lower "

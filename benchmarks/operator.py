@@ -31,7 +31,8 @@ import numpy as np
 import tyro
 from jax import Array
 
-from benchmarks.command import table, write_section
+from benchmarks import pictures
+from benchmarks.command import PICTURES, QUICK, table, write_section
 from benchmarks.rivals import absent
 from dms_jax.errors import exit_on_user_error
 from dms_jax.strategies import capped_simplex
@@ -290,16 +291,22 @@ def main(quick: bool = False, samples: int = 15) -> None:
     entered, sizes, samples = contenders(), QUICK_SIZES if quick else SIZES, 3 if quick else samples
     left_out = [f"{c.name} is {c.out}." for c in entered if c.out]
     entered = [c for c in entered if not c.out]
-    times, facts = [], []
+    times, facts, medians = [], [], {}
     for size in sizes:
         race(entered, size, samples)
         times.append([f"{size:,}", *(c.cell() for c in entered)])
         facts.append([f"{size:,}", *(("out" if c.out else "fails") if c.out or c.failed else c.shown for c in entered)])
+        for c in entered:
+            if c.size == size and not c.failed:
+                medians.setdefault(c.name, {})[size] = statistics.median(c.samples)
         print(f"{size:,}: " + "; ".join(f"{c.name} {c.cell()}" for c in entered), flush=True)
+    folder = QUICK if quick else PICTURES
+    picture = pictures.save(pictures.growth(medians), folder / "operator.svg")
     header = ["N", *(c.name for c in entered)]
     parts = [
         f"`python -m benchmarks.operator` on {machine()}: forward and gradient; median time, (least to most), "
         "temporary memory.",
+        f"![Time of the operator and of others](../{picture})",
         table(header, times),
         "Mass error |sum m - k|, and the gradients that are there:",
         table(header, facts),

@@ -1,8 +1,9 @@
-"""The picture of a comparison, and how pictures become files."""
+"""The pictures of the tables, and how pictures become files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +15,192 @@ from benchmarks.command import Contest
 from benchmarks.comparison import Seeds, percent
 from benchmarks.contest import CONTROL
 from benchmarks.methods import Methods
-from dms_jax.report.drawing import SERIES, styled
+from dms_jax.report.drawing import INK, MUTED, RULE, SERIES, styled
 
 MARKERS = "osD^v<>Pph*"
+STYLES = ("-", "--", ":")
+PLAIN = "{x:g}"
+"""Of the numbers of logarithmic axes; powers would need mathematical type, which names of groups forbid."""
+
+Lines = Mapping[str, Mapping[float, Spread]]
+"""Label -> where on the x axis -> score."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Scores over budgets.
+
+    Attributes:
+      lines: label -> fraction of the MACs -> score; a label stands for the same method in all panels.
+      unit: of the scores.
+      title: above the panel.
+      levels: label -> score of what has one budget alone.
+    """
+
+    lines: Lines
+    unit: str
+    title: str = ""
+    levels: Mapping[str, Spread] = field(default_factory=dict)
+
+
+def panel(contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Seeds, title: str = "") -> Panel:
+    """The panel of a comparison; the unpruned network, the same at every budget, is a level."""
+    scale, lines, levels = contest.task.unit.scale, {}, {}
+    for label, settings in methods.items():
+        spreads = {}
+        for budget in budgets:
+            values = contest.values(settings(budget), seeds(label, budget)).values()
+            spreads[budget] = Spread.of(scale * value for value in values)
+        if settings(budgets[0]).strategy == CONTROL:
+            levels[label] = next(iter(spreads.values()))
+        else:
+            lines[label] = spreads
+    return Panel(lines, contest.task.unit.name, title, levels)
 
 
 @styled
-def frontier(contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Seeds) -> Figure:
-    """Draw scores over MACs with standard errors, a line a method."""
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for i, (label, settings) in enumerate(methods.items()):
-        spreads = {b: Spread.of(contest.values(settings(b), seeds(label, b)).values()) for b in budgets}
-        if settings(budgets[0]).strategy == CONTROL:  # the same network at every budget
-            _level(axes, label, next(iter(spreads.values())))
-            continue
-        aside = 1 + 0.008 * (i - len(methods) / 2)  # so that lines do not hide each other
-        _line(axes, i, label, {100 * b * aside: spread for b, spread in spreads.items() if spread.count})
-    axes.set_xscale("log")
-    axes.set_xticks([100 * b for b in budgets], [percent(b) for b in budgets])
-    axes.minorticks_off()
-    axes.set_xlabel("MACs")
-    axes.set_ylabel(contest.task.unit.name)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+def scores_over_macs(panels: Sequence[Panel]) -> Figure:
+    """Draw scores over MACs with standard errors, a line a method, panels side by side under one legend."""
+    width = 7.0 if len(panels) == 1 else 9.0
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = list(dict.fromkeys(label for panel in panels for label in panel.lines))
+    handles = {}
+    for axes, drawn in zip(row, panels, strict=True):
+        for label, spreads in drawn.lines.items():
+            aside = 1 + 0.008 * (names.index(label) - len(names) / 2)  # so that lines do not hide each other
+            _line(axes, names.index(label), label, {100 * b * aside: s for b, s in spreads.items() if s.count})
+        for label, spread in drawn.levels.items():
+            _level(axes, label, spread)
+        budgets = sorted({budget for spreads in drawn.lines.values() for budget in spreads})
+        axes.set_xscale("log")
+        axes.set_xticks([100 * b for b in budgets], [percent(b) for b in budgets])
+        axes.minorticks_off()
+        axes.set_xlabel("MACs")
+        axes.set_ylabel(drawn.unit)
+        axes.set_title(drawn.title, loc="left", fontsize="medium")
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper")
     return figure
 
 
-def _line(axes: Axes, i: int, label: str, spreads: dict[float, Spread]) -> None:
+def _line(axes: Axes, i: int, label: str, spreads: Mapping[float, Spread]) -> None:
     if not spreads:
         return
     means = [spread.mean for spread in spreads.values()]
-    errors = [0.0 if np.isnan(spread.error) else spread.error for spread in spreads.values()]
     axes.errorbar(
-        list(spreads), means, errors, label=label, color=SERIES[i % len(SERIES)], marker=MARKERS[i % len(MARKERS)],
-        markersize=4, capsize=2, linestyle="-" if i < len(SERIES) else "--",
+        list(spreads), means, [_error(spread) for spread in spreads.values()], label=label,
+        color=SERIES[i % len(SERIES)], marker=MARKERS[i % len(MARKERS)], markersize=4, capsize=2,
+        linestyle=STYLES[i // len(SERIES) % len(STYLES)],
     )  # fmt: skip
 
 
 def _level(axes: Axes, label: str, spread: Spread) -> None:
     if spread.count:
-        error = 0.0 if np.isnan(spread.error) else spread.error
+        error = _error(spread)
         axes.axhspan(spread.mean - error, spread.mean + error, color="0.5", alpha=0.3, linewidth=0)
         axes.axhline(spread.mean, label=label, color="0.3", linestyle=":")
+
+
+def _error(spread: Spread) -> float:
+    """Its standard error; 0 where one value alone has none."""
+    return 0.0 if np.isnan(spread.error) else spread.error
+
+
+@styled
+def differences(tables: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
+    """Draw differences to a usual setting with standard errors, a row a setting, under the names of their tables."""
+    rows: list[tuple[str, Spread | None]] = []
+    for name, spreads in tables.items():
+        rows += [(name, None), *spreads.items()]
+    figure = Figure(figsize=(7.0, 0.8 + 0.19 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0.0, color=MUTED, linewidth=1)
+    for y, (_, spread) in enumerate(rows):
+        if spread is not None and spread.count:
+            axes.errorbar(spread.mean, y, xerr=_error(spread), color=SERIES[0], marker="o", markersize=4, capsize=2)
+            axes.axhline(y, color=RULE, linewidth=0.4)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    for tick, (_, spread) in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_color(INK if spread is None else MUTED)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(f"{unit} more than usual")
+    return figure
+
+
+@styled
+def cloud(
+    everything: Sequence[tuple[float, float]], picks: Mapping[str, Sequence[tuple[float, float]]], unit: str
+) -> Figure:
+    """Draw all structures as dots, and what methods picked of them.
+
+    Args:
+      everything: (share of the MACs, score) of every structure.
+      picks: the same of what each method picked.
+      unit: of the scores.
+    """
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*_percent(everything), linestyle="", marker=".", markersize=3, color=MUTED, label="every structure")
+    for i, (label, points) in enumerate(picks.items()):
+        axes.plot(
+            *_percent(points), linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=6, alpha=0.7,
+            color=SERIES[i % len(SERIES)], label=label,
+        )  # fmt: skip
+    axes.set_xlabel("MACs, %")
+    axes.set_ylabel(unit)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _percent(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [100 * x for x, _ in points], [y for _, y in points]
+
+
+@styled
+def misses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Draw by how much budgets were missed.
+
+    Args:
+      panels: resource -> method -> (asked for as a fraction, achieved / asked for).
+    """
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (resource, methods) in zip(row, panels.items(), strict=True):
+        axes.axhline(0.0, color=MUTED, linewidth=1)
+        for i, (label, points) in enumerate(methods.items()):
+            x, y = [100 * asked for asked, _ in points], [100 * (ratio - 1) for _, ratio in points]
+            axes.plot(x, y, linestyle="", marker=MARKERS[i], markersize=3, alpha=0.6, color=SERIES[i], label=label)
+        axes.set_xscale("log")
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.xaxis.set_major_formatter(PLAIN)
+        axes.yaxis.set_major_formatter(PLAIN)
+        axes.set_title(f"budgets on {resource}", loc="left", fontsize="medium")
+        axes.set_xlabel("asked for, % of the full network")
+    row[0].set_ylabel("achieved over asked for, % above or below")
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def growth(times: Mapping[str, Mapping[int, float]]) -> Figure:
+    """Draw seconds a call over sizes, both on logarithmic axes, a line a contender."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, seconds) in enumerate(times.items()):
+        axes.plot(
+            list(seconds), [1e3 * s for s in seconds.values()], label=label, color=SERIES[i % len(SERIES)],
+            marker=MARKERS[i % len(MARKERS)], markersize=4, linestyle=STYLES[i // len(SERIES) % len(STYLES)],
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter(PLAIN)
+    axes.set_xlabel("elements")
+    axes.set_ylabel("ms a call, forward and gradient")
+    figure.legend(loc="outside right upper")
+    return figure
 
 
 @styled

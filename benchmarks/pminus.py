@@ -11,8 +11,9 @@ method finds what a network can do without; not how good the result is after fin
 from __future__ import annotations
 
 from benchmarks import choice, methods
-from benchmarks.command import Options, start, write_section
-from benchmarks.comparison import always, tables
+from benchmarks.chapter import Comparison, on, write_chapter
+from benchmarks.command import Options, start
+from benchmarks.comparison import always
 from benchmarks.digits import digits_contest
 from benchmarks.llama import text_contest
 from benchmarks.methods import OURS, Methods
@@ -34,20 +35,21 @@ def frozen_methods(steps: int) -> Methods:
 def main(options: Options) -> None:
     compared = frozen_methods(QUICK_STEPS if options.quick else STEPS)
     compared = {label: compared[label] for label in (OURS, "uniform")} if options.quick else compared
-    seeds = (choice.SEED,) if options.quick else SEEDS
+    seeds = always((choice.SEED,) if options.quick else SEEDS)
     tasks = [(text_contest(options), TEXT_BUDGETS), (digits_contest(options), DIGITS_BUDGETS)]
-    tasks = [(contest, budgets[-1:] if options.quick else budgets) for contest, budgets in tasks]
-    parts = ["`python -m benchmarks.pminus`: nothing retrained; lower is better, means ± standard errors over seeds."]
+    comparisons = [
+        Comparison(on(contest), contest, compared, budgets[-1:] if options.quick else budgets, seeds)
+        for contest, budgets in tasks
+    ]
     try:
-        for contest, budgets in tasks:
-            asked = [(s(b), seed) for b in budgets for seed in seeds for s in compared.values()]
-            contest.fill(f"pminus, {contest.task.name}", asked)
+        for comparison in comparisons:
+            asked = [cell for budget in comparison.budgets for cell in comparison.asked(budget)]
+            comparison.contest.fill(f"pminus, {comparison.contest.task.name}", asked)
     finally:
-        for contest, budgets in tasks:
-            parts += [f"**{contest.task.data}: {contest.task.unit.name}**"]
-            parts += tables(contest, compared, budgets, always(seeds), OURS)
-        title = "Structure parameters alone, nothing retrained"
-        write_section("pminus", title, "\n\n".join(filter(None, parts)), quick=options.quick)
+        opening = (
+            "`python -m benchmarks.pminus`: nothing retrained; lower is better, means ± standard errors over seeds."
+        )
+        write_chapter("pminus", "Structure parameters alone, nothing retrained", opening, comparisons, options)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
+from benchmarks import pictures
 from benchmarks.cells import Cell, Cells, Say, Spread, file_label
 from benchmarks.command import Options, start, table, write_section
 from benchmarks.comparison import percent
@@ -320,6 +322,21 @@ def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
     return "\n\n".join(_section(benchmark, budget, truth, shares) for budget in benchmark.budgets)
 
 
+def draw(benchmark: Benchmark, shares: Mapping[Key, float]) -> Figure:
+    """Every structure that is trained, and the picks of every method."""
+    scores = {key: float(bits.mean()) for key, bits in benchmark.truth(list(shares)).items()}
+    picks = {
+        method: [
+            (shares[pick], scores[pick])
+            for budget in benchmark.budgets
+            for pick in benchmark.picks(method, budget)
+            if pick in scores
+        ]
+        for method in benchmark.methods
+    }
+    return pictures.cloud([(shares[key], score) for key, score in scores.items()], picks, "bits per byte")
+
+
 def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]) -> str:
     """The table of one budget."""
     band = [key for key in shares if BAND * budget <= shares[key] <= budget]
@@ -363,8 +380,10 @@ def main(options: Options) -> None:
     if not options.tables:
         benchmark.fill()
     space = Space(size)
-    tables = report(benchmark, {key: space.share(key) for key in space.keys})
-    write_section("regret", "Regret: where the picks stand among all structures", tables, quick=options.quick)
+    shares = {key: space.share(key) for key in space.keys}
+    picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
+    text = f"![All structures, and what was picked](../{picture})\n\n{report(benchmark, shares)}"
+    write_section("regret", "Regret: where the picks stand among all structures", text, quick=options.quick)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import dataclasses
 from functools import partial
 
 from benchmarks import choice, methods
-from benchmarks.command import Options, start, write_section
-from benchmarks.comparison import always, tables
+from benchmarks.chapter import Comparison, on, write_chapter
+from benchmarks.command import Options, start
+from benchmarks.comparison import always
 from benchmarks.contest import Settings
 from benchmarks.digits import digits_contest
 from benchmarks.llama import QUICK_STEPS, text_contest, usual
@@ -36,24 +37,23 @@ def main(options: Options) -> None:
     text = text_contest(options)
     best = usual(text, options)
     if options.quick:
-        seeds, tasks = (choice.SEED,), [(text, (0.5,), dict(list(structures(QUICK_STEPS, best).items())[:2]))]
+        tasks = [(text, (0.5,), dict(list(structures(QUICK_STEPS, best).items())[:2]))]
     else:
-        seeds = SEEDS
         tasks = [
             (text, TEXT_BUDGETS, structures(TEXT_STEPS, best) | residual(TEXT_STEPS)),
             (digits_contest(options), DIGITS_BUDGETS, structures(DIGITS_STEPS, best)),
         ]
-    parts = ["`python -m benchmarks.scratch`: every structure retrained from new weights; lower is better."]
+    seeds = always((choice.SEED,) if options.quick else SEEDS)
+    comparisons = [
+        Comparison(on(contest), contest, compared, budgets, seeds, OURS) for contest, budgets, compared in tasks
+    ]
     try:
-        for contest, budgets, compared in tasks:
-            asked = [(s(b), seed) for b in budgets for seed in seeds for s in compared.values()]
-            contest.fill(f"scratch, {contest.task.name}", asked)
+        for comparison in comparisons:
+            asked = [cell for budget in comparison.budgets for cell in comparison.asked(budget)]
+            comparison.contest.fill(f"scratch, {comparison.contest.task.name}", asked)
     finally:
-        for contest, budgets, compared in tasks:
-            parts += [f"**{contest.task.data}: {contest.task.unit.name}**"]
-            parts += tables(contest, compared, budgets, always(seeds), OURS)
-        title = "Found structures retrained from new weights"
-        write_section("scratch", title, "\n\n".join(filter(None, parts)), quick=options.quick)
+        opening = "`python -m benchmarks.scratch`: every structure retrained from new weights; lower is better."
+        write_chapter("scratch", "Found structures retrained from new weights", opening, comparisons, options)
 
 
 def residual(steps: int) -> dict[str, Method]:

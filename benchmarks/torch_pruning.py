@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import digits_task
+from benchmarks import digits_task, pictures
 from benchmarks.cells import Cell, Cells, Say, Spread, file_label, paired
 from benchmarks.command import Options, start, table, write_section
 from benchmarks.comparison import percent
@@ -117,6 +117,14 @@ class Benchmark:
         last = f"Largest difference of logits between the frameworks, relative: {worst:.1g}."
         return "\n\n".join([*filter(None, tables), last])
 
+    def panel(self) -> pictures.Panel:
+        """Test errors over budgets."""
+        lines = {
+            method: {b: Spread.of(100 * r["test"] for r in self.results(method, b).values()) for b in self.budgets}
+            for method in METHODS
+        }
+        return pictures.Panel(lines, self.task.unit.name, self.title)
+
     def _table(self, budget: float) -> str:
         """Empty where no cell is there."""
         rows, full = [], self.task.space.resources()["macs"]
@@ -161,8 +169,11 @@ def main(options: Options) -> None:
             if not options.tables:
                 benchmark.fill()
     finally:
-        text = "\n\n".join(benchmark.report() for benchmark in benchmarks)
-        text += f"\n\nTorch-Pruning is {reason}." if reason and "TP" not in text else ""
+        figure = pictures.scores_over_macs([benchmark.panel() for benchmark in benchmarks])
+        picture = pictures.save(figure, options.pictures / "torch_pruning.svg")
+        parts = [f"![Test errors beside Torch-Pruning's](../{picture})", *(b.report() for b in benchmarks)]
+        text = "\n\n".join(parts)
+        text += f"\n\nTorch-Pruning is {reason}." if reason and "| TP" not in text else ""
         write_section("torch_pruning", "DMS beside Torch-Pruning", text, quick=quick)
 
 
