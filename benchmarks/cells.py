@@ -1,7 +1,7 @@
 """Cells: (task, settings, seed) -> numbers, one small JSON file each, so that a table of hours can stop and go on.
 
 A finished cell is never computed again; tables and pictures are made from the files alone. Two benchmarks that ask for
-the same cell share it.
+the same cell share it, and so do two processes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from benchmarks.sharing import in_turns
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.machine import machine
@@ -112,6 +114,8 @@ class Cells:
     def fill(self, work: Iterable[tuple[Cell, Compute]], name: str, data: str) -> None:
         """Compute what is missing, in order. Ctrl-C or SIGTERM loses the cell at hand and no other.
 
+        Other processes may fill the same folder at the same time: each computes what no other has begun.
+
         Args:
           work: cells and how to compute them; may hold a cell twice.
           name: of the benchmark, for the progress bar.
@@ -128,19 +132,33 @@ class Cells:
         self._refuse_other_data({cell.task for cell, _ in missing.values()}, data)
         conditions = {"machine": machine(), "data": data}
         with InterruptFlag() as interrupt, Progress(name, len(missing)) as progress:
-            for done, (cell, compute) in enumerate(missing.values()):
-                title, began = f"{cell.label} seed {cell.seed}", time.process_time()
-                progress.update(done, title)
+            there = 0
 
-                def say(text: str, done: int = done, title: str = title) -> None:
-                    progress.update(done, f"{title}: {text}")
+            def do(cell: Cell, compute: Compute) -> None:
+                nonlocal there
+                if self.get(cell) is None:  # else another process was faster
+                    self._compute(cell, compute, interrupt, partial(progress.update, there), conditions)
+                there += 1
+                progress.update(there, "")
 
-                try:
-                    result = compute(interrupt, say)
-                except Interrupted:
-                    raise Interrupted(done, f"{done} of {len(missing)} cells done; the same command goes on") from None
-                self.put(cell, {**result, "cpu_seconds": round(time.process_time() - began, 1)}, conditions)
-            progress.update(len(missing), "")
+            turns = [(self.folder / path, partial(do, *one)) for path, one in missing.items()]
+            try:
+                in_turns(turns, interrupt)
+            except Interrupted:
+                raise Interrupted(there, f"{there} of {len(missing)} cells done; the same command goes on") from None
+
+    def _compute(
+        self,
+        cell: Cell,
+        compute: Compute,
+        interrupt: InterruptFlag,
+        show: Callable[[str], None],
+        conditions: Mapping[str, Any],
+    ) -> None:
+        title, began = f"{cell.label} seed {cell.seed}", time.process_time()
+        show(title)
+        result = compute(interrupt, lambda text: show(f"{title}: {text}"))
+        self.put(cell, {**result, "cpu_seconds": round(time.process_time() - began, 1)}, conditions)
 
     def _refuse_other_data(self, tasks: set[str], data: str) -> None:
         for task in tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,8 +85,7 @@ class Contest:
             return
         asked = list(asked)
         missing = [(settings, seed) for settings, seed in asked if self.get(settings, seed) is None]
-        for seed in dict.fromkeys(seed for settings, seed in missing if settings.pretrained):
-            self.task.pretrained(seed)
+        self.task.pretrain(seed for settings, seed in missing if settings.pretrained)
         work = [(self.cell(s, seed), partial(contest.compete, self.task, s, seed)) for s, seed in asked]
         self.cells.fill(work, name, self.task.data)
 
@@ -129,7 +129,9 @@ def write_section(name: str, title: str, text: str, *, quick: bool, path: Path |
     before, rest = content.split(begin, 1)
     if end not in rest:
         raise UserError(f"{path} has {begin!r} without {end!r}; put it back")
-    path.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
+    part = path.with_suffix(".part")
+    part.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
+    os.replace(part, path)  # never half a document, whatever happens
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

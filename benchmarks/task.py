@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +14,11 @@ import flax.linen as nn
 import jax
 import optax
 
+from benchmarks.sharing import in_turns
 from dms_jax.search import Loss
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
+from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.runs import Run
 from experiments.conduct import warm_cosine
 
@@ -89,6 +92,15 @@ class Task:
         variables = jax.jit(model.init)(jax.random.key(seed), *inputs)
         return {name: tree for name, tree in variables.items() if name != "masks"}
 
+    def pretrain(self, seeds: Iterable[int]) -> None:
+        """Have the supernets of these seeds; other processes may make some of them at the same time.
+
+        Raises:
+          Interrupted: stopped and saved.
+        """
+        with InterruptFlag() as interrupt:
+            in_turns([(self._run(seed), partial(self.pretrained, seed)) for seed in dict.fromkeys(seeds)], interrupt)
+
     def pretrained(self, seed: int) -> dict[str, Any]:
         """The supernet's variables after pretraining; stopped, it goes on where it was.
 
@@ -99,14 +111,22 @@ class Task:
             self._supernets[seed] = self._pretrain(seed)
         return self._supernets[seed]
 
-    def _pretrain(self, seed: int) -> dict[str, Any]:
+    def _run(self, seed: int) -> Path:
+        """The run directory of a supernet."""
+        digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:10]
+        return CACHE / f"{self.name}-{digest}" / f"seed{seed}"
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a supernet depends on, besides its seed."""
         options = {name: value for name, value in self.options.items() if name not in self.later}
-        identity = {"task": self.name, **options, "data": self.data}
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+        return {"task": self.name, **options, "data": self.data}
+
+    def _pretrain(self, seed: int) -> dict[str, Any]:
         optimizer = self.optimizer(warm_cosine(self.pretrain_rate, self.pretrain_steps))
         step = jax.jit(supervised.make_step(self.loss(self.model), optimizer), donate_argnums=0)
         state = supervised.init(self.new(self.model, seed), optimizer)
-        with Run(CACHE / f"{self.name}-{digest}" / f"seed{seed}", identity | {"seed": seed}) as run:
+        with Run(self._run(seed), self._identity | {"seed": seed}) as run:
             name, steps = f"pretrain {self.name} seed {seed}", self.pretrain_steps
             key, batches = jax.random.key(seed), self.batches(seed)
             return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).variables

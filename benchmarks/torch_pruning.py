@@ -95,8 +95,7 @@ class Benchmark:
     def fill(self) -> None:
         """Compute what is missing, a seed after the other."""
         asked = [(m, b, s) for s in self.seeds for b in self.budgets for m in self.methods]
-        for seed in dict.fromkeys(s for m, b, s in asked if self.cells.get(self.cell(m, b, s)) is None):
-            self.task.pretrained(seed)
+        self.task.pretrain(s for m, b, s in asked if self.cells.get(self.cell(m, b, s)) is None)
         work = [(self.cell(*ask), partial(self.compute, *ask)) for ask in asked]
         self.cells.fill(work, f"torch_pruning, {self.title}", self.task.data)
 

@@ -1,0 +1,58 @@
+"""Several processes at one table: each takes what no other is at work on."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from dms_jax.errors import Interrupted
+from dms_jax.training.interrupt import InterruptFlag
+
+LOCKS = Path("runs/benchmarks/locks")
+"""A file for everything that can be taken; the system lets go of it when its process ends, however it ends."""
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Take what a path stands for until the block ends; False where another process has it."""
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
+    with (LOCKS / name).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def in_turns(items: Iterable[tuple[Path, Callable[[], object]]], interrupt: InterruptFlag) -> None:
+    """Do everything once in this process, each thing while no other process does it; what is taken comes later.
+
+    Args:
+      items: what each stands for, and what to do; nothing, if it finds that it is done already.
+      interrupt: stops the wait for others.
+
+    Raises:
+      Interrupted: the flag was up.
+    """
+    waiting = deque(items)
+    while waiting:
+        before = len(waiting)
+        for _ in range(before):
+            path, do = waiting.popleft()
+            with claim(path) as ours:
+                if ours:
+                    do()
+            if not ours:
+                waiting.append((path, do))
+        if len(waiting) == before:
+            if interrupt.requested:
+                raise Interrupted(0, "stopped while another process was at work; the same command goes on")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
