@@ -63,18 +63,23 @@ def run(command: Sequence[str], workers: int) -> None:
       UserError: one of them failed.
     """
     with ExitStack() as stack, InterruptFlag() as interrupt:
-        running, told = [stack.enter_context(_start(command, i, stack)) for i in range(workers)], False
-        while any(process.poll() is None for process in running):
-            if not told and (interrupt.requested or any(process.poll() for process in running)):
-                _stop(running)
-                told = True
+        running = [stack.enter_context(_start(command, i, stack)) for i in range(workers)]
+        while not (interrupt.requested or _failed(running)) and any(process.poll() is None for process in running):
             time.sleep(0.2)
-        statuses = [process.returncode for process in running]
+        failed = _failed(running)  # before the others are stopped
+        _stop(running)
+        for process in running:
+            process.wait()
     if interrupt.requested:
         raise Interrupted(0, "stopped; the same command goes on")
-    if failed := [i for i, status in enumerate(statuses) if status]:
+    if failed:
         logs = [f"see {_log(i)}" if i else "see above" for i in failed]
-        raise UserError(f"{' '.join(command[1:])} ended with status {statuses[failed[0]]}: {', '.join(logs)}")
+        raise UserError(f"{' '.join(command[1:])} ended with status {running[failed[0]].returncode}: {', '.join(logs)}")
+
+
+def _failed(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """The numbers of those that ended with an error."""
+    return [i for i, process in enumerate(running) if process.poll()]
 
 
 def _log(number: int) -> Path:

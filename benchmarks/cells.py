@@ -101,7 +101,7 @@ class Cells:
         if path.exists():
             raise UserError(f"{path} is there already; finished cells are never written over")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".part{os.getpid()}")
         content = {
             "settings": dict(cell.settings),
             "seed": cell.seed,

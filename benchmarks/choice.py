@@ -1,7 +1,12 @@
-"""Choosing how a strategy searches: a small grid on two extra seeds at 20 %, by its validation score alone."""
+"""Choosing how a strategy searches: a small grid on two extra seeds at 20 %, by its validation score alone.
+
+The grid is widened while the best candidate has the lowest or the highest rate of its length: nobody is held back by
+where its grid ends.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from benchmarks import methods
@@ -27,11 +32,37 @@ def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
     ]
 
 
-def choose(contest: Contest, strategy: str, steps: int) -> Settings:
-    """Compute what is missing of a strategy's grid, and return the best candidate."""
-    candidates = grid(strategy, steps)
-    contest.fill(f"how {strategy} searches", [(c, seed) for seed in SEEDS for c in candidates])
-    return chosen(contest, candidates)
+def settle(
+    contest: Contest, label: str, candidates: Sequence[Settings], seeds: Sequence[int] = SEEDS
+) -> list[Settings]:
+    """Compute what is missing of a grid, widened as far as it has to be.
+
+    Args:
+      contest: where the cells are.
+      label: of the strategy, for the progress bar.
+      candidates: the grid.
+      seeds: of the cells.
+
+    Returns:
+      All candidates.
+    """
+    while True:
+        wide = widened(contest, candidates)
+        contest.fill(f"how {label} searches", [(c, seed) for seed in seeds for c in wide])
+        if widened(contest, candidates) == wide:
+            return wide
+
+
+def widened(contest: Contest, candidates: Sequence[Settings]) -> list[Settings]:
+    """A grid with half the lowest or twice the highest rate of a length, where that was the best one so far."""
+    wide = list(candidates)
+    while len(scores_of(contest, wide)) == len(wide):
+        best = chosen(contest, wide)
+        rates = [c.rate for c in wide if c.search_steps == best.search_steps]
+        if len(rates) == 1 or min(rates) < best.rate < max(rates):
+            break
+        wide.append(dataclasses.replace(best, rate=best.rate * (0.5 if best.rate == min(rates) else 2.0)))
+    return wide
 
 
 def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:

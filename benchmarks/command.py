@@ -129,7 +129,7 @@ def write_section(name: str, title: str, text: str, *, quick: bool, path: Path |
     before, rest = content.split(begin, 1)
     if end not in rest:
         raise UserError(f"{path} has {begin!r} without {end!r}; put it back")
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".part{os.getpid()}")
     part.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
     os.replace(part, path)  # never half a document, whatever happens
 

@@ -101,9 +101,11 @@ def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag,
     Raises:
       Interrupted: the flag was up.
     """
+    supernet = task.pretrained(seed) if settings.pretrained else task.new(task.model, seed)
     task = task.with_residual() if settings.residual else task
+    work = _Work(task, seed, interrupt, say, settings=settings)
     try:
-        return _compete(_Work(task, seed, interrupt, say, settings=settings))
+        return _compete(work, supernet)
     except UserError as error:  # a search that diverged is a result, too
         return {"failed": str(error)}
 
@@ -113,9 +115,8 @@ class _Work(Phases):
     settings: Settings
 
 
-def _compete(work: _Work) -> dict[str, Any]:
+def _compete(work: _Work, supernet: Any) -> dict[str, Any]:
     task, settings = work.task, work.settings
-    supernet = task.pretrained(work.seed) if settings.pretrained else task.new(task.model, work.seed)
     offset = task.pretrain_steps if settings.pretrained else 0
     found = _find(work, supernet, offset)
     small = task.model if found.structure is None else task.model.clone(structure=found.structure)
@@ -161,10 +162,7 @@ def _find(work: _Work, supernet: Any, offset: int) -> _Found:
     if settings.strategy == CONTROL:
         return _Found(None, supernet)
     if settings.strategy in selection.SELECTIONS:
-        draw, select = task.batches(work.seed), selection.SELECTIONS[settings.strategy]
-        structure = work.timed(
-            "search", lambda: select(task, supernet, settings.budget, work.seed, lambda i: draw(offset + i))
-        )
+        structure = selection.SELECTIONS[settings.strategy](work, supernet, settings.budget, offset)
         return _Found(structure, shrink(space, supernet, structure))
     search = _search(task, settings)
     state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)

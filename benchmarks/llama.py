@@ -5,7 +5,7 @@
 A decoder of bytes is pretrained on the source of the Python standard library (three seeds; about 5 minutes each), then
 every method takes 800 steps in all from the same supernet on the same batches: about a minute a cell, an hour in all on
 one core. Shows bits per byte on held-out files with standard errors over seeds, and paired differences to DMS. How long
-DMS searches, and at which rate, is chosen on validation files with a seed of its own, once for all budgets.
+DMS searches, and at which rate, is chosen on validation files with two seeds of its own, once for all budgets.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def usual(contest: Contest, options: Options) -> Settings:
     """How DMS searches: chosen in earnest, as short as can be in a quick run."""
     if options.quick:
         return Settings("dms", 0.5, QUICK_STEPS, search_steps=2, rate=5.0)
-    return choice.choose(contest, "dms", STEPS)
+    return choice.chosen(contest, choice.settle(contest, OURS, choice.grid("dms", STEPS)))
 
 
 def simple_methods(options: Options, steps: int) -> Methods:
@@ -56,12 +56,12 @@ def main(options: Options) -> None:
     grid = choice.grid("dms", steps, budgets[0])[: 1 if options.quick else None]
 
     def compared() -> Methods:
-        best = choice.chosen(contest, grid)
+        best = choice.chosen(contest, choice.widened(contest, grid))
         return {OURS: partial(methods.at, best), **simple_methods(options, steps)}
 
     try:
         tried = (choice.SEED,) if options.quick else choice.SEEDS
-        contest.fill("llama: how to search", [(c, seed) for seed in tried for c in grid])
+        choice.settle(contest, OURS, grid, tried)
         contest.fill("llama", [(s(b), seed) for b in budgets for seed in seeds for s in compared().values()])
     finally:
         title = "A small Llama: bits per byte at 50, 20 and 10 % of the MACs"
@@ -101,7 +101,7 @@ def report(
         f"![Bits per byte over MACs](../{picture})",
         "What searches were chosen from, by validation score (bold) at "
         f"{percent(choice.BUDGET)} of the MACs on seeds of their own:",
-        choice.grid_table(contest, grids),
+        choice.grid_table(contest, {label: choice.widened(contest, grid) for label, grid in grids.items()}),
         *rest,
     ]
     write_section(name, title, "\n\n".join(filter(None, parts)), quick=options.quick)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,5 +208,7 @@ def growth(times: Mapping[str, Mapping[int, float]]) -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as SVG on white, text as text; equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    part = path.with_suffix(f".part{os.getpid()}")  # several processes may draw the same picture
+    figure.savefig(part, format="svg", metadata={"Date": None})
+    os.replace(part, path)
     return path

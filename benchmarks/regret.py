@@ -38,7 +38,7 @@ from benchmarks.cells import Cell, Cells, Say, Spread, file_label
 from benchmarks.command import Options, start, table, write_section
 from benchmarks.comparison import percent
 from benchmarks.masked import masked_loss
-from benchmarks.methods import OURS, SEARCHED
+from benchmarks.methods import OURS, SEARCHED, own
 from benchmarks.text_task import spread
 from dms_jax import models, strategies
 from dms_jax.data import text
@@ -217,8 +217,14 @@ def _target(space: Space, budget: float) -> dict[str, int]:
     return {"macs": int(budget * space.space.resources()["macs"])}
 
 
+def _movement(method: str) -> dict[str, Any]:
+    """How the parameters of a method move, which tells picks apart where a default of a strategy changes."""
+    name = "dms" if method.startswith(OURS + " from") else SEARCHED.get(method)
+    return own(name) if name else {}
+
+
 METHODS: dict[str, Pick] = {
-    "DMS from random weights": partial(_searched, "dms", False),
+    f"{OURS} from random weights": partial(_searched, "dms", False),
     **{label: partial(_searched, name, True) for label, name in SEARCHED.items()},
     "one Taylor threshold": _threshold,
     "uniform": _uniform,
@@ -240,7 +246,7 @@ class Benchmark:
         return Cell("regret", f"structures{part}", {**settings, "part_number": part}, settings, seed)
 
     def pick_cell(self, method: str, budget: float, seed: int) -> Cell:
-        settings = {**asdict(self.size), "method": method, "budget": budget}
+        settings = {**asdict(self.size), "method": method, "budget": budget, **_movement(method)}
         return Cell("regret", f"{file_label(method)}-{100 * budget:g}", settings, settings, seed)
 
     def fill(self) -> None:

@@ -6,47 +6,51 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.phases import Phases
 from benchmarks.task import Task
-from dms_jax import projection, strategies
+from dms_jax import strategies
 from dms_jax.search import Schedule, Search
 from dms_jax.structure import Structure
 
 EVIDENCE_STEPS = 100
-"""Batches that the importance of a pretrained network is averaged over."""
+"""Batches that the importance of a pretrained network is averaged over. They come on top of the steps of training."""
 
-# (task, the pretrained supernet, fraction of the MACs, seed, batches from there on) -> the structure
-Select = Callable[[Task, Any, float, int, Callable[[int], Any]], Structure]
-
-
-def uniform(task: Task, variables: Any, budget: float, seed: int, batches: Callable[[int], Any]) -> Structure:
-    """The same keep ratio in every width and all heads, every block kept; the largest magnitudes stay."""
-    return strategies.uniform(task.space, _magnitudes(task, variables), _macs(task, budget))
+# (work, whose phases are timed, the pretrained supernet, fraction of the MACs, first batch) -> the structure
+Select = Callable[[Phases, Any, float, int], Structure]
 
 
-def uniform_taylor(task: Task, variables: Any, budget: float, seed: int, batches: Callable[[int], Any]) -> Structure:
+def uniform(work: Phases, variables: Any, budget: float, start: int) -> Structure:
+    """The same keep ratio in every width and all heads, as many blocks as fit; the largest magnitudes stay."""
+    task = work.task
+    return work.timed(
+        "search", lambda: strategies.uniform(task.space, _magnitudes(task, variables), _macs(task, budget))
+    )
+
+
+def uniform_taylor(work: Phases, variables: Any, budget: float, start: int) -> Structure:
     """As `uniform`, but the elements of the most Taylor importance stay."""
-    ranking = {name: np.asarray(c) for name, c in _taylor(task, variables, seed, batches).items()}
-    return strategies.uniform(task.space, ranking, _macs(task, budget))
+    ranking = {name: np.asarray(c) for name, c in _taylor(work, variables, start).items()}
+    return work.timed("search", lambda: strategies.uniform(work.task.space, ranking, _macs(work.task, budget)))
 
 
-def uniform_depth(task: Task, variables: Any, budget: float, seed: int, batches: Callable[[int], Any]) -> Structure:
+def uniform_depth(work: Phases, variables: Any, budget: float, start: int) -> Structure:
     """The same keep ratio everywhere, blocks included; the largest magnitudes stay."""
-    space, ranking = task.space, _magnitudes(task, variables)
-    kept = projection.project(space, dict.fromkeys(space.groups, 0.5), ranking, _macs(task, budget))
-    return space.structure(kept)
+    space, ranking = work.task.space, _magnitudes(work.task, variables)
+    return work.timed("search", lambda: strategies.uniform(space, ranking, _macs(work.task, budget), blocks=True))
 
 
-def threshold(task: Task, variables: Any, budget: float, seed: int, batches: Callable[[int], Any]) -> Structure:
+def threshold(work: Phases, variables: Any, budget: float, start: int) -> Structure:
     """One threshold on Taylor importance per cost, measured on the pretrained supernet before anything is changed."""
-    return strategies.threshold(task.space, _taylor(task, variables, seed, batches), _macs(task, budget))
+    importance = _taylor(work, variables, start)
+    return work.timed("search", lambda: strategies.threshold(work.task.space, importance, _macs(work.task, budget)))
 
 
-def random(task: Task, variables: Any, budget: float, seed: int, batches: Callable[[int], Any]) -> Structure:
+def random(work: Phases, variables: Any, budget: float, start: int) -> Structure:
     """Keep ratios and elements drawn by chance, moved onto the budget."""
-    return strategies.random(task.space, _macs(task, budget), seed=seed)
+    task = work.task
+    return work.timed("search", lambda: strategies.random(task.space, _macs(task, budget), seed=work.seed))
 
 
 SELECTIONS: dict[str, Select] = {f.__name__: f for f in (uniform, uniform_taylor, uniform_depth, threshold, random)}
@@ -60,12 +64,8 @@ def _magnitudes(task: Task, variables: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(m) for name, m in task.space.magnitudes(variables["params"]).items()}
 
 
-def _taylor(task: Task, variables: Any, seed: int, batches: Callable[[int], Any]) -> dict[str, jax.Array]:
+def _taylor(work: Phases, variables: Any, start: int) -> dict[str, jax.Array]:
     """The importance of a network's elements, with weights and masks left as they are."""
     schedule = Schedule(EVIDENCE_STEPS, warmup=EVIDENCE_STEPS - 1)
-    search = Search(task.space, task.loss(task.model), None, {"macs": 1.0}, schedule)
-    step, key = jax.jit(search.step, donate_argnums=0), jax.random.key(seed)
-    state = jax.tree.map(jnp.copy, search.init(variables))
-    for i in range(EVIDENCE_STEPS):
-        state, _ = step(state, batches(i), key)
-    return state.importance
+    search = Search(work.task.space, work.task.loss(work.task.model), None, {"macs": 1.0}, schedule)
+    return work.run("search", search.step, search.init(variables), EVIDENCE_STEPS, start).importance

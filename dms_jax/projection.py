@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from glob import escape
 from typing import TypeAlias
 
 import numpy as np
@@ -103,6 +102,30 @@ def project(
     Raises:
       UserError: the smallest structure within the limits is above the budget, or a ratio is not a number.
     """
+    problem = _posed(space, ranking, budget, limits)
+    lost = [name for name in space.groups if not np.isfinite(ratios[name])]
+    if lost:
+        raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
+    return problem.kept(problem.nearest(ratios, ATTEMPTS if hold else 1))
+
+
+Together: TypeAlias = tuple[str, ...]  # groups that have one count
+
+NEAR = 0.99  # of the budget
+ATTEMPTS = 8
+
+
+def _posed(
+    space: SearchSpace,
+    ranking: Mapping[str, np.ndarray],
+    budget: Mapping[str, int],
+    limits: Limits | None,
+) -> _Problem:
+    """The problem of a budget that can be met.
+
+    Raises:
+      UserError: it cannot.
+    """
     limits = limits or Limits()
     least = smallest(space, limits)
     for name, most in budget.items():
@@ -110,19 +133,7 @@ def project(
             raise UserError(
                 f"no structure has at most {most:,} {name}; the smallest within the limits has {least[name]:,}"
             )
-    lost = [name for name in space.groups if not np.isfinite(ratios[name])]
-    if lost:
-        raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
-    problem = _Problem(space, dict(ranking), dict(budget), limits.counts(space))
-    counts = problem.nearest(ratios, ATTEMPTS if hold else 1)
-    chosen = {name: problem.order[name][:k] for names, k in counts.items() for name in names}
-    return {name: tuple(sorted(int(i) for i in chosen[name])) for name in space.groups}
-
-
-Together: TypeAlias = tuple[str, ...]  # groups that have one count
-
-NEAR = 0.99  # of the budget
-ATTEMPTS = 8
+    return _Problem(space, dict(ranking), dict(budget), limits.counts(space))
 
 
 class _Problem:
@@ -163,9 +174,39 @@ class _Problem:
         checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
         return np.logical_and.reduce(checks)
 
-    def nearest(self, ratios: Mapping[str, float], attempts: int) -> dict[Together, int]:
-        """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts."""
-        held: dict[Together, int] = {}
+    def kept(self, counts: Mapping[Together, int]) -> dict[str, tuple[int, ...]]:
+        """The best elements of every group, as many as counted, ascending."""
+        chosen = {name: self.order[name][:k] for names, k in counts.items() for name in names}
+        return {name: tuple(sorted(int(i) for i in chosen[name])) for name in self.space.groups}
+
+    def depths(self) -> dict[float, dict[Together, int]]:
+        """Share of blocks -> numbers of blocks, from all of them to the fewest there may be."""
+        deep = {names: allowed for names, allowed in self.allowed.items() if self._group(names).kind == "depth"}
+        shares = {k / self._group(names).size for names, allowed in deep.items() for k in allowed.tolist()} or {1.0}
+        return {
+            share: {
+                names: int(allowed[np.argmin(np.abs(allowed - share * self._group(names).size))])
+                for names, allowed in deep.items()
+            }
+            for share in sorted(shares, reverse=True)
+        }
+
+    def share_of_widths(self, counts: Mapping[Together, int]) -> float:
+        """The mean share of elements kept, over all but depth groups."""
+        kept = [k / self._group(names).size for names, k in counts.items() if self._group(names).kind != "depth"]
+        return float(np.mean(kept)) if kept else 1.0
+
+    def _group(self, names: Together) -> Group:
+        return self.space.groups[names[0]]
+
+    def nearest(
+        self, ratios: Mapping[str, float], attempts: int, held: Mapping[Together, int] | None = None
+    ) -> dict[Together, int]:
+        """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts.
+
+        Counts that are held from the start never fall.
+        """
+        held = dict(held or {})
         best: dict[Together, int] = {}
         for _ in range(attempts):
             found = self.shifted(ratios, held)
@@ -272,19 +313,36 @@ def _shared(names: Together, allowed: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def uniform(
-    space: SearchSpace, ranking: Mapping[str, np.ndarray], budget: Mapping[str, int], limits: Limits | None = None
+    space: SearchSpace,
+    ranking: Mapping[str, np.ndarray],
+    budget: Mapping[str, int],
+    limits: Limits | None = None,
+    *,
+    blocks: bool = False,
 ) -> dict[str, tuple[int, ...]]:
-    """The control: the same keep ratio in every width and head group, all blocks kept, under the same budget.
+    """The control: the same keep ratio in every width and head group under the same budget.
 
-    Where even the thinnest network with all blocks is above the budget, blocks go with the same ratio.
+    All blocks stay; where even the thinnest network with all of them is above the budget, as few go as possible, the
+    same share of every stage. How many blocks stay is settled first, and the widths have one ratio after that.
 
     Args:
       space, budget, limits: as in `project`.
       ranking: which elements stay, `[N]` of every group; magnitudes, say.
+      blocks: blocks go at the same ratio as everything else, or as nearly as whole blocks allow.
+
+    Returns:
+      Kept indices of every group, ascending.
+
+    Raises:
+      UserError: the smallest structure within the limits is above the budget.
     """
-    limits = limits or Limits()
-    depth = tuple(name for name, group in space.groups.items() if group.kind == "depth")
-    whole = replace(limits, keep=(*limits.keep, *map(escape, depth)))
-    least = smallest(space, whole)
-    fits = all(least[name] <= most for name, most in budget.items())
-    return project(space, dict.fromkeys(space.groups, 0.5), ranking, budget, whole if fits else limits)
+    problem = _posed(space, ranking, budget, limits)
+    even = dict.fromkeys(space.groups, 0.5)
+    fitting = {}
+    for share, held in problem.depths().items():
+        if (found := problem.shifted(even, held)) is not None:
+            fitting[share] = abs(problem.share_of_widths(found[0]) - share), held
+            if not blocks:
+                break
+    _, held = min(fitting.values(), key=lambda one: one[0])
+    return problem.kept(problem.nearest(even, ATTEMPTS, held))

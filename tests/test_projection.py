@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
-from dms_jax.projection import _Problem, largest, project, smallest
+from dms_jax.projection import _Problem, largest, project, smallest, uniform
 
 
 class Two(Searchable):
@@ -130,3 +130,39 @@ def test_limits_of_tied_groups_hold_together():
     kept = project(space, dict.fromkeys(space.groups, 0.9), ranking, {"macs": 2 * 10**6}, limits)
     counts = {len(kept[name]) for name in names}
     assert len(counts) == 1 and min(counts) >= 10 and min(counts) % 2 == 0
+
+
+class Stack(Searchable):
+    """Six removable blocks of 8 hidden features on a stream of 4: 64 MACs a block, 8 an element."""
+
+    @nn.compact
+    def __call__(self, x):
+        depth = self.elements("depth", 6)
+        hidden = [self.elements(f"hidden{i}", 8) for i in range(6)]
+        for i in depth.kept:
+            y = hidden[i](nn.Dense(hidden[i].size, use_bias=False, name=f"up{i}")(x))
+            x = x + depth.gate(i) * nn.Dense(4, use_bias=False, name=f"down{i}")(y)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("macs", "blocks", "depth", "hidden"),
+    [
+        (6 * 8 * 3, False, 6, 3),  # every block, three of eight features each
+        (6 * 8 * 1, False, 6, 1),
+        (5 * 8 * 1, False, 5, 1),  # one block must go, and no more than one does
+        (6 * 8 * 3, True, 4, 4),  # 4/6 of the blocks and 4/8 of the features are nearer to each other than 3/6 and 6/8
+        (64, True, 2, 4),
+    ],
+)
+def test_uniform_thins_all_widths_alike_and_takes_as_few_blocks_as_it_can(macs, blocks, depth, hidden):
+    space = SearchSpace.from_model(Stack(), jnp.ones((1, 4)))
+    kept = uniform(space, ranking(space), {"macs": macs}, blocks=blocks)
+    assert len(kept["depth"]) == depth and space.resources(kept)["macs"] <= macs
+    counts = sorted(len(kept[f"hidden{i}"]) for i in kept["depth"])
+    assert counts[0] == hidden and counts[-1] <= hidden + 1  # what is left over goes to the best ones
+
+
+def test_uniform_refuses_what_no_structure_reaches(space):
+    with pytest.raises(UserError, match="no structure has at most"):
+        uniform(space, ranking(space), {"macs": 1}, Limits(least={"a": 8}))

@@ -1,6 +1,6 @@
 """Ways to turn structure parameters and importance into masks; a `Search` takes any of them.
 
-`DMS` is the method; the others are its rivals, under the same loss, balance, multiplier, schedule and final projection.
+`DMS` is the method; the others are its rivals, under the same loss, balance, multiplier, target and final projection.
 `uniform`, `threshold` and `random` make a structure without a search.
 """
 

@@ -17,21 +17,27 @@ from dms_jax.structure import Structure
 
 
 def uniform(
-    space: SearchSpace, ranking: Mapping[str, Any], budget: Mapping[str, int], limits: Limits | None = None
+    space: SearchSpace,
+    ranking: Mapping[str, Any],
+    budget: Mapping[str, int],
+    limits: Limits | None = None,
+    *,
+    blocks: bool = False,
 ) -> Structure:
-    """The same keep ratio in every width and head group, all blocks kept (see `projection.uniform`).
+    """The same keep ratio in every width and head group, as many blocks as fit (see `projection.uniform`).
 
     Args:
       space: the search space.
       ranking: {group: [N]} which elements stay; `space.magnitudes(params)`, say.
       budget: {"macs": int, "params": int}, either or both; `search.targets`.
       limits: groups to leave alone, smallest numbers, multiples.
+      blocks: blocks go at the same ratio, too.
 
     Raises:
       UserError: nothing within the limits is under the budget.
     """
     arrays = {name: np.asarray(x) for name, x in ranking.items()}
-    return space.structure(projection.uniform(space, arrays, budget, limits))
+    return space.structure(projection.uniform(space, arrays, budget, limits, blocks=blocks))
 
 
 def threshold(

@@ -53,8 +53,8 @@ class Strategy(ABC):
 
     Class attributes:
       title: in tables: "found by ...".
-      schedule: how the rate goes over a search, as `Search(ratio_schedule=...)` takes it. Those that have to follow the
-        target to its end keep it constant.
+      schedule: how the rate goes over a search, as `Search(ratio_schedule=...)` takes it. Constant where a falling one
+        misses the target.
       ratios: the parameters are `[ratios]` pruning ratios.
       together: the share of the rate at which ratios move together, as `Search(ratio_together=...)` takes it.
       zeros: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
