@@ -6,12 +6,19 @@ where its grid ends.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from benchmarks import methods
 from benchmarks.command import Contest, table
+from benchmarks.comparison import percent
 from benchmarks.contest import Settings
+from benchmarks.methods import Methods
+from dms_jax import projection
+from dms_jax.errors import UserError
 
 SEED, SEEDS = 99, (99, 98)
 """Not among the seeds that are reported; quick runs take the first alone."""
@@ -26,7 +33,7 @@ def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
     """The candidates of one strategy that searches; one that learns no structure has no rate to choose."""
     rates, own = (1.0,) if strategy == "iterative" else RATES, methods.own(strategy)
     return [
-        Settings(strategy, budget, steps, round(share * steps), **own | {"rate": own["rate"] * rate})
+        Settings(strategy, budget, steps, max(1, round(share * steps)), **own | {"rate": own["rate"] * rate})
         for share in SEARCH_SHARES
         for rate in rates
     ]
@@ -63,6 +70,51 @@ def widened(contest: Contest, candidates: Sequence[Settings]) -> list[Settings]:
             break
         wide.append(dataclasses.replace(best, rate=best.rate * (0.5 if best.rate == min(rates) else 2.0)))
     return wide
+
+
+LEAST_USED = 0.95
+"""Of the budget, at a depth that is worth a try."""
+LAYERED = "uniform, by Taylor, depth chosen"
+
+
+def depths(contest: Contest, budget: float, steps: int) -> list[Settings]:
+    """Thinning evenly by Taylor importance at every depth that fits: a search by as many trainings."""
+    space = contest.task.space
+    ranking = {name: np.zeros(group.size) for name, group in space.groups.items()}
+    most = {"macs": int(budget * space.resources()["macs"])}
+    blocks = max((group.size for group in space.groups.values() if group.kind == "depth"), default=1)
+    fitting: list[float | None] = []
+    for share in (k / blocks for k in range(blocks, 0, -1)):
+        with contextlib.suppress(UserError):  # nothing of that depth fits
+            kept = projection.uniform(space, ranking, most, blocks=share)
+            if space.resources(kept)["macs"] >= LEAST_USED * most["macs"]:
+                fitting.append(round(share, 6))
+    fitting[:1] = [None]  # the rule itself: as many as fit
+    return [Settings("uniform_taylor", budget, steps, blocks=share) for share in fitting]
+
+
+def layered(contest: Contest, steps: int) -> Methods:
+    """The best of `depths` at a budget, by its validation score: the strongest rule there is, and no cheap one."""
+    return {LAYERED: lambda budget: chosen(contest, depths(contest, budget, steps))}
+
+
+def fill_depths(contest: Contest, budget: float, steps: int, seeds: Sequence[int] = SEEDS) -> None:
+    """Compute what is missing of them."""
+    asked = [(c, seed) for seed in seeds for c in depths(contest, budget, steps)]
+    contest.fill(f"{LAYERED}, {percent(budget)}", asked)
+
+
+def depths_table(contest: Contest, budgets: Sequence[float], steps: int) -> str:
+    """Validation scores of all depths, the chosen ones bold."""
+    rows, unit = [], contest.task.unit
+    for budget in budgets:
+        candidates = depths(contest, budget, steps)
+        best, scores = chosen(contest, candidates), scores_of(contest, candidates)
+        for c in candidates:
+            text = f"{unit.scale * scores[c]:.{unit.digits}f}" if c in scores else "-"
+            share = "as many as fit" if c.blocks is None else f"{100 * c.blocks:.0f} %"
+            rows.append([LAYERED, percent(budget), share, f"**{text}**" if c == best else text])
+    return table(["rule", "MACs", "blocks kept", "validation score"], rows)
 
 
 def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:

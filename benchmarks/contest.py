@@ -57,6 +57,7 @@ class Settings:
         that constant rate, too.
       ratio_schedule, ratio_together: of `Search`.
       residual: the residual width may shrink, too, on a task that leaves it alone.
+      blocks: of `selection.Asked`.
     """
 
     strategy: str
@@ -78,6 +79,7 @@ class Settings:
     ratio_schedule: Literal["cosine", "constant"] = "constant"
     ratio_together: float = 0.0
     residual: bool = False
+    blocks: float | None = None
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -162,7 +164,8 @@ def _find(work: _Work, supernet: Any, offset: int) -> _Found:
     if settings.strategy == CONTROL:
         return _Found(None, supernet)
     if settings.strategy in selection.SELECTIONS:
-        structure = selection.SELECTIONS[settings.strategy](work, supernet, settings.budget, offset)
+        asked = selection.Asked(settings.budget, offset, settings.blocks)
+        structure = selection.SELECTIONS[settings.strategy](work, supernet, asked)
         return _Found(structure, shrink(space, supernet, structure))
     search = _search(task, settings)
     state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)

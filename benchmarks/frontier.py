@@ -37,7 +37,7 @@ def main(options: Options) -> None:
         best = {label: choice.chosen(contest, choice.widened(contest, grid)) for label, grid in grids.items()}
         searched = {label: partial(methods.at, settings) for label, settings in best.items()}
         rules = {} if options.quick else methods.rules(["random"], steps)
-        return {**searched, **rules, **simple_methods(options, steps)}
+        return {**searched, **rules, **simple_methods(contest, options, steps)}
 
     def seeds(label: str, budget: float) -> Sequence[int]:
         return (choice.SEED,) if options.quick else SEEDS.get(budget, OTHER_SEEDS)
@@ -47,6 +47,7 @@ def main(options: Options) -> None:
         for label, grid in grids.items():
             choice.settle(contest, label, grid, tried)
         for budget in budgets:
+            choice.fill_depths(contest, budget, steps, tried)
             asked = [(s(budget), seed) for seed in seeds("", budget) for s in compared().values()]
             contest.fill(f"frontier, {percent(budget)}", asked)
     finally:

@@ -5,7 +5,8 @@
 A decoder of bytes is pretrained on the source of the Python standard library (three seeds; about 5 minutes each), then
 every method takes 800 steps in all from the same supernet on the same batches: about a minute a cell, an hour in all on
 one core. Shows bits per byte on held-out files with standard errors over seeds, and paired differences to DMS. How long
-DMS searches, and at which rate, is chosen on validation files with two seeds of its own, once for all budgets.
+DMS searches, and at which rate, is chosen on validation files with two seeds of its own, once for all budgets; the
+depth of the strongest rule at every budget, from all there are.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ def usual(contest: Contest, options: Options) -> Settings:
     return choice.chosen(contest, choice.settle(contest, OURS, choice.grid("dms", STEPS)))
 
 
-def simple_methods(options: Options, steps: int) -> Methods:
-    """Structures without a search, and the full network; a quick run has one."""
+def simple_methods(contest: Contest, options: Options, steps: int) -> Methods:
+    """Structures without a search, and the full network; a quick run has two."""
     if options.quick:
-        return methods.rules(["uniform"], steps)
+        return {**methods.rules(["uniform"], steps), **choice.layered(contest, steps)}
     return {
         **methods.rules(["uniform", "uniform, by Taylor", "uniform, layers too", "one Taylor threshold"], steps),
+        **choice.layered(contest, steps),
         **methods.unpruned(steps),
     }
 
@@ -57,11 +59,13 @@ def main(options: Options) -> None:
 
     def compared() -> Methods:
         best = choice.chosen(contest, choice.widened(contest, grid))
-        return {OURS: partial(methods.at, best), **simple_methods(options, steps)}
+        return {OURS: partial(methods.at, best), **simple_methods(contest, options, steps)}
 
     try:
         tried = (choice.SEED,) if options.quick else choice.SEEDS
         choice.settle(contest, OURS, grid, tried)
+        for budget in budgets:
+            choice.fill_depths(contest, budget, steps, tried)
         contest.fill("llama", [(s(b), seed) for b in budgets for seed in seeds for s in compared().values()])
     finally:
         title = "A small Llama: bits per byte at 50, 20 and 10 % of the MACs"
@@ -102,6 +106,7 @@ def report(
         "What searches were chosen from, by validation score (bold) at "
         f"{percent(choice.BUDGET)} of the MACs on seeds of their own:",
         choice.grid_table(contest, {label: choice.widened(contest, grid) for label, grid in grids.items()}),
+        choice.depths_table(contest, budgets, compared["uniform"](budgets[0]).steps),
         *rest,
     ]
     write_section(name, title, "\n\n".join(filter(None, parts)), quick=options.quick)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -109,6 +109,7 @@ def project(
     return problem.kept(problem.nearest(ratios, ATTEMPTS if hold else 1))
 
 
+Blocks: TypeAlias = float | Literal["most", "same"]
 Together: TypeAlias = tuple[str, ...]  # groups that have one count
 
 NEAR = 0.99  # of the budget
@@ -179,10 +180,11 @@ class _Problem:
         chosen = {name: self.order[name][:k] for names, k in counts.items() for name in names}
         return {name: tuple(sorted(int(i) for i in chosen[name])) for name in self.space.groups}
 
-    def depths(self) -> dict[float, dict[Together, int]]:
-        """Share of blocks -> numbers of blocks, from all of them to the fewest there may be."""
+    def depths(self, share: float | None = None) -> dict[float, dict[Together, int]]:
+        """Share of blocks -> numbers of blocks, from all of them to the fewest there may be, or one share alone."""
         deep = {names: allowed for names, allowed in self.allowed.items() if self._group(names).kind == "depth"}
         shares = {k / self._group(names).size for names, allowed in deep.items() for k in allowed.tolist()} or {1.0}
+        shares = shares if share is None else {share}
         return {
             share: {
                 names: int(allowed[np.argmin(np.abs(allowed - share * self._group(names).size))])
@@ -318,31 +320,32 @@ def uniform(
     budget: Mapping[str, int],
     limits: Limits | None = None,
     *,
-    blocks: bool = False,
+    blocks: Blocks = "most",
 ) -> dict[str, tuple[int, ...]]:
     """The control: the same keep ratio in every width and head group under the same budget.
 
-    All blocks stay; where even the thinnest network with all of them is above the budget, as few go as possible, the
-    same share of every stage. How many blocks stay is settled first, and the widths have one ratio after that.
+    How many blocks stay is settled first, the same share of every stage; the widths have one ratio after that.
 
     Args:
       space, budget, limits: as in `project`.
       ranking: which elements stay, `[N]` of every group; magnitudes, say.
-      blocks: blocks go at the same ratio as everything else, or as nearly as whole blocks allow.
+      blocks: "most", all blocks, or as many as fit; "same", the keep ratio of the widths, as nearly as whole blocks
+        allow; or the share that stays, in (0, 1].
 
     Returns:
       Kept indices of every group, ascending.
 
     Raises:
-      UserError: the smallest structure within the limits is above the budget.
+      UserError: the smallest structure within the limits, or with that share of blocks, is above the budget.
     """
     problem = _posed(space, ranking, budget, limits)
     even = dict.fromkeys(space.groups, 0.5)
-    fitting = {}
-    for share, held in problem.depths().items():
+    fitting: dict[float, dict[Together, int]] = {}
+    ratios: dict[float, float] = {}
+    for share, held in problem.depths(None if isinstance(blocks, str) else blocks).items():
         if (found := problem.shifted(even, held)) is not None:
-            fitting[share] = abs(problem.share_of_widths(found[0]) - share), held
-            if not blocks:
-                break
-    _, held = min(fitting.values(), key=lambda one: one[0])
-    return problem.kept(problem.nearest(even, ATTEMPTS, held))
+            fitting[share], ratios[share] = held, problem.share_of_widths(found[0])
+    if not fitting:
+        raise UserError(f"no structure with {blocks:g} of its blocks is within the budget; give a smaller share")
+    share = max(fitting) if blocks != "same" else min(fitting, key=lambda share: abs(ratios[share] - share))
+    return problem.kept(problem.nearest(even, ATTEMPTS, fitting[share]))

@@ -148,11 +148,17 @@ class Stack(Searchable):
 @pytest.mark.parametrize(
     ("macs", "blocks", "depth", "hidden"),
     [
-        (6 * 8 * 3, False, 6, 3),  # every block, three of eight features each
-        (6 * 8 * 1, False, 6, 1),
-        (5 * 8 * 1, False, 5, 1),  # one block must go, and no more than one does
-        (6 * 8 * 3, True, 4, 4),  # 4/6 of the blocks and 4/8 of the features are nearer to each other than 3/6 and 6/8
-        (64, True, 2, 4),
+        (6 * 8 * 3, "most", 6, 3),  # every block, three of eight features each
+        (6 * 8 * 1, "most", 6, 1),
+        (5 * 8 * 1, "most", 5, 1),  # one block must go, and no more than one does
+        (
+            6 * 8 * 3,
+            "same",
+            4,
+            4,
+        ),  # 4/6 of the blocks and 4/8 of the features are nearer to each other than 3/6 and 6/8
+        (64, "same", 2, 4),
+        (6 * 8 * 3, 0.5, 3, 6),
     ],
 )
 def test_uniform_thins_all_widths_alike_and_takes_as_few_blocks_as_it_can(macs, blocks, depth, hidden):
@@ -166,3 +172,6 @@ def test_uniform_thins_all_widths_alike_and_takes_as_few_blocks_as_it_can(macs, 
 def test_uniform_refuses_what_no_structure_reaches(space):
     with pytest.raises(UserError, match="no structure has at most"):
         uniform(space, ranking(space), {"macs": 1}, Limits(least={"a": 8}))
+    stack = SearchSpace.from_model(Stack(), jnp.ones((1, 4)))
+    with pytest.raises(UserError, match="give a smaller share"):
+        uniform(stack, ranking(stack), {"macs": 5 * 8}, blocks=1.0)

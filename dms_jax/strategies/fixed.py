@@ -22,7 +22,7 @@ def uniform(
     budget: Mapping[str, int],
     limits: Limits | None = None,
     *,
-    blocks: bool = False,
+    blocks: projection.Blocks = "most",
 ) -> Structure:
     """The same keep ratio in every width and head group, as many blocks as fit (see `projection.uniform`).
 
@@ -31,7 +31,7 @@ def uniform(
       ranking: {group: [N]} which elements stay; `space.magnitudes(params)`, say.
       budget: {"macs": int, "params": int}, either or both; `search.targets`.
       limits: groups to leave alone, smallest numbers, multiples.
-      blocks: blocks go at the same ratio, too.
+      blocks: how many blocks stay (see `projection.uniform`).
 
     Raises:
       UserError: nothing within the limits is under the budget.
