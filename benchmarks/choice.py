@@ -74,6 +74,8 @@ def widened(contest: Contest, candidates: Sequence[Settings]) -> list[Settings]:
 
 LEAST_USED = 0.95
 """Of the budget, at a depth that is worth a try."""
+UNDECIDED = 0.0
+"""No cell keeps so many blocks: a table shows nothing before every depth was tried."""
 LAYERED = "uniform, by Taylor, depth chosen"
 
 
@@ -95,7 +97,14 @@ def depths(contest: Contest, budget: float, steps: int) -> list[Settings]:
 
 def layered(contest: Contest, steps: int) -> Methods:
     """The best of `depths` at a budget, by its validation score: the strongest rule there is, and no cheap one."""
-    return {LAYERED: lambda budget: chosen(contest, depths(contest, budget, steps))}
+
+    def settings(budget: float) -> Settings:
+        candidates = depths(contest, budget, steps)
+        if len(scores_of(contest, candidates)) < len(candidates):
+            return dataclasses.replace(candidates[0], blocks=UNDECIDED)
+        return chosen(contest, candidates)
+
+    return {LAYERED: settings}
 
 
 def fill_depths(contest: Contest, budget: float, steps: int, seeds: Sequence[int] = SEEDS) -> None:
@@ -108,8 +117,8 @@ def depths_table(contest: Contest, budgets: Sequence[float], steps: int) -> str:
     """Validation scores of all depths, the chosen ones bold."""
     rows, unit = [], contest.task.unit
     for budget in budgets:
-        candidates = depths(contest, budget, steps)
-        best, scores = chosen(contest, candidates), scores_of(contest, candidates)
+        candidates, best = depths(contest, budget, steps), layered(contest, steps)[LAYERED](budget)
+        scores = scores_of(contest, candidates)
         for c in candidates:
             text = f"{unit.scale * scores[c]:.{unit.digits}f}" if c in scores else "-"
             share = "as many as fit" if c.blocks is None else f"{100 * c.blocks:.0f} %"
