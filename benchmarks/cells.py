@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.sharing import in_turns
+from benchmarks.sharing import in_turns, replacing
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.machine import machine
@@ -100,16 +100,14 @@ class Cells:
         path = self.folder / cell.path
         if path.exists():
             raise UserError(f"{path} is there already; finished cells are never written over")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".part{os.getpid()}")
         content = {
             "settings": dict(cell.settings),
             "seed": cell.seed,
             "result": dict(result),
             "conditions": dict(conditions),
         }
-        part.write_text(json.dumps(content, indent=None, sort_keys=True) + "\n")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(json.dumps(content, indent=None, sort_keys=True) + "\n")
 
     def fill(self, work: Iterable[tuple[Cell, Compute]], name: str, data: str) -> None:
         """Compute what is missing, in order. Ctrl-C or SIGTERM loses the cell at hand and no other.

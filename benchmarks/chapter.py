@@ -52,12 +52,19 @@ class Comparison:
         return tables(self.contest, self.methods, self.shown, self.seeds, self.ours)
 
 
-def on(contest: Contest) -> str:
+def heading(contest: Contest) -> str:
     """The title of a comparison on a task: its data and what scores are."""
     return f"{contest.task.data}: {contest.task.unit.name}"
 
 
-def write_chapter(name: str, title: str, opening: str, comparisons: Sequence[Comparison], options: Options) -> None:
+def write_chapter(
+    name: str,
+    title: str,
+    opening: str,
+    comparisons: Sequence[Comparison],
+    options: Options,
+    more: Sequence[str] = (),
+) -> None:
     """Write a section: what it is, the picture, the tables of every comparison.
 
     Args:
@@ -66,9 +73,10 @@ def write_chapter(name: str, title: str, opening: str, comparisons: Sequence[Com
       opening: the first paragraph.
       comparisons: in the order of the section.
       options: of the command.
+      more: what follows the tables.
     """
     figure = pictures.scores_over_macs([comparison.panel() for comparison in comparisons])
     parts = [opening, f"![{title}](../{pictures.save(figure, options.pictures / f'{name}.svg')})"]
     for comparison in comparisons:
         parts += [f"**{comparison.title}**", *comparison.tables()]
-    write_section(name, title, "\n\n".join(filter(None, parts)), quick=options.quick)
+    write_section(name, title, "\n\n".join(filter(None, [*parts, *more])), quick=options.quick)

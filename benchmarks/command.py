@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ import tyro
 from benchmarks import contest
 from benchmarks.cells import Cell, Cells
 from benchmarks.contest import Settings
+from benchmarks.sharing import replacing
 from benchmarks.task import Task
 from dms_jax.errors import UserError, exit_on_user_error
 
@@ -129,9 +129,8 @@ def write_section(name: str, title: str, text: str, *, quick: bool, path: Path |
     before, rest = content.split(begin, 1)
     if end not in rest:
         raise UserError(f"{path} has {begin!r} without {end!r}; put it back")
-    part = path.with_suffix(f".part{os.getpid()}")
-    part.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
-    os.replace(part, path)  # never half a document, whatever happens
+    with replacing(path) as part:
+        part.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

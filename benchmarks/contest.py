@@ -57,7 +57,7 @@ class Settings:
         that constant rate, too.
       ratio_schedule, ratio_together: of `Search`.
       residual: the residual width may shrink, too, on a task that leaves it alone.
-      blocks: of `selection.Asked`.
+      blocks: share of blocks that a rule keeps which thins evenly; None: as many as fit.
     """
 
     strategy: str
@@ -164,8 +164,9 @@ def _find(work: _Work, supernet: Any, offset: int) -> _Found:
     if settings.strategy == CONTROL:
         return _Found(None, supernet)
     if settings.strategy in selection.SELECTIONS:
-        asked = selection.Asked(settings.budget, offset, settings.blocks)
-        structure = selection.SELECTIONS[settings.strategy](work, supernet, asked)
+        macs, blocks = int(settings.budget * task.space.resources()["macs"]), settings.blocks
+        asked = selection.Asked(macs, work.seed, "most" if blocks is None else blocks)
+        structure = selection.select(work, settings.strategy, supernet, asked, offset)
         return _Found(structure, shrink(space, supernet, structure))
     search = _search(task, settings)
     state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks import choice, methods
+from benchmarks.chapter import Comparison, heading
 from benchmarks.command import Options, start
 from benchmarks.comparison import percent
 from benchmarks.llama import BUDGETS, QUICK_STEPS, STEPS, report, simple_methods, text_contest
@@ -51,7 +52,8 @@ def main(options: Options) -> None:
             asked = [(s(budget), seed) for seed in seeds("", budget) for s in compared().values()]
             contest.fill(f"frontier, {percent(budget)}", asked)
     finally:
-        report("frontier", "Every strategy on equal terms", contest, options, compared(), budgets, seeds, grids)
+        comparison = Comparison(heading(contest), contest, compared(), budgets, seeds)
+        report("frontier", "Every strategy on equal terms", comparison, options, grids)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from benchmarks import choice, methods, pictures
-from benchmarks.command import Contest, Options, start, write_section
-from benchmarks.comparison import Seeds, always, percent, tables
+from benchmarks import choice, methods
+from benchmarks.chapter import Comparison, heading, write_chapter
+from benchmarks.command import Contest, Options, start
+from benchmarks.comparison import always, percent
 from benchmarks.contest import Settings
 from benchmarks.methods import OURS, Methods
 from benchmarks.text_task import QUICK, TextOptions, text_task
@@ -69,47 +70,35 @@ def main(options: Options) -> None:
         contest.fill("llama", [(s(b), seed) for b in budgets for seed in seeds for s in compared().values()])
     finally:
         title = "A small Llama: bits per byte at 50, 20 and 10 % of the MACs"
-        report("llama", title, contest, options, compared(), budgets, always(seeds), {OURS: grid})
+        comparison = Comparison(heading(contest), contest, compared(), budgets, always(seeds))
+        report("llama", title, comparison, options, {OURS: grid})
 
 
 def report(
-    name: str,
-    title: str,
-    contest: Contest,
-    options: Options,
-    compared: Methods,
-    budgets: Sequence[float],
-    seeds: Seeds,
-    grids: Mapping[str, Sequence[Settings]],
+    name: str, title: str, comparison: Comparison, options: Options, grids: Mapping[str, Sequence[Settings]]
 ) -> None:
-    """Write the tables and the picture of a comparison on text.
+    """Write the section of a comparison on text.
 
     Args:
       name, title: of the benchmark, and of its section.
-      contest: where the cells are.
+      comparison: its methods, "uniform" among them.
       options: of the command.
-      compared: label -> settings at a budget.
-      budgets: fractions of the MACs, in any order.
-      seeds: of a method at a budget.
       grids: what the settings of those that search were chosen from, by label.
     """
-    budgets = sorted(budgets, reverse=True)
-    figure = pictures.scores_over_macs([pictures.panel(contest, compared, budgets, seeds)])
-    picture = pictures.save(figure, options.pictures / f"{name}.svg")
-    scores, *rest = tables(contest, compared, budgets, seeds, OURS)
-    parts = [
-        f"`python -m benchmarks.{name}`: {contest.task.unit.name} on {contest.task.data}, files not trained on; lower "
-        f"is better. Mean ± standard error over seeds; a positive difference, paired by seed, means that {OURS} is "
-        "better.",
-        scores,
-        f"![Bits per byte over MACs](../{picture})",
+    contest, budgets = comparison.contest, comparison.shown
+    steps = comparison.methods["uniform"](budgets[0]).steps
+    opening = (
+        f"`python -m benchmarks.{name}`: {contest.task.unit.name}, files not trained on; lower is better. Mean ± "
+        f"standard error over seeds; a positive difference, paired by seed, means that {OURS} is better."
+    )
+    more = [
         "What searches were chosen from, by validation score (bold) at "
         f"{percent(choice.BUDGET)} of the MACs on seeds of their own:",
         choice.grid_table(contest, {label: choice.widened(contest, grid) for label, grid in grids.items()}),
-        choice.depths_table(contest, budgets, compared["uniform"](budgets[0]).steps),
-        *rest,
+        "And the depth of even networks, at every budget:",
+        choice.depths_table(contest, budgets, steps),
     ]
-    write_section(name, title, "\n\n".join(filter(None, parts)), quick=options.quick)
+    write_chapter(name, title, opening, [comparison], options, more)
 
 
 if __name__ == "__main__":

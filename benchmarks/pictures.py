@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from benchmarks.command import Contest
 from benchmarks.comparison import Seeds, percent
 from benchmarks.contest import CONTROL
 from benchmarks.methods import Methods
+from benchmarks.sharing import replacing
 from dms_jax.report.drawing import INK, MUTED, RULE, SERIES, styled
 
 MARKERS = "osD^v<>Pph*"
@@ -207,8 +207,6 @@ def growth(times: Mapping[str, Mapping[int, float]]) -> Figure:
 @styled
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as SVG on white, text as text; equal figures give equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".part{os.getpid()}")  # several processes may draw the same picture
-    figure.savefig(part, format="svg", metadata={"Date": None})
-    os.replace(part, path)
+    with replacing(path) as part:
+        figure.savefig(part, format="svg", metadata={"Date": None})
     return path

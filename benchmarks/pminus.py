@@ -11,7 +11,7 @@ method finds what a network can do without; not how good the result is after fin
 from __future__ import annotations
 
 from benchmarks import choice, methods
-from benchmarks.chapter import Comparison, on, write_chapter
+from benchmarks.chapter import Comparison, heading, write_chapter
 from benchmarks.command import Options, start
 from benchmarks.comparison import always
 from benchmarks.digits import digits_contest
@@ -38,7 +38,7 @@ def main(options: Options) -> None:
     seeds = always((choice.SEED,) if options.quick else SEEDS)
     tasks = [(text_contest(options), TEXT_BUDGETS), (digits_contest(options), DIGITS_BUDGETS)]
     comparisons = [
-        Comparison(on(contest), contest, compared, budgets[-1:] if options.quick else budgets, seeds)
+        Comparison(heading(contest), contest, compared, budgets[-1:] if options.quick else budgets, seeds)
         for contest, budgets in tasks
     ]
     try:

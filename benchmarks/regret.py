@@ -217,14 +217,11 @@ def _target(space: Space, budget: float) -> dict[str, int]:
     return {"macs": int(budget * space.space.resources()["macs"])}
 
 
-def _movement(method: str) -> dict[str, Any]:
-    """How the parameters of a method move, which tells picks apart where a default of a strategy changes."""
-    name = "dms" if method.startswith(OURS + " from") else SEARCHED.get(method)
-    return own(name) if name else {}
-
-
+FROM_RANDOM = f"{OURS} from random weights"
+STRATEGIES = {FROM_RANDOM: "dms", **SEARCHED}
+"""Label -> strategy, of those that search."""
 METHODS: dict[str, Pick] = {
-    f"{OURS} from random weights": partial(_searched, "dms", False),
+    FROM_RANDOM: partial(_searched, STRATEGIES[FROM_RANDOM], False),
     **{label: partial(_searched, name, True) for label, name in SEARCHED.items()},
     "one Taylor threshold": _threshold,
     "uniform": _uniform,
@@ -246,7 +243,8 @@ class Benchmark:
         return Cell("regret", f"structures{part}", {**settings, "part_number": part}, settings, seed)
 
     def pick_cell(self, method: str, budget: float, seed: int) -> Cell:
-        settings = {**asdict(self.size), "method": method, "budget": budget, **_movement(method)}
+        moved = own(STRATEGIES[method]) if method in STRATEGIES else {}  # another default makes another pick
+        settings = {**asdict(self.size), "method": method, "budget": budget, **moved}
         return Cell("regret", f"{file_label(method)}-{100 * budget:g}", settings, settings, seed)
 
     def fill(self) -> None:

@@ -15,7 +15,7 @@ import dataclasses
 from functools import partial
 
 from benchmarks import choice, methods
-from benchmarks.chapter import Comparison, on, write_chapter
+from benchmarks.chapter import Comparison, heading, write_chapter
 from benchmarks.command import Options, start
 from benchmarks.comparison import always
 from benchmarks.contest import Settings
@@ -45,7 +45,7 @@ def main(options: Options) -> None:
         ]
     seeds = always((choice.SEED,) if options.quick else SEEDS)
     comparisons = [
-        Comparison(on(contest), contest, compared, budgets, seeds, OURS) for contest, budgets, compared in tasks
+        Comparison(heading(contest), contest, compared, budgets, seeds, OURS) for contest, budgets, compared in tasks
     ]
     try:
         for comparison in comparisons:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import numpy as np
-
 from benchmarks.phases import Phases
-from benchmarks.task import Task
 from dms_jax import projection, strategies
 from dms_jax.search import Schedule, Search
+from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 
 EVIDENCE_STEPS = 100
@@ -24,70 +21,87 @@ class Asked:
     """What a structure is asked for.
 
     Attributes:
-      budget: fraction of the MACs.
-      start: the first batch that may be looked at.
-      blocks: share of blocks that stay, for rules that thin evenly; None: the rule's own.
+      macs: the budget.
+      seed: of what is drawn.
+      blocks: how many stay, for rules that leave it open (`projection.uniform`).
     """
 
-    budget: float
-    start: int
-    blocks: float | None = None
+    macs: int
+    seed: int
+    blocks: projection.Blocks = "most"
 
 
-# (work, whose phases are timed, the pretrained supernet, what is asked) -> the structure
-Select = Callable[[Phases, Any, Asked], Structure]
+Ranking = Mapping[str, Any]
+"""{group: [N]}, the largest stay."""
 
 
-def uniform(work: Phases, variables: Any, asked: Asked) -> Structure:
-    """The same keep ratio in every width and all heads, as many blocks as fit; the largest magnitudes stay."""
-    task = work.task
-    return work.timed(
-        "search", lambda: strategies.uniform(task.space, _magnitudes(task, variables), _macs(task, asked))
-    )
+@dataclass(frozen=True)
+class Rule:
+    """A structure from what is known of a pretrained network.
+
+    Attributes:
+      evidence: `(work, variables, first batch) -> ranking`; its phases are timed.
+      pick: `(space, ranking, budget, what is asked) -> structure`.
+    """
+
+    evidence: Callable[[Phases, Any, int], Ranking]
+    pick: Callable[[SearchSpace, Ranking, Mapping[str, int], Asked], Structure]
 
 
-def uniform_taylor(work: Phases, variables: Any, asked: Asked) -> Structure:
-    """As `uniform`, but the elements of the most Taylor importance stay."""
-    space, importance = work.task.space, _taylor(work, variables, asked.start)
-    ranking, macs = {name: np.asarray(c) for name, c in importance.items()}, _macs(work.task, asked)
-    return work.timed("search", lambda: strategies.uniform(space, ranking, macs, blocks=_blocks(asked)))
+def select(work: Phases, name: str, variables: Any, asked: Asked, start: int) -> Structure:
+    """The structure of a rule.
+
+    Args:
+      work: whose task and seed.
+      name: of the rule.
+      variables: of the pretrained supernet.
+      asked: what it has to be like.
+      start: the first batch that may be looked at.
+    """
+    rule = SELECTIONS[name]
+    ranking = rule.evidence(work, variables, start)
+    return work.timed("search", lambda: rule.pick(work.task.space, ranking, {"macs": asked.macs}, asked))
 
 
-def uniform_depth(work: Phases, variables: Any, asked: Asked) -> Structure:
-    """The same keep ratio everywhere, blocks included; the largest magnitudes stay."""
-    space, ranking = work.task.space, _magnitudes(work.task, variables)
-    return work.timed("search", lambda: strategies.uniform(space, ranking, _macs(work.task, asked), blocks="same"))
+def _magnitudes(work: Phases, variables: Any, start: int) -> Ranking:
+    return work.task.space.magnitudes(variables["params"])
 
 
-def threshold(work: Phases, variables: Any, asked: Asked) -> Structure:
-    """One threshold on Taylor importance per cost, measured on the pretrained supernet before anything is changed."""
-    importance = _taylor(work, variables, asked.start)
-    return work.timed("search", lambda: strategies.threshold(work.task.space, importance, _macs(work.task, asked)))
-
-
-def random(work: Phases, variables: Any, asked: Asked) -> Structure:
-    """Keep ratios and elements drawn by chance, moved onto the budget."""
-    task = work.task
-    return work.timed("search", lambda: strategies.random(task.space, _macs(task, asked), seed=work.seed))
-
-
-SELECTIONS: dict[str, Select] = {f.__name__: f for f in (uniform, uniform_taylor, uniform_depth, threshold, random)}
-
-
-def _blocks(asked: Asked) -> projection.Blocks:
-    return "most" if asked.blocks is None else asked.blocks
-
-
-def _macs(task: Task, asked: Asked) -> dict[str, int]:
-    return {"macs": int(asked.budget * task.space.resources()["macs"])}
-
-
-def _magnitudes(task: Task, variables: Any) -> dict[str, np.ndarray]:
-    return {name: np.asarray(m) for name, m in task.space.magnitudes(variables["params"]).items()}
-
-
-def _taylor(work: Phases, variables: Any, start: int) -> dict[str, jax.Array]:
+def _taylor(work: Phases, variables: Any, start: int) -> Ranking:
     """The importance of a network's elements, with weights and masks left as they are."""
-    schedule = Schedule(EVIDENCE_STEPS, warmup=EVIDENCE_STEPS - 1)
-    search = Search(work.task.space, work.task.loss(work.task.model), None, {"macs": 1.0}, schedule)
+    task, schedule = work.task, Schedule(EVIDENCE_STEPS, warmup=EVIDENCE_STEPS - 1)
+    search = Search(task.space, task.loss(task.model), None, {"macs": 1.0}, schedule)
     return work.run("search", search.step, search.init(variables), EVIDENCE_STEPS, start).importance
+
+
+def _nothing(work: Phases, variables: Any, start: int) -> Ranking:
+    return {}
+
+
+def _even(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
+    """The same keep ratio in every width and all heads."""
+    return strategies.uniform(space, ranking, budget, blocks=asked.blocks)
+
+
+def _even_blocks(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
+    """The same keep ratio everywhere, blocks included."""
+    return strategies.uniform(space, ranking, budget, blocks="same")
+
+
+def _threshold(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
+    """One threshold on importance per cost, measured before anything is changed."""
+    return strategies.threshold(space, ranking, budget)
+
+
+def _random(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
+    """Keep ratios and elements drawn by chance, moved onto the budget."""
+    return strategies.random(space, budget, seed=asked.seed)
+
+
+SELECTIONS = {
+    "uniform": Rule(_magnitudes, _even),
+    "uniform_taylor": Rule(_taylor, _even),
+    "uniform_depth": Rule(_magnitudes, _even_blocks),
+    "threshold": Rule(_taylor, _threshold),
+    "random": Rule(_nothing, _random),
+}

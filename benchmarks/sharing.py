@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,24 +12,37 @@ from pathlib import Path
 
 from dms_jax.errors import Interrupted
 from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.training.lock import AtWorkError, DirectoryLock
 
 LOCKS = Path("runs/benchmarks/locks")
-"""A file for everything that can be taken; the system lets go of it when its process ends, however it ends."""
+"""A directory for everything that can be taken."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[bool]:
     """Take what a path stands for until the block ends; False where another process has it."""
-    LOCKS.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
-    with (LOCKS / name).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    directory = LOCKS / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = DirectoryLock(directory)
+    try:
+        lock.acquire()
+    except AtWorkError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file of this process to write to, which becomes `path` when the block ends: never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".part{os.getpid()}")
+    yield part
+    os.replace(part, path)
 
 
 def in_turns(items: Iterable[tuple[Path, Callable[[], object]]], interrupt: InterruptFlag) -> None:

@@ -336,16 +336,18 @@ def uniform(
       Kept indices of every group, ascending.
 
     Raises:
-      UserError: the smallest structure within the limits, or with that share of blocks, is above the budget.
+      UserError: the smallest structure within the limits, or with that share of blocks, is above the budget; `blocks`
+        is none of these.
     """
-    problem = _posed(space, ranking, budget, limits)
-    even = dict.fromkeys(space.groups, 0.5)
-    fitting: dict[float, dict[Together, int]] = {}
-    ratios: dict[float, float] = {}
-    for share, held in problem.depths(None if isinstance(blocks, str) else blocks).items():
-        if (found := problem.shifted(even, held)) is not None:
-            fitting[share], ratios[share] = held, problem.share_of_widths(found[0])
-    if not fitting:
-        raise UserError(f"no structure with {blocks:g} of its blocks is within the budget; give a smaller share")
-    share = max(fitting) if blocks != "same" else min(fitting, key=lambda share: abs(ratios[share] - share))
-    return problem.kept(problem.nearest(even, ATTEMPTS, fitting[share]))
+    if blocks not in ("most", "same") and not (isinstance(blocks, float | int) and 0 < blocks <= 1):
+        raise UserError(f'blocks={blocks!r}: give "most", "same", or a share above 0 and at most 1')
+    problem, even = _posed(space, ranking, budget, limits), dict.fromkeys(space.groups, 0.5)
+    fitting = (
+        (abs(problem.share_of_widths(found[0]) - share), held)
+        for share, held in problem.depths(None if isinstance(blocks, str) else blocks).items()
+        if (found := problem.shifted(even, held)) is not None
+    )
+    nearest = min(fitting, key=lambda one: one[0], default=None) if blocks == "same" else next(fitting, None)
+    if nearest is None:  # of one share alone: the fewest blocks always fit
+        raise UserError(f"no structure with a share of {blocks} of its blocks is within the budget; give a smaller one")
+    return problem.kept(problem.nearest(even, ATTEMPTS, nearest[1]))

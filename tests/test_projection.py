@@ -173,5 +173,8 @@ def test_uniform_refuses_what_no_structure_reaches(space):
     with pytest.raises(UserError, match="no structure has at most"):
         uniform(space, ranking(space), {"macs": 1}, Limits(least={"a": 8}))
     stack = SearchSpace.from_model(Stack(), jnp.ones((1, 4)))
-    with pytest.raises(UserError, match="give a smaller share"):
+    with pytest.raises(UserError, match="give a smaller one"):
         uniform(stack, ranking(stack), {"macs": 5 * 8}, blocks=1.0)
+    for wrong in (0.0, -0.5, 2, "few"):
+        with pytest.raises(UserError, match="at most 1"):
+            uniform(stack, ranking(stack), {"macs": 5 * 8}, blocks=wrong)

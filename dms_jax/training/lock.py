@@ -14,6 +14,10 @@ from dms_jax.training.checkpoints import warn
 FILE = "lock"
 
 
+class AtWorkError(UserError):
+    """Another process holds the lock."""
+
+
 class DirectoryLock:
     """`directory/lock`; the file stays behind, the lock does not."""
 
@@ -25,7 +29,8 @@ class DirectoryLock:
         """Take the lock, or say who holds it.
 
         Raises:
-          UserError: another process holds it, or the directory cannot be written.
+          AtWorkError: another process holds it.
+          UserError: the directory cannot be written.
         """
         try:
             file = self._path.open("a+")
@@ -39,7 +44,7 @@ class DirectoryLock:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             file.close()
-            raise UserError(
+            raise AtWorkError(
                 f"a job is at work in {self._path.parent} ({holder}); wait for it, or choose another --workdir"
             ) from None
         except OSError as error:  # some network file systems have no locks
