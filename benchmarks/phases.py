@@ -29,6 +29,7 @@ class Phases:
       say: shows a text.
       seconds: CPU seconds by phase, and of "compile".
       curves: logged metrics by phase.
+      programs: what steps were compiled to; a step that is run again has a state like the first one.
     """
 
     task: Task
@@ -37,6 +38,7 @@ class Phases:
     say: Say
     seconds: dict[str, float] = field(default_factory=dict)
     curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    programs: dict[Any, Any] = field(default_factory=dict)
 
     def train(self, name: str, model: Any, state: TrainState, optimizer: Any, steps: int, start: int) -> Any:
         """Train a network; returns its variables."""
@@ -52,9 +54,10 @@ class Phases:
         draw = self.task.batches(self.seed)
         state = jax.tree.map(jnp.copy, state)  # steps donate their state, and what it was made of is needed again
         key, curve = jax.random.fold_in(jax.random.key(self.seed), start), self.curves.setdefault(name, [])
-        compiled = self.timed(
-            "compile", lambda: jax.jit(step, donate_argnums=0).lower(state, draw(start), key).compile()
-        )
+        if step not in self.programs:
+            self.programs[step] = self.timed(
+                "compile", lambda: jax.jit(step, donate_argnums=0).lower(state, draw(start), key).compile()
+            )
 
         def record(done: int, values: Mapping[str, float], _: Any) -> None:
             self.say(f"{name} {done}/{steps}, loss {values['loss']:.3f}")
@@ -63,8 +66,8 @@ class Phases:
         return self.timed(
             name,
             lambda: run_phase(
-                name, compiled, state, lambda i: draw(start + i), key, steps=steps, log_every=max(steps // 20, 1),
-                on_log=record, interrupt=self.interrupt,
+                name, self.programs[step], state, lambda i: draw(start + i), key, steps=steps,
+                log_every=max(steps // 20, 1), on_log=record, interrupt=self.interrupt,
             ),
         )  # fmt: skip
 

@@ -33,12 +33,23 @@ LARGEST_DIFFERENCE = 1e-3
 
 @dataclass(frozen=True)
 class Size:
-    """Steps after pretraining, and how finely Torch-Pruning prunes."""
+    """Steps after pretraining, and how Torch-Pruning prunes.
+
+    Attributes:
+      steps: of search and finetuning together.
+      search: of them, where a method searches.
+      rounds: of pruning and training in turns.
+      prune_steps: Torch-Pruning's `iterative_steps`.
+      max_pruning_ratio: Torch-Pruning's. At 1 a global ranking leaves single channels where all that is known must
+        pass: one feature before the classifier, and errors of 40 % (in rounds, all labels, 10 % of the MACs).
+      gradient_batches: batches of every Taylor ranking.
+    """
 
     steps: int = 1000
     search: int = 400
     rounds: int = 10
     prune_steps: int = 200
+    max_pruning_ratio: float = 0.9
     gradient_batches: int = 4
 
 
@@ -106,24 +117,29 @@ def uniform(work: Work, variables: Any) -> Found:
 
 def pruned(work: Work, variables: Any, importance: str) -> Found:
     """Torch-Pruning's progressive loop on the pretrained network."""
-    return work.timed("search", lambda: _prune(work, variables, None, work.macs, importance, 0)), variables, 0
+    twin = _Twin(work, variables, importance)
+    return work.timed("search", lambda: twin.prune(work.macs, variables, 0)), variables, 0
 
 
 def in_rounds(work: Work, variables: Any) -> Found:
     """Pruned and trained in turns, along the targets of DMS; trained masked, which is the same as trained small."""
-    task, size, structure = work.task, work.size, None
+    task, size = work.task, work.size
     each, full = size.search // size.rounds, task.space.resources()["macs"]
     optimizer = task.optimizer(optax.constant_schedule(task.learning_rate / 5))
-    state = supervised.init(variables, optimizer)
+    twin, structure, state = _Twin(work, variables, "taylor"), None, supervised.init(variables, optimizer)
+
+    def step(state: Any, batch: Any, key: Any) -> Any:
+        """One step; the masks are a part of the state, so that all rounds share a program."""
+        training, masks = state
+        train = supervised.make_step(masked_loss(task.space, task.loss(task.model), masks), optimizer)
+        training, metrics = train(training, batch, key)
+        return (training, masks), metrics
+
     for number in range(size.rounds):
         progress = min(1.0, (number + 1) / (0.8 * size.rounds))
-        target = max(work.macs, int(full * work.budget**progress))
-        structure = work.timed(
-            "search", partial(_prune, work, state.variables, structure, target, "taylor", number * each)
-        )
-        loss = masked_loss(task.space, task.loss(task.model), task.space.masks(structure))
-        step = supervised.make_step(loss, optimizer)
-        state = work.run("search", step, state, each, work.start + number * each)
+        target, first = max(work.macs, int(full * work.budget**progress)), number * each
+        structure = work.timed("search", partial(twin.prune, target, state.variables, first))
+        state, _ = work.run("search", step, (state, task.space.masks(structure)), each, work.start + first)
     assert structure is not None
     return structure, state.variables, each * size.rounds
 
@@ -132,12 +148,8 @@ def sparse(work: Work, variables: Any) -> Found:
     """Group sparsity training in PyTorch, then pruned: the best setting of Torch-Pruning's CIFAR experiments."""
     from benchmarks import torch_networks as tn
 
-    torch, task = tn.torch, work.task
-    model = tn.from_flax(variables)
-    _compare(work, model, variables, task.model)
-    importance = tn.torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer="max")
-    made = tn.torch_pruning.pruner.GroupNormPruner
-    pruner = tn.pruner(model, torch.zeros(1, 3, 8, 8), importance, work.size.prune_steps, make=made, reg=5e-4)
+    torch, task, twin = tn.torch, work.task, _Twin(work, variables, "sparse")
+    model, pruner = twin.model, twin.pruner
     optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate / 5, momentum=0.9)
 
     def train() -> None:
@@ -157,59 +169,73 @@ def sparse(work: Work, variables: Any) -> Found:
     with tn.quiet():
         work.timed("search", train)
     trained = jax.tree.map(jnp.asarray, tn.to_flax(model))
-    structure = work.timed("search", lambda: _pruned(work, pruner, model, None, work.macs, None, trained))
+    structure = work.timed("search", lambda: twin.prune(work.macs, trained, 0))
     return structure, trained, work.size.search
 
 
-def _prune(
-    work: Work, variables: Any, structure: Structure | None, macs: int, importance: str, first: int
-) -> Structure:
-    """Torch-Pruning from a structure to a smaller one."""
-    from benchmarks import torch_networks as tn
+class _Twin:
+    """A PyTorch twin of the network, and a pruner of Torch-Pruning that makes it smaller and smaller.
 
-    task = work.task
-    start = variables if structure is None else shrink(task.space, variables, structure)
-    network = task.model if structure is None else task.model.clone(structure=structure)
-    model = tn.from_flax(start)
-    _compare(work, model, start, network)
-    kinds = tn.torch_pruning.importance
-    scores = {"taylor": kinds.GroupTaylorImportance, "magnitude": kinds.GroupMagnitudeImportance}[importance]()
-    pruner = tn.pruner(model, tn.torch.zeros(1, 3, 8, 8), scores, work.size.prune_steps)
-    batches = (work.batch(first + i) for i in itertools.count())  # of the steps to come
+    Args:
+      work: whose task and size.
+      variables: of the full network.
+      importance: "taylor", "magnitude" or "sparse".
+    """
 
-    def gradients(model: Any) -> None:
+    def __init__(self, work: Work, variables: Any, importance: str):
+        from benchmarks import torch_networks as tn
+
+        self._work, self._tn = work, tn
+        self.model = tn.from_flax(variables)
+        _compare(work, self.model, variables, work.task.model)
+        example, kinds, options = tn.torch.zeros(1, 3, 8, 8), tn.torch_pruning.importance, {}
+        match importance:
+            case "taylor":
+                scores = kinds.GroupTaylorImportance()
+            case "magnitude":
+                scores = kinds.GroupMagnitudeImportance()
+            case "sparse":
+                scores = kinds.GroupMagnitudeImportance(p=2, normalizer="max")
+                options = {"make": tn.torch_pruning.pruner.GroupNormPruner, "reg": 5e-4}
+        self._gradients = self._leave_gradients if importance == "taylor" else None
+        self.pruner = tn.pruner(
+            self.model, example, scores, work.size.prune_steps, max_pruning_ratio=work.size.max_pruning_ratio, **options
+        )
+        self._count, self._tracked = tn.Counter(self.model, example), tn.Tracked(self.model)
+        self._structure: Structure | None = None
+
+    def prune(self, macs: int, variables: Any, first: int) -> Structure:
+        """Go on to at most so many MACs; which channels are left, after a check that both frameworks agree.
+
+        Args:
+          macs: where to stop.
+          variables: of the full network; the twin has those of them that are left.
+          first: the first step whose batches gradients are read from.
+        """
+        work, space = self._work, self._work.task.space
+        self._tn.load(self.model, shrink(space, variables, space.structure(space.kept(self._structure))))
+        self._batches = (work.batch(first + i) for i in itertools.count())
+
+        def watch() -> None:
+            work.proceed()
+            self._tracked()
+
+        self._tn.prune_below(self.pruner, self._count, macs, self._gradients, watch)
+        kept = dict(space.kept(None))
+        for path, left in self._tracked.kept.items():
+            if (name := _group(path)) is not None:
+                kept[name] = tuple(int(i) for i in left)
+        self._structure = structure = space.structure(kept)
+        if self._count() != space.resources(structure):
+            raise UserError(f"we count {space.resources(structure)}, PyTorch's network has {self._count()}")
+        _compare(work, self.model, shrink(space, variables, structure), work.task.model.clone(structure=structure))
+        return structure
+
+    def _leave_gradients(self, model: Any) -> None:
+        """Gradients of batches to come, new ones before every step."""
         model.zero_grad()
-        for images, labels in (_tensors(next(batches)) for _ in range(work.size.gradient_batches)):
-            tn.functional.cross_entropy(model(images), labels).backward()
-
-    return _pruned(work, pruner, model, structure, macs, gradients if importance == "taylor" else None, variables)
-
-
-def _pruned(
-    work: Work, pruner: Any, model: Any, before: Structure | None, macs: int, gradients: Any, variables: Any
-) -> Structure:
-    """Run the loop, read which channels are left, and check that both frameworks still agree."""
-    from benchmarks import torch_networks as tn
-
-    space = work.task.space
-    count = tn.Counter(model, tn.torch.zeros(1, 3, 8, 8))
-    tracked = tn.Tracked(model)
-
-    def watch() -> None:
-        work.proceed()
-        tracked()
-
-    tn.prune_below(pruner, count, macs, gradients, watch)
-    kept = {name: np.asarray(indices) for name, indices in space.kept(before).items()}
-    for path, left in tracked.kept.items():
-        if (name := _group(path)) is not None:
-            kept[name] = kept[name][left.numpy()]
-    structure = space.structure({name: tuple(int(i) for i in indices) for name, indices in kept.items()})
-    if count() != space.resources(structure):
-        raise UserError(f"we count {space.resources(structure)}, PyTorch's network has {count()}")
-    small = work.task.model.clone(structure=structure)
-    _compare(work, model, shrink(space, variables, structure), small)
-    return structure
+        for images, labels in (_tensors(next(self._batches)) for _ in range(self._work.size.gradient_batches)):
+            self._tn.functional.cross_entropy(model(images), labels).backward()
 
 
 def _group(path: tuple[str, ...]) -> str | None:

@@ -86,12 +86,17 @@ def _norm(weights: Mapping[str, Any]) -> nn.BatchNorm2d:
 def from_flax(variables: Mapping[str, Any]) -> SmallResNet:
     """The twin with the weights and statistics of Flax variables {"params", "batch_stats"}."""
     model = SmallResNet(variables["params"])
+    load(model, variables)
+    return model.eval()
+
+
+def load(model: SmallResNet, variables: Mapping[str, Any]) -> None:
+    """Give a twin, pruned or not, the weights and statistics of Flax variables of its sizes."""
     with torch.no_grad():
         for path, module in _layers(model):
             for name, tensor in _tensors(module).items():
                 array = torch.tensor(np.asarray(_at(variables, _place(path, name))))
                 tensor.copy_(_turned(array, back=False))
-    return model.eval()
 
 
 def to_flax(model: SmallResNet) -> dict[str, Any]:

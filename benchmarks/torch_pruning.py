@@ -23,6 +23,7 @@ equal MACs here. What it does not: anything about large networks; and digits are
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -92,12 +93,13 @@ class Benchmark:
         label = file_label(f"{method}-{self.title}-{100 * budget:g}")
         return Cell("torch_pruning", label, settings, settings, seed)
 
-    def fill(self) -> None:
-        """Compute what is missing, a seed after the other."""
-        asked = [(m, b, s) for s in self.seeds for b in self.budgets for m in self.methods]
-        self.task.pretrain(s for m, b, s in asked if self.cells.get(self.cell(m, b, s)) is None)
+    def fill(self, seed: int) -> None:
+        """Compute what is missing of a seed."""
+        asked = [(m, b, seed) for b in self.budgets for m in self.methods]
+        if any(self.cells.get(self.cell(*ask)) is None for ask in asked):
+            self.task.pretrain([seed])
         work = [(self.cell(*ask), partial(self.compute, *ask)) for ask in asked]
-        self.cells.fill(work, f"torch_pruning, {self.title}", self.task.data)
+        self.cells.fill(work, f"torch_pruning, {self.title}, seed {seed}", self.task.data)
 
     def compute(self, method: str, budget: float, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
         """One cell."""
@@ -164,9 +166,8 @@ def main(options: Options) -> None:
         for title, task in (QUICK_TASKS if quick else TASKS).items()
     ]  # fmt: skip
     try:
-        for benchmark in benchmarks:
-            if not options.tables:
-                benchmark.fill()
+        for seed, benchmark in itertools.product(benchmarks[0].seeds if not options.tables else (), benchmarks):
+            benchmark.fill(seed)
     finally:
         figure = pictures.scores_over_macs([benchmark.panel() for benchmark in benchmarks])
         picture = pictures.save(figure, options.pictures / "torch_pruning.svg")
