@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -78,18 +79,26 @@ class Cells:
         Raises:
           UserError: the file was made with other settings.
         """
-        path = self.folder / cell.path
-        if not path.exists():
+        stored = self._stored(cell)
+        if stored is None:
             return None
-        stored = json.loads(path.read_text())
         asked = json.loads(json.dumps(cell.settings))
         for name in asked.keys() & stored["settings"].keys():
             if asked[name] != stored["settings"][name]:
                 raise UserError(
-                    f"{path} was made with {name} {stored['settings'][name]!r}, asked is {asked[name]!r}: remove it, "
-                    "or give another folder with --results"
+                    f"{self.folder / cell.path} was made with {name} {stored['settings'][name]!r}, asked is "
+                    f"{asked[name]!r}: remove it, or give another folder with --results"
                 )
         return stored["result"]
+
+    def on_cpu(self, cell: Cell) -> bool:
+        """Whether a cell is there and was computed on a CPU: only such seconds compare."""
+        stored = self._stored(cell)
+        return stored is not None and stored["conditions"].get("platform", "cpu") == "cpu"
+
+    def _stored(self, cell: Cell) -> dict[str, Any] | None:
+        path = self.folder / cell.path
+        return json.loads(path.read_text()) if path.exists() else None
 
     def put(self, cell: Cell, result: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
         """Write a cell at once or not at all; what is there already stays.
@@ -128,7 +137,7 @@ class Cells:
             Console(stderr=True).print(f"{name}: every cell is there", highlight=False)
             return
         self._refuse_other_data({cell.task for cell, _ in missing.values()}, data)
-        conditions = {"machine": machine(), "data": data}
+        conditions = {"machine": machine(), "platform": jax.default_backend(), "data": data}
         with InterruptFlag() as interrupt, Progress(name, len(missing)) as progress:
             there = 0
 

@@ -62,13 +62,14 @@ def compare(contest: Contest, methods: Methods, budgets: Sequence[float], seeds:
 
 
 def costs(contest: Contest, methods: Methods, budget: float, seeds: Seeds) -> str:
-    """A table of CPU seconds, MACs and steps at one budget."""
+    """A table of MACs at one budget, and of the seconds of those cells that were computed on a CPU."""
     rows = []
     for label, settings in methods.items():
-        cells = [contest.get(settings(budget), seed) for seed in seeds(label, budget)]
-        done = [cell for cell in cells if cell and "seconds" in cell]
+        there = [contest.get(settings(budget), seed) for seed in seeds(label, budget)]
+        done = [cell for cell in there if cell and "failed" not in cell]
+        timed = contest.on_cpu(settings(budget), seeds(label, budget))
         parts = {
-            name: Spread.of(cell["seconds"].get(name, 0.0) for cell in done).text(0)
+            name: Spread.of(cell["seconds"].get(name, 0.0) for cell in timed).text(0)
             for name in ("search", "finetune", "compile")
         }
         macs = Spread.of(cell["macs"] / contest.task.space.resources()["macs"] * 100 for cell in done)

@@ -131,27 +131,36 @@ def differences(tables: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure
 
 
 @styled
-def cloud(
-    everything: Sequence[tuple[float, float]], picks: Mapping[str, Sequence[tuple[float, float]]], unit: str
+def regrets(
+    everything: Sequence[tuple[float, float]], behind: Mapping[str, Mapping[float, Sequence[float]]], unit: str
 ) -> Figure:
-    """Draw all structures as dots, and what methods picked of them.
+    """Draw all structures as dots, and how far behind the best ones the picks of every method are.
 
     Args:
       everything: (share of the MACs, score) of every structure.
-      picks: the same of what each method picked.
+      behind: method -> budget -> the score of each pick less that of the best structure there is.
       unit: of the scores.
     """
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(*_percent(everything), linestyle="", marker=".", markersize=3, color=MUTED, label="every structure")
-    for i, (label, points) in enumerate(picks.items()):
-        axes.plot(
-            *_percent(points), linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=6, alpha=0.7,
-            color=SERIES[i % len(SERIES)], label=label,
-        )  # fmt: skip
-    axes.set_xlabel("MACs, %")
-    axes.set_ylabel(unit)
-    figure.legend(loc="outside right upper")
+    cloud, row = figure.subplots(1, 2, gridspec_kw={"width_ratios": (3, 4)})
+    cloud.plot(*_percent(everything), linestyle="", marker=".", markersize=3, color=MUTED)
+    cloud.set_xlabel("MACs, %")
+    cloud.set_ylabel(unit)
+    budgets = list(dict.fromkeys(budget for found in behind.values() for budget in found))
+    for i, budget in enumerate(budgets):
+        cloud.axvline(100 * budget, color=SERIES[i], linewidth=1)
+        points = [
+            (value, y + 0.12 * (k - (len(found[budget]) - 1) / 2))  # equal ones beside each other
+            for y, found in enumerate(behind.values())
+            for k, value in enumerate(found.get(budget, ()))
+        ]
+        x, y = [x for x, _ in points], [y + 0.4 * (i / max(1, len(budgets) - 1) - 0.5) for _, y in points]
+        row.plot(x, y, linestyle="", marker=MARKERS[i], markersize=4, color=SERIES[i], label=percent(budget))
+    row.axvline(0.0, color=MUTED, linewidth=1)
+    row.set_yticks(range(len(behind)), list(behind))
+    row.set_ylim(len(behind) - 0.5, -0.5)
+    row.set_xlabel(f"{unit} behind the best")
+    figure.legend(loc="outside lower right", ncols=max(1, len(budgets)))
     return figure
 
 

@@ -327,18 +327,20 @@ def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
 
 
 def draw(benchmark: Benchmark, shares: Mapping[Key, float]) -> Figure:
-    """Every structure that is trained, and the picks of every method."""
+    """Every structure that is trained, and how far behind its band's best each pick is."""
     scores = {key: float(bits.mean()) for key, bits in benchmark.truth(list(shares)).items()}
-    picks = {
-        method: [
-            (shares[pick], scores[pick])
+    best = {
+        budget: min((scores[key] for key in scores if BAND * budget <= shares[key] <= budget), default=np.nan)
+        for budget in benchmark.budgets
+    }
+    behind = {
+        method: {
+            budget: [scores[pick] - best[budget] for pick in benchmark.picks(method, budget) if pick in scores]
             for budget in benchmark.budgets
-            for pick in benchmark.picks(method, budget)
-            if pick in scores
-        ]
+        }
         for method in benchmark.methods
     }
-    return pictures.cloud([(shares[key], score) for key, score in scores.items()], picks, "bits per byte")
+    return pictures.regrets([(shares[key], score) for key, score in scores.items()], behind, "bits per byte")
 
 
 def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]) -> str:

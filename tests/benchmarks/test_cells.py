@@ -39,6 +39,16 @@ def test_finished_cells_are_not_computed_again(tmp_path):
     assert stored["conditions"]["data"] == "data" and stored["conditions"]["machine"]
 
 
+def test_seconds_are_compared_on_cpus_alone(tmp_path):
+    cells = Cells(tmp_path)
+    cells.fill(_count([], 0, 1), "toy", "data")
+    assert cells.on_cpu(_cell(0)) and not cells.on_cpu(_cell(2))
+    path = tmp_path / _cell(1).path
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "conditions": {**stored["conditions"], "platform": "gpu"}}))
+    assert not cells.on_cpu(_cell(1)) and cells.get(_cell(1)) is not None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_what_is_finished(tmp_path, number):
     cells, calls = Cells(tmp_path), []

@@ -41,13 +41,15 @@ def test_differences_have_a_row_a_setting_and_one_a_table():
     assert [float(np.asarray(bar.lines[0].get_xdata())[0]) for bar in bars] == [2.0, 1.0]
 
 
-def test_cloud_marks_every_pick():
-    figure = pictures.cloud([(0.1, 3.0), (0.2, 2.5), (0.3, 2.2)], {"DMS": [(0.2, 2.5)], "uniform": []}, "bits")
-    (axes,) = figure.axes
-    everything, dms, uniform = axes.lines
-    np.testing.assert_allclose(np.asarray(everything.get_xdata()), [10.0, 20.0, 30.0])
-    np.testing.assert_allclose(np.asarray(dms.get_xdata()), [20.0])
-    assert len(np.asarray(uniform.get_xdata())) == 0
+def test_every_pick_is_drawn_where_it_is_behind_the_best():
+    behind = {"DMS": {0.25: [0.0, 0.0], 0.4: [0.1]}, "uniform": {0.25: [0.2], 0.4: []}}
+    cloud, row = pictures.regrets([(0.1, 3.0), (0.2, 2.5), (0.3, 2.2)], behind, "bits").axes
+    np.testing.assert_allclose(np.asarray(cloud.lines[0].get_xdata()), [10.0, 20.0, 30.0])
+    first, second = (np.asarray(line.get_xydata()) for line in row.lines[:2])
+    np.testing.assert_allclose(first[:, 0], [0.0, 0.0, 0.2])
+    np.testing.assert_allclose(second[:, 0], [0.1])
+    assert len(set(first[:, 1])) == 3 and all(np.round(first[:, 1]) == [0, 0, 1])
+    assert [label.get_text() for label in row.get_yticklabels()] == ["DMS", "uniform"]
 
 
 def test_logarithmic_axes_have_plain_numbers(tmp_path):
