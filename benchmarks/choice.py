@@ -1,4 +1,4 @@
-"""Choosing how a strategy searches: a small grid on two extra seeds at 20 %, by its validation score alone.
+"""Choosing how a strategy searches: a small grid on two extra seeds at one budget, by its validation score alone.
 
 The grid is widened while the best candidate has the lowest or the highest rate of its length: nobody is held back by
 where its grid ends.
@@ -30,13 +30,16 @@ RATES = (0.5, 1.0, 2.0)
 
 
 def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
-    """The candidates of one strategy that searches; one that learns no structure has no rate to choose."""
-    rates, own = (1.0,) if strategy == "iterative" else RATES, methods.own(strategy)
-    return [
-        Settings(strategy, budget, steps, max(1, round(share * steps)), **own | {"rate": own["rate"] * rate})
-        for share in SEARCH_SHARES
-        for rate in rates
-    ]
+    """The candidates of one strategy that searches."""
+    lengths = [max(1, round(share * steps)) for share in SEARCH_SHARES]
+    own = methods.own(strategy)
+    return [c for length in lengths for c in at_rates(Settings(strategy, budget, steps, length, **own))]
+
+
+def at_rates(settings: Settings) -> list[Settings]:
+    """The same search at several rates; a strategy that learns no structure has no rate to choose."""
+    rates = (1.0,) if settings.strategy == "iterative" else RATES
+    return [dataclasses.replace(settings, rate=settings.rate * rate) for rate in rates]
 
 
 def settle(

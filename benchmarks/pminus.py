@@ -4,52 +4,85 @@
 
 Every strategy has 300 steps in which the weights stay as they are (pipeline p-); the structure found is cut out of the
 pretrained network and measured as it is. BatchNorm's statistics are measured anew on 50 batches, for every method.
-Text at 75 and 50 % of the MACs, digits at 50 and 25 %, three seeds: about 50 minutes on one core. Shows how well a
-method finds what a network can do without; not how good the result is after finetuning.
+Text at 75 and 50 % of the MACs, digits at 50 and 25 %, three seeds; the rate of every strategy is chosen at the smaller
+budget by its validation score on two seeds of its own, from three that are widened where the end was best. About an
+hour and a half on one core. Shows how well a method finds what a network can do without; not how good the result is
+after finetuning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+
 from benchmarks import choice, methods
 from benchmarks.chapter import Comparison, heading, write_chapter
-from benchmarks.command import Options, start
-from benchmarks.comparison import always
+from benchmarks.command import Contest, Options, start
+from benchmarks.comparison import always, percent
+from benchmarks.contest import Settings
 from benchmarks.digits import digits_contest
 from benchmarks.llama import text_contest
-from benchmarks.methods import OURS, Methods
+from benchmarks.methods import OURS, SEARCHED, Methods
 
 SEEDS = (0, 1, 2)
 STEPS, QUICK_STEPS = 300, 2
 TEXT_BUDGETS, DIGITS_BUDGETS = (0.75, 0.5), (0.5, 0.25)
 
 
-def frozen_methods(steps: int) -> Methods:
-    """Strategies that leave the weights alone."""
+Grids = Mapping[str, Sequence[Settings]]
+"""Label of a strategy -> its candidates."""
+
+
+def frozen_grids(names: Mapping[str, str], budget: float, steps: int) -> Grids:
+    """Searches that leave the weights alone, at several rates."""
     return {
-        **methods.searched(steps, steps, retrain="none"),
-        **methods.rules(["one Taylor threshold", "uniform", "uniform, by Taylor", "random"], 0, retrain="none"),
+        label: choice.at_rates(Settings(name, budget, steps, steps, retrain="none", **methods.own(name)))
+        for label, name in names.items()
+    }
+
+
+def frozen_methods(contest: Contest, grids: Grids, rules: Sequence[str]) -> Methods:
+    """The best candidates as they are known, and what needs no search."""
+    best = {label: choice.chosen(contest, choice.widened(contest, grid)) for label, grid in grids.items()}
+    return {
+        **{label: partial(methods.at, settings) for label, settings in best.items()},
+        **methods.rules(rules, 0, retrain="none"),
         **methods.unpruned(0, retrain="none"),
     }
 
 
 def main(options: Options) -> None:
-    compared = frozen_methods(QUICK_STEPS if options.quick else STEPS)
-    compared = {label: compared[label] for label in (OURS, "uniform")} if options.quick else compared
-    seeds = always((choice.SEED,) if options.quick else SEEDS)
+    quick = options.quick
+    names = {OURS: SEARCHED[OURS]} if quick else SEARCHED
+    rules = ["uniform"] if quick else ["one Taylor threshold", "uniform", "uniform, by Taylor", "random"]
+    seeds, tried = ((choice.SEED,), (choice.SEED,)) if quick else (SEEDS, choice.SEEDS)
     tasks = [(text_contest(options), TEXT_BUDGETS), (digits_contest(options), DIGITS_BUDGETS)]
-    comparisons = [
-        Comparison(heading(contest), contest, compared, budgets[-1:] if options.quick else budgets, seeds)
-        for contest, budgets in tasks
-    ]
+    tasks = [(contest, budgets[-1:] if quick else budgets) for contest, budgets in tasks]
+    grids = [frozen_grids(names, budgets[-1], QUICK_STEPS if quick else STEPS) for _, budgets in tasks]
+    if quick:
+        grids = [{label: candidates[:1] for label, candidates in grid.items()} for grid in grids]
+
+    def comparisons() -> list[Comparison]:
+        return [
+            Comparison(heading(contest), contest, frozen_methods(contest, grid, rules), budgets, always(seeds))
+            for (contest, budgets), grid in zip(tasks, grids, strict=True)
+        ]
+
     try:
-        for comparison in comparisons:
-            asked = [cell for budget in comparison.budgets for cell in comparison.asked(budget)]
-            comparison.contest.fill(f"pminus, {comparison.contest.task.name}", asked)
+        for i, ((contest, budgets), grid) in enumerate(zip(tasks, grids, strict=True)):
+            for label, candidates in grid.items():
+                choice.settle(contest, label, candidates, tried)
+            asked = [cell for budget in budgets for cell in comparisons()[i].asked(budget)]
+            contest.fill(f"pminus, {contest.task.name}", asked)
     finally:
         opening = (
             "`python -m benchmarks.pminus`: nothing retrained; lower is better, means ± standard errors over seeds."
         )
-        write_chapter("pminus", "Structure parameters alone, nothing retrained", opening, comparisons, options)
+        more = ["What rates were chosen from, by validation score (bold) on seeds of their own:"]
+        for (contest, budgets), grid in zip(tasks, grids, strict=True):
+            wide = {label: choice.widened(contest, candidates) for label, candidates in grid.items()}
+            more += [f"{contest.task.data}, {percent(budgets[-1])} of the MACs", choice.grid_table(contest, wide)]
+        write_chapter("pminus", "Structure parameters alone, nothing retrained", opening, comparisons(), options, more)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dms_jax.errors import Interrupted
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.lock import AtWorkError, DirectoryLock
 
-LOCKS = Path("runs/benchmarks/locks")
+LOCKS = Path("runs/benchmarks/claims")
 """A directory for everything that can be taken."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
