@@ -202,7 +202,7 @@ def make_quick(patch):
 
 
 @pytest.fixture
-def quick(hasty, monkeypatch):
+def quick(monkeypatch):
     make_quick(monkeypatch)
     monkeypatch.setattr(digits_search, "make_mesh", partial(digits_search.make_mesh, jax.devices()[:1]))
 
@@ -247,7 +247,7 @@ def test_a_rival_is_saved_and_goes_on(quick, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def limited(hasty, tmp_path_factory):
+def limited(tmp_path_factory):
     """The structure alone, both budgets, every limit, on eight devices."""
     directory = tmp_path_factory.mktemp("limited")
     with pytest.MonkeyPatch.context() as patch:

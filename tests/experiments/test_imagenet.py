@@ -18,8 +18,6 @@ from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_se
 from experiments.recipes import PRESETS
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 TINY = ["--model=resnet20", "--resolution=16", "--batch=8", "--latency-batches", "1"]
 EVERYTHING = [
     "--dataset=imagenet2012", "--flops=0.3", "--search-epochs=3", "--epochs=2", "--mixup=0.8", "--cutmix=1",

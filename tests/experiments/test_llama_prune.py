@@ -21,8 +21,6 @@ from experiments import llama_prune
 from tests.helpers import FLOAT32_LOGITS
 from tests.together import free_port, run_together
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = [f"w{i}" for i in range(28)]
 
