@@ -47,7 +47,11 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def start():
     """Start the command in a directory."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "60"}
+    # steps enough that loops which nothing optimised take longer than to optimise them
+    flags = f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=1"
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "60", "XLA_FLAGS": flags,
+    }  # fmt: skip
     command = [sys.executable, "-m", "experiments.digits_search"]
 
     def start(directory, *flags):

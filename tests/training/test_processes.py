@@ -201,7 +201,7 @@ def test_a_job_of_two_processes_is_that_of_one(tmp_path):
     outputs("job", two)
     job(0, 1, one, stop=False)
     with np.load(one / "0.npz") as expected, np.load(two / "0.npz") as first, np.load(two / "1.npz") as second:
-        assert len(expected) > 50
+        assert len(expected) >= 50
         for name, value in expected.items():
             np.testing.assert_array_equal(first[name], second[name])
             np.testing.assert_allclose(first[name], value, rtol=1e-3, atol=10 * FLOAT32_GRADIENTS, err_msg=name)
