@@ -1,6 +1,7 @@
 """Settings of every test: the CPU, no silent rank promotion, hypothesis without deadlines."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -14,16 +15,22 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-# Workers run side by side: none needs threads of its own inside a product. At its first level LLVM compiles a network's
-# random start in a third of the time that its highest takes, other programs a little faster, and a ResNet's gradient
-# runs as fast. Child processes get both; flags that were given come last and win.
+# Workers run side by side: none needs threads of its own inside a product. Compiling takes most of the time: without
+# optimisations, in one part and with the emitters of loops that do without MLIR it takes a fifth, and networks as small
+# as these run as fast. Child processes get the same; flags that were given come last and win.
 os.environ["XLA_FLAGS"] = " ".join(
-    ["--xla_cpu_multi_thread_eigen=false", "--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", "")]
+    [
+        "--xla_cpu_multi_thread_eigen=false",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        # a flag that newer ones do not know, and a process that is given such a flag ends
+        "--xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib").startswith("0.10.") else "",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
 )
 
 import hypothesis
 import jax
-import pytest
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 # Eight devices for the tests of sharding; every other test runs on the first.
@@ -34,11 +41,3 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The first example of a property compiles, so no deadline is fair. A run of CI can be repeated exactly.
 hypothesis.settings.register_profile("dms", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 hypothesis.settings.load_profile("dms")
-
-
-@pytest.fixture(scope="module")
-def hasty():
-    """Compile fast rather than well: in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -34,7 +34,7 @@ def config_of(directory: Path):
     return json.loads((directory / "config.json").read_text())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_structure_comes_back(seed, tmp_path):
     """Written and loaded again: the same logits, whatever is kept; the layers that are left have new numbers."""
     model = models.create("llama", **SMALL, query_key_norm=True, search_width=True)
@@ -44,8 +44,8 @@ def test_any_structure_comes_back(seed, tmp_path):
     variables = dms_jax.shrink(space, random_variables(space), structure)
     again, loaded = llama.load(export.huggingface(tmp_path, small, variables))
     assert again.layers == 2
-    a: Any = again.apply(loaded, TOKENS)
-    np.testing.assert_allclose(a, small.apply(variables, TOKENS), rtol=0, atol=FLOAT32_LOGITS)
+    a, b = jax.jit(again.apply)(loaded, TOKENS), jax.jit(small.apply)(variables, TOKENS)
+    np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32_LOGITS)
     assert sum(x.size for x in jax.tree.leaves(loaded)) == space.resources(structure)["params"]
 
 
@@ -150,7 +150,7 @@ def test_stablehlo_runs_for_any_batch(tmp_path):
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
     for batch in (1, 3):
         text = jnp.tile(TOKENS[:1], (batch, 1))
-        expected = small.apply(variables, text)
+        expected = jax.jit(small.apply)(variables, text)
         np.testing.assert_allclose(program.call(text), expected, rtol=0, atol=FLOAT32_LOGITS)
 
 

@@ -14,9 +14,8 @@ from dms_jax.gradients import value_and_grad
 from dms_jax.training import make_mesh, shard_batch, supervised
 from dms_jax.training.mesh import replicate
 from tests import tiny
+from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
-
-pytestmark = pytest.mark.usefixtures("hasty")
 
 
 class Net(Searchable):
@@ -47,21 +46,23 @@ def space():
     return SearchSpace.from_model(Net(), jax.ShapeDtypeStruct((1, 2, 2, 3), jnp.float32))
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_a_step_in_parts_is_a_step(parts):
+@pytest.fixture(scope="module")
+def variables(space):
+    return random_variables(space)
+
+
+def test_a_step_in_parts_is_a_step(variables):
     model, batch = Net(), batch_of()
     loss, optimizer = supervised.classification_loss(model), optax.sgd(0.1, momentum=0.9)
-    state = supervised.init(model.init(jax.random.key(0), batch["image"]), optimizer)
-    one, several = (
-        jax.jit(supervised.make_step(loss, optimizer, accumulate=n))(state, batch, jax.random.key(1))
-        for n in (1, parts)
+    state = supervised.init(variables, optimizer)
+    one, *several = (
+        jax.jit(supervised.make_step(loss, optimizer, accumulate=n))(state, batch, jax.random.key(1)) for n in (1, 2, 4)
     )
-    chex.assert_trees_all_close(one, several, atol=FLOAT32_GRADIENTS)
+    for parts in several:
+        chex.assert_trees_all_close(one, parts, atol=FLOAT32_GRADIENTS)
 
 
-def test_a_search_in_parts_is_the_search(space):
-    variables = Net().init(jax.random.key(0), jnp.zeros((1, 2, 2, 3)))
-
+def test_a_search_in_parts_is_the_search(space, variables):
     def run(parts):
         search = Search(
             space, supervised.classification_loss(Net()), optax.sgd(0.1), {"macs": 0.5}, Schedule(6), accumulate=parts
@@ -112,11 +113,11 @@ def test_state_goes_from_part_to_part_and_keys_are_folded():
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices; tests/conftest.py makes them of the CPU")
-def test_cutting_a_sharded_batch_sends_nothing():
+def test_cutting_a_sharded_batch_sends_nothing(variables):
     mesh, model = make_mesh(), Net()
     optimizer = optax.sgd(0.1)
     batch = batch_of(32)
-    state = supervised.init(model.init(jax.random.key(0), batch["image"]), optimizer)
+    state = supervised.init(variables, optimizer)
     step = supervised.make_step(supervised.classification_loss(model), optimizer, accumulate=4)
     alone = jax.jit(step)(state, batch, jax.random.key(1))
     arguments = (replicate(state, mesh), shard_batch(batch, mesh), jax.random.key(1))
@@ -130,11 +131,11 @@ def test_cutting_a_sharded_batch_sends_nothing():
     chex.assert_trees_all_close(compiled(*arguments), alone, atol=FLOAT32_GRADIENTS)
 
 
-def test_parts_that_cannot_be():
+def test_parts_that_cannot_be(variables):
     model, optimizer = Net(), optax.sgd(0.1)
     loss, batch = supervised.classification_loss(model), batch_of(16)
     with pytest.raises(UserError, match="gradients of 0 parts"):
         supervised.make_step(loss, optimizer, accumulate=0)
-    state = supervised.init(model.init(jax.random.key(0), batch["image"]), optimizer)
+    state = supervised.init(variables, optimizer)
     with pytest.raises(UserError, match="a batch of 16 cannot be cut into 3 parts; take a multiple of 3"):
         supervised.make_step(loss, optimizer, accumulate=3)(state, batch, jax.random.key(1))

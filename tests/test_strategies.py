@@ -39,8 +39,6 @@ class Toy(Searchable):
         return nn.Dense(1, name="out")(wide(nn.relu(nn.Dense(wide.size, name="in")(x))))
 
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 6)), jnp.float32)
 Y = jnp.sin(2 * X[:, :1]) * X[:, 1:2]
 KEY = jax.random.key(0)

@@ -11,8 +11,8 @@ EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 
 def make(num_classes: int = 10, **arguments) -> resnet.ResNet:
     """Two stages of basic blocks, 4 and 8 channels wide unless asked otherwise."""
-    given = {"widths": (4, 8), "stem": 4, **arguments}
-    return resnet.ResNet(block=resnet.BasicBlock, blocks=(2, 1), small_images=True, num_classes=num_classes, **given)
+    given = {"blocks": (2, 1), "widths": (4, 8), "stem": 4, **arguments}
+    return resnet.ResNet(block=resnet.BasicBlock, small_images=True, num_classes=num_classes, **given)
 
 
 def variables(model, seed: int = 0):

@@ -18,11 +18,8 @@ def free_port() -> int:
 
 
 def run_together(commands: Sequence[Sequence[str]], seconds: float = 400) -> list[str]:
-    """Run commands of Python at once, on the CPU, each to its end: what each printed. One that fails is an error.
-
-    They compile fast rather than well.
-    """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    """Run commands of Python at once, on the CPU, each to its end: what each printed. One that fails is an error."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
             [sys.executable, *command], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -8,7 +8,7 @@ from benchmarks.accelerator import CASES, QUICK_CASES, Bench, Options
 from dms_jax.errors import UserError
 
 
-def test_quick_prints_its_tables(hasty, capsys):
+def test_quick_prints_its_tables(capsys):
     accelerator.main(Options(quick=True, networks=("llama_1b",)))
     printed = capsys.readouterr().out
     for row in ("training", "search", "training, half the MACs"):

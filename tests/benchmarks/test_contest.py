@@ -17,7 +17,7 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def task(hasty, tmp_path_factory):
+def task(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.task.CACHE", tmp_path_factory.mktemp("supernets"))
         yield text_task(QUICK)

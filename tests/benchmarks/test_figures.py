@@ -15,7 +15,7 @@ NAMES = {"kept", "operator", "ranks", "masks", "widths", "resources", "losses"}
 LARGEST = 150_000  # bytes of a picture in a repository
 
 
-def test_quick(hasty, tmp_path, capsys):
+def test_quick(tmp_path, capsys):
     documents = {path: path.read_bytes() for path in (ROOT / "docs").iterdir()}
     options = figures.Options(quick=True, workdir=tmp_path / "run", pictures=tmp_path / "drawn")
     figures.main(options)

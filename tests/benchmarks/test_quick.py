@@ -13,7 +13,7 @@ BENCHMARKS = ("llama", "frontier", "scratch", "pminus", "digits", "ablation")
 
 
 @pytest.fixture(scope="module")
-def folder(hasty, tmp_path_factory):
+def folder(tmp_path_factory):
     """One folder for all: cells and supernets are shared as they are in earnest."""
     return tmp_path_factory.mktemp("quick")
 

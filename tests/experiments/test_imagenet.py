@@ -14,11 +14,10 @@ from dms_jax.data import loading
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
+from dms_jax.training import latency
 from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_search, recipes
 from experiments.recipes import PRESETS
 from tests import tiny
-
-pytestmark = pytest.mark.usefixtures("hasty")
 
 TINY = ["--model=resnet20", "--resolution=16", "--batch=8", "--latency-batches", "1"]
 EVERYTHING = [
@@ -30,10 +29,12 @@ EVERYTHING = [
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """Two devices compile in half the time of eight, and three blocks in a third of that of nine."""
+    """Two devices compile in half the time of eight, and three blocks in a third of that of nine; latency has tests of
+    its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.MODELS, "resnet20", partial(tiny.make, widths=(8, 16), stem=8))
         patch.setattr(image_task, "make_mesh", partial(image_task.make_mesh, jax.devices()[:2]))
+        patch.setattr(latency, "rows", _no_time)
         yield
 
 
@@ -47,6 +48,10 @@ def photographs(tmp_path_factory):
     mini_imagenet.write_archives(archives)
     mini_imagenet.write_records(archives, directory)
     return directory
+
+
+def _no_time(networks, _, batches):
+    return {name: {str(batch): 1.0 for batch in batches} for name in networks}
 
 
 def results(directory):
@@ -67,6 +72,7 @@ def test_search_on_photographs_to_its_end(searched):
     assert structure.resources["after"]["macs"] <= found["budget"]["macs"]["target"]
     assert "imagenet2012" in found["title"] and "48 training and 16 test images of 1000 classes" in found["data"]
     assert [row["name"] for row in found["rows"]] == ["found by DMS"] and found["rows"][0]["steps"] == 18 + 12
+    assert list(found["rows"][0]["latency_ms"]) == ["1"]
     phases = {json.loads(line)["phase"] for line in (searched / "metrics.jsonl").read_text().splitlines()}
     assert phases == {"search", "finetune"} and (searched / "report.html").exists()
 
@@ -106,15 +112,6 @@ def test_structure_is_retrained_and_evaluated(searched, photographs, tmp_path, c
     assert f"{accuracy:.1f}" in said and f"top-1 {accuracy:.2f}" in out and "top-5" in out
     resources = Structure.load(searched / "structure.json").resources
     assert resources is not None and f"{resources['after']['macs']:,} MACs" in out
-
-
-def test_finished_run_teaches(searched, photographs, tmp_path):
-    flags = [f"--data-dir={photographs}", "--dataset=imagenet2012", "--workers=0", "--batch=8", "--epochs=0.5"]
-    where = f"--workdir={tmp_path / 'taught'}"
-    taught = [f"--teacher={searched}", "--teacher-resolution=24"]
-    imagenet_retrain.main([f"--structure={searched}", *taught, *flags, where])
-    lines = [json.loads(line) for line in (tmp_path / "taught" / "metrics.jsonl").read_text().splitlines()]
-    assert all(line["loss"] > line["cross_entropy"] for line in lines)  # what DIST adds is above 0
 
 
 def test_digits_take_the_place_of_data_that_is_not_there(tmp_path, capsys):
@@ -256,10 +253,13 @@ def test_a_teacher_teaches_retraining_at_its_own_resolution(searched, photograph
     assert json.loads((tmp_path / "taught" / "config.json").read_text())["teacher_resolution"] == 16
 
 
-def test_retraining_at_another_resolution_says_so(searched, photographs, tmp_path, capsys):
+def test_retraining_at_another_resolution_with_a_finished_run_for_a_teacher(searched, photographs, tmp_path, capsys):
     flags = [f"--data-dir={photographs}", "--dataset=imagenet2012", "--workers=0", "--batch=8"]
     again = tmp_path / "again"
-    imagenet_retrain.main([f"--structure={searched}", "--resolution=24", "--epochs=0.2", *flags, f"--workdir={again}"])
+    taught = [f"--teacher={searched}", "--teacher-resolution=32", "--resolution=24", "--epochs=0.5"]
+    imagenet_retrain.main([f"--structure={searched}", *taught, *flags, f"--workdir={again}"])
+    lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["loss"] > line["cross_entropy"] for line in lines)  # what DIST adds is above 0
     before, after = (Structure.load(path / "structure.json") for path in (searched, again))
     assert after.model is not None and after.model["example"][0]["shape"] == [1, 24, 24, 3]
     assert before.resources is not None and after.resources is not None

@@ -21,8 +21,6 @@ from experiments import llama_prune
 from tests.helpers import FLOAT32_LOGITS
 from tests.together import free_port, run_together
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = [f"w{i}" for i in range(28)]
 
@@ -98,7 +96,18 @@ def test_pruned_written_and_read_back(original, data, tmp_path, more, capsys):
     assert "finished already" in capsys.readouterr().out
 
 
-def test_stopped_and_resumed_is_never_stopped(original, data, tmp_path, monkeypatch):
+ALONE = ["--params=0.7", "--pipeline=p-"]
+
+
+@pytest.fixture(scope="module")
+def alone(original, data, tmp_path_factory):
+    """A finished run, never stopped, of one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    llama_prune.main(arguments(original, data, workdir, *ALONE))
+    return workdir
+
+
+def test_stopped_and_resumed_is_never_stopped(alone, original, data, tmp_path, monkeypatch):
     make = text.batches
 
     def stopping(*given):
@@ -111,23 +120,21 @@ def test_stopped_and_resumed_is_never_stopped(original, data, tmp_path, monkeypa
 
         return batch
 
-    flags = ["--params=0.7", "--pipeline=p-"]
-    whole, broken = (arguments(original, data, tmp_path / name, *flags) for name in ("whole", "broken"))
-    llama_prune.main(whole)
+    broken = arguments(original, data, tmp_path, *ALONE)
     with monkeypatch.context() as patch:
         patch.setattr(text, "batches", stopping)
         with pytest.raises(Interrupted, match="stopped search after step"):
             llama_prune.main(broken)
     llama_prune.main(broken)
     for name in ("structure.json", "metrics.jsonl", "masks.jsonl", "huggingface/model.safetensors"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
 
 
-def test_two_processes_write_one_network(original, data, tmp_path):
+def test_two_processes_write_one_network(alone, original, data, tmp_path):
     """Each reads its half of every batch; parameters are cut over both."""
     port = free_port()
     hosts = [f"--coordinator=localhost:{port}", "--processes=2", "--fsdp=2"]
-    job = arguments(original, data, tmp_path / "run", "--params=0.7", "--pipeline=p-", *hosts)
+    job = arguments(original, data, tmp_path / "run", *ALONE, *hosts)
     first, second = run_together([["-m", "experiments.llama_prune", *job, f"--process={i}"] for i in range(2)])
     assert first.count("for transformers: ") == 1 and "for transformers" not in second
     model, variables = dms_jax.load(tmp_path / "run")
@@ -136,8 +143,6 @@ def test_two_processes_write_one_network(original, data, tmp_path):
     np.testing.assert_allclose(
         np.asarray(theirs.apply(weights, tokens)), np.asarray(model.apply(variables, tokens)), atol=FLOAT32_LOGITS
     )
-    alone = tmp_path / "alone"
-    llama_prune.main(arguments(original, data, alone, "--params=0.7", "--pipeline=p-"))
     ours, expected = (json.loads((path / "results.json").read_text())["rows"] for path in (tmp_path / "run", alone))
     for row, other in zip(ours, expected, strict=True):
         assert row["quality"] == pytest.approx(other["quality"], rel=0.02)  # sums in another order, ten steps long

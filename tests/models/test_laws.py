@@ -12,8 +12,6 @@ from tests.counting import flat_masks, multiply_adds, numbers, random_structure,
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 from tests.models.small import NETWORKS, images, largest, smallest_kept, space_of
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 families = pytest.mark.parametrize("name", NETWORKS)
 
 

@@ -25,8 +25,6 @@ from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
 from tests.together import free_port, run_together
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 ROOT = Path(__file__).parents[2]
 SEARCHED, FINETUNED, HALFWAY = 4, 2, 2
 CUT_FROM = 64  # numbers: on so small a network nothing would be cut otherwise
@@ -92,9 +90,7 @@ def _batch(i: int, mesh: Mesh) -> Any:
 
 
 def _jitted(step: Any, state: Any, mesh: Mesh) -> Any:
-    fast_to_compile = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    where = (shardings(state, mesh), replicated(mesh))
-    return jax.jit(step, out_shardings=where, compiler_options=fast_to_compile)
+    return jax.jit(step, out_shardings=(shardings(state, mesh), replicated(mesh)))
 
 
 def _train(step: Any, state: Any, batches: Any, steps: range) -> tuple[Any, list[float]]:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ STEPS = 40
 Groups = Mapping[str, tuple[int, str]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_groups() -> Groups:
     stages = {f"stage{stage}": 8 * 2**stage for stage in (1, 2, 3)}
     groups: dict[str, tuple[int, str]] = {"stem": (16, "width")}
@@ -25,7 +26,7 @@ def small_groups() -> Groups:
     return groups
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def many_groups() -> Groups:
     groups: dict[str, tuple[int, str]] = {"embed": (384, "width")}
     for stage in range(6):
@@ -36,7 +37,7 @@ def many_groups() -> Groups:
     return groups
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hostile_groups() -> Groups:
     return {
         "a$b_{$/x<script>alert(1)</script>": (16, "width"),
@@ -50,20 +51,27 @@ def hostile_groups() -> Groups:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Returns a function that writes a run directory; keyword arguments replace fields of `results.json`."""
+    """Returns a function that writes a run to a directory of the test's own."""
+    return partial(_write_run, tmp_path)
 
-    def make(groups: Groups, **results: Any) -> Path:
-        kept = {name: {"size": n, "kept": list(range(0, n, 3)), "kind": k} for name, (n, k) in groups.items()}
-        model = {"name": "resnet20", "arguments": {"num_classes": 10}}
-        structure = {"format": "dms_jax.structure", "version": 1, "model": model, "groups": kept}
-        structure["resources"] = {"before": BEFORE, "after": AFTER}
-        _write_json(tmp_path / "structure.json", structure)
-        _write_json(tmp_path / "results.json", _results() | results)
-        _write_lines(tmp_path / "metrics.jsonl", _metrics())
-        _write_lines(tmp_path / "masks.jsonl", [_masks(step, kept) for step in range(0, STEPS, 8)])
-        return tmp_path
 
-    return make
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Returns a function that writes a run to a directory that is given."""
+    return _write_run
+
+
+def _write_run(directory: Path, groups: Groups, **results: Any) -> Path:
+    """Write a run directory; keyword arguments replace fields of `results.json`."""
+    kept = {name: {"size": n, "kept": list(range(0, n, 3)), "kind": k} for name, (n, k) in groups.items()}
+    model = {"name": "resnet20", "arguments": {"num_classes": 10}}
+    structure = {"format": "dms_jax.structure", "version": 1, "model": model, "groups": kept}
+    structure["resources"] = {"before": BEFORE, "after": AFTER}
+    _write_json(directory / "structure.json", structure)
+    _write_json(directory / "results.json", _results() | results)
+    _write_lines(directory / "metrics.jsonl", _metrics())
+    _write_lines(directory / "masks.jsonl", [_masks(step, kept) for step in range(0, STEPS, 8)])
+    return directory
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 from dms_jax.report import write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
+FEW = {"a": (8, "width"), "depth": (2, "depth")}  # which are drawn fast
 
 
 class _Outline(HTMLParser):
@@ -43,25 +44,31 @@ class _Outline(HTMLParser):
             self.cells[-1] += data
 
 
-@pytest.fixture(params=["small_groups", "many_groups", "hostile_groups"])
-def run_directory(request, make_run) -> Path:
-    return make_run(request.getfixturevalue(request.param))
+@pytest.fixture(scope="module", params=["small_groups", "many_groups", "hostile_groups"])
+def written(request, write_run, tmp_path_factory) -> tuple[Path, Path, bytes]:
+    """A run's directory, its report and what the report holds: drawn once for all that a test asks of it."""
+    directory = write_run(tmp_path_factory.mktemp("run"), request.getfixturevalue(request.param))
+    path = write_report(directory)
+    return directory, path, path.read_bytes()
 
 
-def test_page_is_balanced_and_needs_nothing_else(run_directory):
-    path = write_report(run_directory)
-    text = path.read_text(encoding="utf-8")
-    outline = _Outline(text)
-    assert path == run_directory / "report.html"
+@pytest.fixture
+def page(written) -> str:
+    return written[2].decode()
+
+
+def test_page_is_balanced_and_needs_nothing_else(written, page):
+    outline = _Outline(page)
+    assert written[1] == written[0] / "report.html"
     assert not {"script", "link", "iframe", "object", "b", "i"} & {tag for tag, _ in outline.tags}
-    assert "://" not in text and "@import" not in text
+    assert "://" not in page and "@import" not in page
     for _, attributes in outline.tags:
         reference = attributes.get("href") or attributes.get("src") or "#"
         assert reference.startswith(("#", "data:image/png;base64,"))
 
 
-def test_ids_are_unique_and_every_reference_has_one(run_directory):
-    outline = _Outline(write_report(run_directory).read_text(encoding="utf-8"))
+def test_ids_are_unique_and_every_reference_has_one(page):
+    outline = _Outline(page)
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     references = set()
     for _, attributes in outline.tags:
@@ -71,31 +78,35 @@ def test_ids_are_unique_and_every_reference_has_one(run_directory):
     assert references == set(ids)
 
 
-def test_the_same_run_gives_the_same_bytes(run_directory):
-    first = write_report(run_directory).read_bytes()
-    assert write_report(run_directory).read_bytes() == first
-    assert not (run_directory / "report.html.part").exists()
+def test_the_same_run_gives_the_same_bytes(written):
+    directory, _, first = written
+    assert write_report(directory).read_bytes() == first
+    assert not (directory / "report.html.part").exists()
 
 
-def test_pictures_follow_the_theme(run_directory):
-    text = write_report(run_directory).read_text(encoding="utf-8")
-    assert "@media screen and (prefers-color-scheme: dark)" in text
-    assert "@media print" in text
-    styles = [attributes.get("style") or "" for _, attributes in _Outline(text).tags]
+def test_pictures_follow_the_theme(page):
+    assert "@media screen and (prefers-color-scheme: dark)" in page
+    assert "@media print" in page
+    styles = [attributes.get("style") or "" for _, attributes in _Outline(page).tags]
     assert any("fill: var(--blue)" in style for style in styles)
     assert any("stroke: var(--muted)" in style for style in styles)
     assert not any("#" in re.sub(r"url\(#[^)]*\)", "", style) or "black" in style for style in styles)
 
 
-def test_text_in_pictures_is_coloured_by_the_theme(run_directory):
-    tags = _Outline(write_report(run_directory).read_text(encoding="utf-8")).tags
-    texts = [attributes["style"] or "" for tag, attributes in tags if tag == "text"]
+def test_text_in_pictures_is_coloured_by_the_theme(page):
+    texts = [attributes["style"] or "" for tag, attributes in _Outline(page).tags if tag == "text"]
     assert len(texts) > 50
     assert all("fill: var(--" in style and "font-family" not in style for style in texts)
 
 
-def test_table_holds_the_numbers(make_run, small_groups):
-    outline = _Outline(write_report(make_run(small_groups)).read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def small(small_groups, write_run, tmp_path_factory) -> _Outline:
+    """The page of an ordinary run."""
+    path = write_report(write_run(tmp_path_factory.mktemp("small"), small_groups))
+    return _Outline(path.read_text(encoding="utf-8"))
+
+
+def test_table_holds_the_numbers(small):
     heads = [
         "network",
         "MACs",
@@ -107,8 +118,8 @@ def test_table_holds_the_numbers(make_run, small_groups):
         "steps",
         "note",
     ]
-    start = outline.cells.index("network")
-    rows = [_plain(outline.cells[start + 9 * row : start + 9 * row + 9]) for row in range(5)]
+    start = small.cells.index("network")
+    rows = [_plain(small.cells[start + 9 * row : start + 9 * row + 9]) for row in range(5)]
     assert rows[0] == heads
     assert rows[1] == [
         "full network, pretrained",
@@ -124,27 +135,27 @@ def test_table_holds_the_numbers(make_run, small_groups):
     assert rows[2][1:5] == ["1.63 M", "3.99 %", "11.2 k", "96.94 ± 0.67 %"]
     assert rows[3][-1] == "control <i>"
     assert rows[4][4:7] == ["–", "–", "–"]
-    titles = [attributes.get("title") for tag, attributes in outline.tags if tag == "td"]
+    titles = [attributes.get("title") for tag, attributes in small.tags if tag == "td"]
     assert "40,812,345 MACs" in titles and "11,203 parameters" in titles
 
 
-def test_summary_says_what_was_asked_and_what_came_out(make_run, small_groups):
-    words = " ".join(_plain([_Outline(write_report(make_run(small_groups)).read_text("utf-8")).words]))
+def test_summary_says_what_was_asked_and_what_came_out(small):
+    words = " ".join(_plain([small.words]))
     assert "The budget of resnet20 was 1.63 M MACs (4.00 % of the full network)." in words
     assert "from 40.8 M to 1.63 M MACs (3.99 %) and from 272 k to 11.2 k parameters (4.11 %)" in words
     assert "Accuracy: 96.94 ± 0.67 % (“searched, finetuned”) against 98.33 ± 0.67 %" in words
     assert "1.82 ms at batch 1 (full network 1.82 ms)" in words
 
 
-def test_warnings_are_shown_and_a_broken_budget_is_one(make_run, small_groups):
+def test_warnings_are_shown_and_a_broken_budget_is_one(make_run):
     budget = {"macs": {"asked": 1_000_000, "target": 1_000_000, "full": 40_812_345}}
-    words = _Outline(write_report(make_run(small_groups, budget=budget)).read_text("utf-8")).words
+    words = _Outline(write_report(make_run(FEW, budget=budget)).read_text("utf-8")).words
     assert "the latency of <one> image did not" in words
     assert "The structure has 1,630,112 MACs, over the 1,000,000 of its budget." in words
 
 
-def test_without_warnings_there_is_no_box(make_run, small_groups):
-    tags = _Outline(write_report(make_run(small_groups, warnings=[])).read_text("utf-8")).tags
+def test_without_warnings_there_is_no_box(make_run):
+    tags = _Outline(write_report(make_run(FEW, warnings=[])).read_text("utf-8")).tags
     assert "aside" not in {tag for tag, _ in tags}
 
 
@@ -159,8 +170,8 @@ def test_what_a_run_lacks_is_left_out_with_a_reason(make_run):
     assert len([tag for tag, _ in outline.tags if tag == "svg"]) == 1
 
 
-def test_optional_results_may_be_missing(make_run, small_groups):
-    directory = make_run(small_groups)
+def test_optional_results_may_be_missing(make_run):
+    directory = make_run(FEW)
     path = directory / "results.json"
     results = json.loads(path.read_text())
     for name in ("verify", "warnings", "seconds"):

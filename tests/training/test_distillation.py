@@ -20,8 +20,6 @@ from dms_jax.training.distillation import (
 from tests import tiny
 from tests.models.small import NETWORKS, SIZE
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 
 def test_value_by_hand():
     p, q = np.array([0.7, 0.2, 0.1]), np.array([0.5, 0.25, 0.25])
@@ -90,8 +88,9 @@ def test_windows_of_tokens_are_rows():
 
 def test_a_class_that_nobody_names_leaves_the_gradient_finite():
     teacher = jnp.array([[1.0, 2.0, -200.0], [2.0, 1.0, -200.0]])
+    gradient_of = jax.jit(jax.grad(lambda s: sum(correlation_losses(teacher, s))))
     for student in (teacher[::-1], jnp.zeros((2, 3))):
-        gradient = jax.grad(lambda s: sum(correlation_losses(teacher, s)))(student)
+        gradient = gradient_of(student)
         assert bool(jnp.all(jnp.isfinite(gradient)))
         assert bool(jnp.any(gradient != 0))
 
@@ -139,13 +138,14 @@ def test_a_teacher_at_its_own_resolution():
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     plain = {"image": images, "label": jnp.arange(4)}
     batch = taught(lambda i: plain, teach, variables)(0)
-    theirs: Any = model.apply(variables, images, train=False)
+    theirs: Any = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     np.testing.assert_allclose(batch["teacher_logits"], theirs, rtol=1e-4, atol=1e-5)
 
     distillation = Distillation(kind="dist")
-    loss = supervised.classification_loss(model, distillation, resolution=8)
+    loss = jax.jit(supervised.classification_loss(model, distillation, resolution=8))
     value, (_, metrics) = loss(variables, batch, jax.random.key(1))
-    logits, _ = model.apply(variables, at_resolution(images, 8), train=True, mutable=["batch_stats"])
+    train = jax.jit(lambda v, x: model.apply(v, at_resolution(x, 8), train=True, mutable=["batch_stats"]))
+    logits, _ = train(variables, images)
     task = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
     np.testing.assert_allclose(value, task + sum(correlation_losses(theirs, logits)), rtol=1e-4)
     np.testing.assert_allclose(metrics["cross_entropy"], task, rtol=1e-5)

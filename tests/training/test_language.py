@@ -19,8 +19,8 @@ MODEL = models.create("llama", vocabulary=16, width=8, layers=1, heads=2, kv_hea
 def measured():
     """A network, windows in uneven batches, and the nats of every window by itself."""
     tokens = np.random.default_rng(0).integers(0, 16, (13, 9), dtype=np.int32)
-    variables = MODEL.init(jax.random.key(0), tokens[:1, :-1])
-    logits = np.asarray(MODEL.apply(variables, tokens[:, :-1]))
+    variables = jax.jit(MODEL.init)(jax.random.key(0), tokens[:1, :-1])
+    logits = np.asarray(jax.jit(MODEL.apply)(variables, tokens[:, :-1]))
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean(axis=-1)
     return variables, [{"tokens": tokens[:5]}, {"tokens": tokens[5:]}], np.asarray(nats, np.float64)
 

@@ -83,7 +83,7 @@ def share(batch, rank, count):
 
 def job(rank: int, count: int, directory: Path, stop: bool) -> None:
     """All devices, through a job: train, search, stop, go on; then measure and finish. Leaves RANK.npz."""
-    mesh, model = make_mesh(), tiny.make()
+    mesh, model = make_mesh(), tiny.make(blocks=(1,), widths=(4,))
     space = SearchSpace.from_model(model, tiny.EXAMPLE)
     loss = supervised.classification_loss(model)
     search = Search(space, loss, optax.sgd(0.05), {"macs": 0.5}, Schedule(SEARCH))
@@ -193,7 +193,7 @@ def test_two_processes_equal_one_device_and_stop_together(tmp_path):
     assert [record["step"] for record in read(tmp_path)] == [1, 4, 8, 9]
 
 
-def test_a_job_of_two_processes_is_that_of_one(hasty, tmp_path):
+def test_a_job_of_two_processes_is_that_of_one(tmp_path):
     if jax.device_count() != 8:
         pytest.skip("is compared with eight devices of one process")
     two, one = tmp_path / "two", tmp_path / "one"
@@ -201,7 +201,7 @@ def test_a_job_of_two_processes_is_that_of_one(hasty, tmp_path):
     outputs("job", two)
     job(0, 1, one, stop=False)
     with np.load(one / "0.npz") as expected, np.load(two / "0.npz") as first, np.load(two / "1.npz") as second:
-        assert len(expected) > 50
+        assert len(expected) >= 50
         for name, value in expected.items():
             np.testing.assert_array_equal(first[name], second[name])
             np.testing.assert_allclose(first[name], value, rtol=1e-3, atol=10 * FLOAT32_GRADIENTS, err_msg=name)
