@@ -79,7 +79,7 @@ def scores_over_macs(panels: Sequence[Panel]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("MACs")
         axes.set_ylabel(drawn.unit)
-        axes.set_title(drawn.title, loc="left", fontsize="medium")
+        axes.set_title(drawn.title, loc="left", fontsize="small")
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside right upper")
