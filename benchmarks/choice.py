@@ -135,6 +135,11 @@ def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:
     return min(scores, key=lambda c: scores[c]) if scores else candidates[0]
 
 
+def best(contest: Contest, grid: Sequence[Settings]) -> Settings:
+    """The candidate to take of a grid, widened as far as it is known to be worth it."""
+    return chosen(contest, widened(contest, grid))
+
+
 def scores_of(contest: Contest, candidates: Sequence[Settings]) -> dict[Settings, float]:
     """The mean validation score of the candidates that have one for as many seeds as any of them has."""
     found = {c: contest.values(c, SEEDS, "valid") for c in candidates}

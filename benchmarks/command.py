@@ -97,15 +97,14 @@ class Contest:
         """A finished cell's results."""
         return self.cells.get(self.cell(settings, seed))
 
-    def on_cpu(self, settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """Results of the finished cells that were computed on a CPU and did not fail."""
-        on_cpu = [seed for seed in seeds if self.cells.on_cpu(self.cell(settings, seed))]
-        return [found for seed in on_cpu if (found := self.get(settings, seed)) and "failed" not in found]
+    def finished(self, settings: Settings, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """{seed: results} of the cells that are there and did not fail."""
+        found = {seed: self.get(settings, seed) for seed in seeds}
+        return {seed: result for seed, result in found.items() if result and "failed" not in result}
 
     def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> dict[int, float]:
-        """{seed: score} of the cells that are there and did not fail."""
-        found = {seed: self.get(settings, seed) for seed in seeds}
-        return {seed: float(result[what]) for seed, result in found.items() if result and what in result}
+        """{seed: score} of them."""
+        return {seed: float(result[what]) for seed, result in self.finished(settings, seeds).items()}
 
 
 def start(main: Callable[[Options], None], description: str | None) -> None:

@@ -65,14 +65,13 @@ def costs(contest: Contest, methods: Methods, budget: float, seeds: Seeds) -> st
     """A table of MACs at one budget, and of the seconds of those cells that were computed on a CPU."""
     rows = []
     for label, settings in methods.items():
-        there = [contest.get(settings(budget), seed) for seed in seeds(label, budget)]
-        done = [cell for cell in there if cell and "failed" not in cell]
-        timed = contest.on_cpu(settings(budget), seeds(label, budget))
+        done = contest.finished(settings(budget), seeds(label, budget))
+        timed = [r for seed, r in done.items() if contest.cells.on_cpu(contest.cell(settings(budget), seed))]
         parts = {
             name: Spread.of(cell["seconds"].get(name, 0.0) for cell in timed).text(0)
             for name in ("search", "finetune", "compile")
         }
-        macs = Spread.of(cell["macs"] / contest.task.space.resources()["macs"] * 100 for cell in done)
+        macs = Spread.of(cell["macs"] / contest.task.space.resources()["macs"] * 100 for cell in done.values())
         rows.append([label, macs.text(2), *parts.values()])
     header = [f"method, {percent(budget)}", "MACs, %", "search, CPU s", "finetuning, CPU s", "compilation, CPU s"]
     return table(header, rows)

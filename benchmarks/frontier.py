@@ -35,7 +35,7 @@ def main(options: Options) -> None:
     }
 
     def compared() -> Methods:
-        best = {label: choice.chosen(contest, choice.widened(contest, grid)) for label, grid in grids.items()}
+        best = {label: choice.best(contest, grid) for label, grid in grids.items()}
         searched = {label: partial(methods.at, settings) for label, settings in best.items()}
         rules = {} if options.quick else methods.rules(["random"], steps)
         return {**searched, **rules, **simple_methods(contest, options, steps)}

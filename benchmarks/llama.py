@@ -59,7 +59,7 @@ def main(options: Options) -> None:
     grid = choice.grid("dms", steps, budgets[0])[: 1 if options.quick else None]
 
     def compared() -> Methods:
-        best = choice.chosen(contest, choice.widened(contest, grid))
+        best = choice.best(contest, grid)
         return {OURS: partial(methods.at, best), **simple_methods(contest, options, steps)}
 
     try:

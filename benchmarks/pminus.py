@@ -28,7 +28,6 @@ SEEDS = (0, 1, 2)
 STEPS, QUICK_STEPS = 300, 2
 TEXT_BUDGETS, DIGITS_BUDGETS = (0.75, 0.5), (0.5, 0.25)
 
-
 Grids = Mapping[str, Sequence[Settings]]
 """Label of a strategy -> its candidates."""
 
@@ -43,7 +42,7 @@ def frozen_grids(names: Mapping[str, str], budget: float, steps: int) -> Grids:
 
 def frozen_methods(contest: Contest, grids: Grids, rules: Sequence[str]) -> Methods:
     """The best candidates as they are known, and what needs no search."""
-    best = {label: choice.chosen(contest, choice.widened(contest, grid)) for label, grid in grids.items()}
+    best = {label: choice.best(contest, grid) for label, grid in grids.items()}
     return {
         **{label: partial(methods.at, settings) for label, settings in best.items()},
         **methods.rules(rules, 0, retrain="none"),
@@ -56,33 +55,32 @@ def main(options: Options) -> None:
     names = {OURS: SEARCHED[OURS]} if quick else SEARCHED
     rules = ["uniform"] if quick else ["one Taylor threshold", "uniform", "uniform, by Taylor", "random"]
     seeds, tried = ((choice.SEED,), (choice.SEED,)) if quick else (SEEDS, choice.SEEDS)
-    tasks = [(text_contest(options), TEXT_BUDGETS), (digits_contest(options), DIGITS_BUDGETS)]
-    tasks = [(contest, budgets[-1:] if quick else budgets) for contest, budgets in tasks]
-    grids = [frozen_grids(names, budgets[-1], QUICK_STEPS if quick else STEPS) for _, budgets in tasks]
-    if quick:
-        grids = [{label: candidates[:1] for label, candidates in grid.items()} for grid in grids]
+    parts = []
+    for contest, budgets in ((text_contest(options), TEXT_BUDGETS), (digits_contest(options), DIGITS_BUDGETS)):
+        grids = frozen_grids(names, budgets[-1], QUICK_STEPS if quick else STEPS)
+        if quick:
+            budgets, grids = budgets[-1:], {label: candidates[:1] for label, candidates in grids.items()}
+        parts.append((contest, budgets, grids))
 
-    def comparisons() -> list[Comparison]:
-        return [
-            Comparison(heading(contest), contest, frozen_methods(contest, grid, rules), budgets, always(seeds))
-            for (contest, budgets), grid in zip(tasks, grids, strict=True)
-        ]
+    def comparison(contest: Contest, budgets: Sequence[float], grids: Grids) -> Comparison:
+        return Comparison(heading(contest), contest, frozen_methods(contest, grids, rules), budgets, always(seeds))
 
     try:
-        for i, ((contest, budgets), grid) in enumerate(zip(tasks, grids, strict=True)):
-            for label, candidates in grid.items():
+        for contest, budgets, grids in parts:
+            for label, candidates in grids.items():
                 choice.settle(contest, label, candidates, tried)
-            asked = [cell for budget in budgets for cell in comparisons()[i].asked(budget)]
-            contest.fill(f"pminus, {contest.task.name}", asked)
+            compared = comparison(contest, budgets, grids)
+            contest.fill(f"pminus, {contest.task.name}", [cell for b in budgets for cell in compared.asked(b)])
     finally:
         opening = (
             "`python -m benchmarks.pminus`: nothing retrained; lower is better, means ± standard errors over seeds."
         )
         more = ["What rates were chosen from, by validation score (bold) on seeds of their own:"]
-        for (contest, budgets), grid in zip(tasks, grids, strict=True):
-            wide = {label: choice.widened(contest, candidates) for label, candidates in grid.items()}
+        for contest, budgets, grids in parts:
+            wide = {label: choice.widened(contest, candidates) for label, candidates in grids.items()}
             more += [f"{contest.task.data}, {percent(budgets[-1])} of the MACs", choice.grid_table(contest, wide)]
-        write_chapter("pminus", "Structure parameters alone, nothing retrained", opening, comparisons(), options, more)
+        title, comparisons = "Structure parameters alone, nothing retrained", [comparison(*part) for part in parts]
+        write_chapter("pminus", title, opening, comparisons, options, more)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +96,7 @@ class Work(Phases):
 
 Found = tuple[Structure, Any, int]  # a structure, the full network's variables that it is cut from, steps taken
 Method = Callable[[Work, Any], Found]
+Importance = Literal["taylor", "magnitude", "sparse"]
 
 
 def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
@@ -115,7 +116,7 @@ def uniform(work: Work, variables: Any) -> Found:
     return strategies.uniform(space, space.magnitudes(variables["params"]), {"macs": work.macs}), variables, 0
 
 
-def pruned(work: Work, variables: Any, importance: str) -> Found:
+def pruned(work: Work, variables: Any, importance: Importance) -> Found:
     """Torch-Pruning's progressive loop on the pretrained network."""
     twin = _Twin(work, variables, importance)
     return work.timed("search", lambda: twin.prune(work.macs, variables, 0)), variables, 0
@@ -179,10 +180,10 @@ class _Twin:
     Args:
       work: whose task and size.
       variables: of the full network.
-      importance: "taylor", "magnitude" or "sparse".
+      importance: how channels are ranked; "sparse" is a magnitude that training has made group-sparse.
     """
 
-    def __init__(self, work: Work, variables: Any, importance: str):
+    def __init__(self, work: Work, variables: Any, importance: Importance):
         from benchmarks import torch_networks as tn
 
         self._work, self._tn = work, tn
@@ -197,7 +198,7 @@ class _Twin:
             case "sparse":
                 scores = kinds.GroupMagnitudeImportance(p=2, normalizer="max")
                 options = {"make": tn.torch_pruning.pruner.GroupNormPruner, "reg": 5e-4}
-        self._gradients = self._leave_gradients if importance == "taylor" else None
+        self._reads_gradients = importance == "taylor"
         self.pruner = tn.pruner(
             self.model, example, scores, work.size.prune_steps, max_pruning_ratio=work.size.max_pruning_ratio, **options
         )
@@ -214,13 +215,19 @@ class _Twin:
         """
         work, space = self._work, self._work.task.space
         self._tn.load(self.model, shrink(space, variables, space.structure(space.kept(self._structure))))
-        self._batches = (work.batch(first + i) for i in itertools.count())
+        batches = (work.batch(first + i) for i in itertools.count())
+
+        def gradients(model: Any) -> None:
+            """Of batches to come, new ones before every step."""
+            model.zero_grad()
+            for images, labels in (_tensors(next(batches)) for _ in range(work.size.gradient_batches)):
+                self._tn.functional.cross_entropy(model(images), labels).backward()
 
         def watch() -> None:
             work.proceed()
             self._tracked()
 
-        self._tn.prune_below(self.pruner, self._count, macs, self._gradients, watch)
+        self._tn.prune_below(self.pruner, self._count, macs, gradients if self._reads_gradients else None, watch)
         kept = dict(space.kept(None))
         for path, left in self._tracked.kept.items():
             if (name := _group(path)) is not None:
@@ -230,12 +237,6 @@ class _Twin:
             raise UserError(f"we count {space.resources(structure)}, PyTorch's network has {self._count()}")
         _compare(work, self.model, shrink(space, variables, structure), work.task.model.clone(structure=structure))
         return structure
-
-    def _leave_gradients(self, model: Any) -> None:
-        """Gradients of batches to come, new ones before every step."""
-        model.zero_grad()
-        for images, labels in (_tensors(next(self._batches)) for _ in range(self._work.size.gradient_batches)):
-            self._tn.functional.cross_entropy(model(images), labels).backward()
 
 
 def _group(path: tuple[str, ...]) -> str | None:

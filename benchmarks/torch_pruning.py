@@ -3,8 +3,9 @@
     python -m benchmarks.torch_pruning [--quick | --tables]
 
 A ResNet-20 on scikit-learn's digits, with all labels and with 200, brought to 10, 4 and 2 % of its MACs; five seeds;
-about 2 hours of one core; stopped, it goes on where it was. Every method starts from the same pretrained network, takes
-1,000 steps after that on the same batches with the same optimiser, and is finetuned in JAX as a really smaller network.
+about 4 hours of one slow core; stopped, it goes on where it was. Every method starts from the same pretrained network,
+takes 1,000 steps after that on the same batches with the same optimiser, and is finetuned in JAX as a really smaller
+network.
 Torch-Pruning prunes a PyTorch twin with the same weights; its kept channels become a `Structure`. In every cell the
 twin's outputs are compared before and after pruning, and both counters, and a difference is an error.
 
@@ -12,6 +13,7 @@ twin's outputs are compared before and after pruning, and both counters, and a d
 - TP Taylor, TP magnitude: its progressive loop on the pretrained network (global ranking, 200 small steps until under
   the budget), then 1,000 steps. Taylor (`GroupTaylorImportance`) reads gradients of 4 batches, new before every step.
 - TP Taylor, in rounds: ten times pruned along DMS's own schedule of targets and trained for 40 steps, then 600 steps.
+  One pruner all along, as its documentation has it; none of its methods takes more than 90 % of a layer's channels.
 - TP sparse: its group sparsity training (`GroupNormPruner`, the setting of its CIFAR experiments) for 400 steps in
   PyTorch, pruned, then 600 steps.
 - uniform: the control, the same keep ratio everywhere.

@@ -16,8 +16,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 # Workers run side by side: none needs threads of its own inside a product. Compiling takes most of the time: without
-# optimisations, in one part and with the emitters of loops that do without MLIR it takes a fifth, and networks as small
-# as these run as fast. Child processes get the same; flags that were given come last and win.
+# optimisations, in one part and with the emitters of loops that do without MLIR it takes a fifth. Loops run slower
+# then, which few steps of small networks do not notice; a test of many steps raises the level. Child processes get the
+# same; flags that were given come last and win.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_cpu_multi_thread_eigen=false",
