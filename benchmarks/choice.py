@@ -27,6 +27,10 @@ SEARCH_SHARES = (0.0625, 0.125, 0.25)
 """Of all steps: 50, 100 and 200 of 800."""
 RATES = (0.5, 1.0, 2.0)
 """Times the rate that a strategy has by itself."""
+RATES_OPENING = "What rates were chosen from, by validation score (bold) on seeds of their own:"
+
+Grids = Mapping[str, Sequence[Settings]]
+"""Label of a strategy -> its candidates."""
 
 
 def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
@@ -36,9 +40,31 @@ def grid(strategy: str, steps: int, budget: float = BUDGET) -> list[Settings]:
     return [c for length in lengths for c in at_rates(Settings(strategy, budget, steps, length, **own))]
 
 
-def at_rates(settings: Settings) -> list[Settings]:
+def rate_grids(
+    names: Mapping[str, str],
+    budget: float,
+    steps: int,
+    search_steps: int,
+    *,
+    retrain: str = "sliced",
+    rates: Sequence[float] = RATES,
+) -> Grids:
+    """Searches of one length at several rates.
+
+    Args:
+      names: of strategies, by label.
+      budget, steps, search_steps, retrain: of `Settings`.
+      rates: times each strategy's own.
+    """
+    return {
+        label: at_rates(Settings(name, budget, steps, search_steps, retrain=retrain, **methods.own(name)), rates)
+        for label, name in names.items()
+    }
+
+
+def at_rates(settings: Settings, rates: Sequence[float] = RATES) -> list[Settings]:
     """The same search at several rates; a strategy that learns no structure has no rate to choose."""
-    rates = (1.0,) if settings.strategy == "iterative" else RATES
+    rates = (1.0,) if settings.strategy == "iterative" else rates
     return [dataclasses.replace(settings, rate=settings.rate * rate) for rate in rates]
 
 
@@ -118,7 +144,7 @@ def fill_depths(contest: Contest, budget: float, steps: int, seeds: Sequence[int
 
 def depths_table(contest: Contest, budgets: Sequence[float], steps: int) -> str:
     """Validation scores of all depths, the chosen ones bold."""
-    rows, unit = [], contest.task.unit
+    rows, (_, unit) = [], contest.task.choice
     for budget in budgets:
         candidates, best = depths(contest, budget, steps), layered(contest, steps)[LAYERED](budget)
         scores = scores_of(contest, candidates)
@@ -126,7 +152,7 @@ def depths_table(contest: Contest, budgets: Sequence[float], steps: int) -> str:
             text = f"{unit.scale * scores[c]:.{unit.digits}f}" if c in scores else "-"
             share = "as many as fit" if c.blocks is None else f"{100 * c.blocks:.0f} %"
             rows.append([LAYERED, percent(budget), share, f"**{text}**" if c == best else text])
-    return table(["rule", "MACs", "blocks kept", "validation score"], rows)
+    return table(["rule", "MACs", "blocks kept", f"validation: {unit.name}"], rows)
 
 
 def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:
@@ -142,18 +168,23 @@ def best(contest: Contest, grid: Sequence[Settings]) -> Settings:
 
 def scores_of(contest: Contest, candidates: Sequence[Settings]) -> dict[Settings, float]:
     """The mean validation score of the candidates that have one for as many seeds as any of them has."""
-    found = {c: contest.values(c, SEEDS, "valid") for c in candidates}
+    found = {c: contest.values(c, SEEDS, contest.task.choice[0]) for c in candidates}
     most = max(len(scores) for scores in found.values())
     return {c: sum(s.values()) / most for c, s in found.items() if most and len(s) == most}
 
 
-def grid_table(contest: Contest, grids: Mapping[str, Sequence[Settings]]) -> str:
+def grids_table(contest: Contest, grids: Grids) -> str:
+    """`grid_table` of grids as far as they are known to be worth it."""
+    return grid_table(contest, {label: widened(contest, grid) for label, grid in grids.items()})
+
+
+def grid_table(contest: Contest, grids: Grids) -> str:
     """Validation scores of all candidates, the chosen ones bold."""
-    rows, unit = [], contest.task.unit
+    rows, (_, unit) = [], contest.task.choice
     for label, candidates in grids.items():
         best, scores = chosen(contest, candidates), scores_of(contest, candidates)
         for c in candidates:
             score = scores.get(c)
             text = "-" if score is None else f"{unit.scale * score:.{unit.digits}f}"
             rows.append([label, str(c.search_steps), f"{c.rate:g}", f"**{text}**" if c == best else text])
-    return table(["strategy", "search steps", "rate x steps", "validation score"], rows)
+    return table(["strategy", "search steps", "rate x steps", f"validation: {unit.name}"], rows)

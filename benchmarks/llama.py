@@ -94,7 +94,7 @@ def report(
     more = [
         "What searches were chosen from, by validation score (bold) at "
         f"{percent(choice.BUDGET)} of the MACs on seeds of their own:",
-        choice.grid_table(contest, {label: choice.widened(contest, grid) for label, grid in grids.items()}),
+        choice.grids_table(contest, grids),
         "And the depth of even networks, at every budget:",
         choice.depths_table(contest, budgets, steps),
     ]

@@ -38,15 +38,6 @@ def own(name: str) -> dict[str, Any]:
     return {"rate": strategy.rate, "ratio_schedule": strategy.schedule, "ratio_together": strategy.together}
 
 
-def searched(steps: int, search_steps: int) -> Methods:
-    """Every strategy at the rate it has by itself."""
-
-    def method(name: str, budget: float) -> Settings:
-        return Settings(name, budget, steps, search_steps, **own(name))
-
-    return {label: partial(method, name) for label, name in SEARCHED.items()}
-
-
 def rules(labels: Sequence[str], steps: int, retrain: str = "sliced") -> Methods:
     """Structures without a search."""
 

@@ -12,14 +12,13 @@ after finetuning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from benchmarks import choice, methods
 from benchmarks.chapter import Comparison, heading, write_chapter
 from benchmarks.command import Contest, Options, start
 from benchmarks.comparison import always, percent
-from benchmarks.contest import Settings
 from benchmarks.digits import digits_contest
 from benchmarks.llama import text_contest
 from benchmarks.methods import OURS, SEARCHED, Methods
@@ -28,19 +27,8 @@ SEEDS = (0, 1, 2)
 STEPS, QUICK_STEPS = 300, 2
 TEXT_BUDGETS, DIGITS_BUDGETS = (0.75, 0.5), (0.5, 0.25)
 
-Grids = Mapping[str, Sequence[Settings]]
-"""Label of a strategy -> its candidates."""
 
-
-def frozen_grids(names: Mapping[str, str], budget: float, steps: int) -> Grids:
-    """Searches that leave the weights alone, at several rates."""
-    return {
-        label: choice.at_rates(Settings(name, budget, steps, steps, retrain="none", **methods.own(name)))
-        for label, name in names.items()
-    }
-
-
-def frozen_methods(contest: Contest, grids: Grids, rules: Sequence[str]) -> Methods:
+def frozen_methods(contest: Contest, grids: choice.Grids, rules: Sequence[str]) -> Methods:
     """The best candidates as they are known, and what needs no search."""
     best = {label: choice.best(contest, grid) for label, grid in grids.items()}
     return {
@@ -55,14 +43,14 @@ def main(options: Options) -> None:
     names = {OURS: SEARCHED[OURS]} if quick else SEARCHED
     rules = ["uniform"] if quick else ["one Taylor threshold", "uniform", "uniform, by Taylor", "random"]
     seeds, tried = ((choice.SEED,), (choice.SEED,)) if quick else (SEEDS, choice.SEEDS)
+    steps, rates = (QUICK_STEPS, (1.0,)) if quick else (STEPS, choice.RATES)
     parts = []
     for contest, budgets in ((text_contest(options), TEXT_BUDGETS), (digits_contest(options), DIGITS_BUDGETS)):
-        grids = frozen_grids(names, budgets[-1], QUICK_STEPS if quick else STEPS)
-        if quick:
-            budgets, grids = budgets[-1:], {label: candidates[:1] for label, candidates in grids.items()}
+        grids = choice.rate_grids(names, budgets[-1], steps, steps, retrain="none", rates=rates)
+        budgets = budgets[-1:] if quick else budgets
         parts.append((contest, budgets, grids))
 
-    def comparison(contest: Contest, budgets: Sequence[float], grids: Grids) -> Comparison:
+    def comparison(contest: Contest, budgets: Sequence[float], grids: choice.Grids) -> Comparison:
         return Comparison(heading(contest), contest, frozen_methods(contest, grids, rules), budgets, always(seeds))
 
     try:
@@ -75,10 +63,9 @@ def main(options: Options) -> None:
         opening = (
             "`python -m benchmarks.pminus`: nothing retrained; lower is better, means ± standard errors over seeds."
         )
-        more = ["What rates were chosen from, by validation score (bold) on seeds of their own:"]
+        more = [choice.RATES_OPENING]
         for contest, budgets, grids in parts:
-            wide = {label: choice.widened(contest, candidates) for label, candidates in grids.items()}
-            more += [f"{contest.task.data}, {percent(budgets[-1])} of the MACs", choice.grid_table(contest, wide)]
+            more += [f"{contest.task.data}, {percent(budgets[-1])} of the MACs", choice.grids_table(contest, grids)]
         title, comparisons = "Structure parameters alone, nothing retrained", [comparison(*part) for part in parts]
         write_chapter("pminus", title, opening, comparisons, options, more)
 

@@ -16,7 +16,7 @@ class Table:
     """A contest whose scores are a function of the rate and the length."""
 
     def __init__(self, score):
-        self.score, self.cells, self.task = score, {}, SimpleNamespace()
+        self.score, self.cells, self.task = score, {}, SimpleNamespace(choice=("valid", None))
 
     def fill(self, name, asked):
         self.cells |= {(settings, seed): self.score(settings) for settings, seed in asked}
