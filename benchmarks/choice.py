@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from benchmarks.command import Contest, table
 from benchmarks.comparison import percent
 from benchmarks.contest import Settings
 from benchmarks.methods import Methods
+from benchmarks.task import Unit
 from dms_jax import projection
 from dms_jax.errors import UserError
 
@@ -25,9 +27,27 @@ SEED, SEEDS = 99, (99, 98)
 BUDGET = 0.2
 SEARCH_SHARES = (0.0625, 0.125, 0.25)
 """Of all steps: 50, 100 and 200 of 800."""
-RATES = (0.5, 1.0, 2.0)
-"""Times the rate that a strategy has by itself."""
+RATES = (1.0, 0.5, 2.0)
+"""Times the rate that a strategy has by itself; that one first, for the first of those that score alike is taken."""
 RATES_OPENING = "What rates were chosen from, by validation score (bold) on seeds of their own:"
+
+
+class Scored(Protocol):
+    """Where candidates get their scores: a `Contest`, for one."""
+
+    @property
+    def choice(self) -> tuple[str, Unit]:
+        """The score that choices look at, of validation data, and its unit."""
+        ...
+
+    def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
+        """Compute what is missing of settings and seeds."""
+        ...
+
+    def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> Mapping[int, float]:
+        """{seed: score} of those that are there."""
+        ...
+
 
 Grids = Mapping[str, Sequence[Settings]]
 """Label of a strategy -> its candidates."""
@@ -68,9 +88,7 @@ def at_rates(settings: Settings, rates: Sequence[float] = RATES) -> list[Setting
     return [dataclasses.replace(settings, rate=settings.rate * rate) for rate in rates]
 
 
-def settle(
-    contest: Contest, label: str, candidates: Sequence[Settings], seeds: Sequence[int] = SEEDS
-) -> list[Settings]:
+def settle(contest: Scored, label: str, candidates: Sequence[Settings], seeds: Sequence[int] = SEEDS) -> list[Settings]:
     """Compute what is missing of a grid, widened as far as it has to be.
 
     Args:
@@ -89,7 +107,7 @@ def settle(
             return wide
 
 
-def widened(contest: Contest, candidates: Sequence[Settings]) -> list[Settings]:
+def widened(contest: Scored, candidates: Sequence[Settings]) -> list[Settings]:
     """A grid with half the lowest or twice the highest rate of a length, where that was the best one so far."""
     wide = list(candidates)
     while len(scores_of(contest, wide)) == len(wide):
@@ -144,7 +162,7 @@ def fill_depths(contest: Contest, budget: float, steps: int, seeds: Sequence[int
 
 def depths_table(contest: Contest, budgets: Sequence[float], steps: int) -> str:
     """Validation scores of all depths, the chosen ones bold."""
-    rows, (_, unit) = [], contest.task.choice
+    rows, (_, unit) = [], contest.choice
     for budget in budgets:
         candidates, best = depths(contest, budget, steps), layered(contest, steps)[LAYERED](budget)
         scores = scores_of(contest, candidates)
@@ -155,35 +173,35 @@ def depths_table(contest: Contest, budgets: Sequence[float], steps: int) -> str:
     return table(["rule", "MACs", "blocks kept", f"validation: {unit.name}"], rows)
 
 
-def chosen(contest: Contest, candidates: Sequence[Settings]) -> Settings:
-    """The candidate of the best validation score; the first one while there are no scores."""
+def chosen(contest: Scored, candidates: Sequence[Settings]) -> Settings:
+    """The candidate of the best validation score, the first of several; the first of all while there are no scores."""
     scores = scores_of(contest, candidates)
     return min(scores, key=lambda c: scores[c]) if scores else candidates[0]
 
 
-def best(contest: Contest, grid: Sequence[Settings]) -> Settings:
+def best(contest: Scored, grid: Sequence[Settings]) -> Settings:
     """The candidate to take of a grid, widened as far as it is known to be worth it."""
     return chosen(contest, widened(contest, grid))
 
 
-def scores_of(contest: Contest, candidates: Sequence[Settings]) -> dict[Settings, float]:
+def scores_of(contest: Scored, candidates: Sequence[Settings]) -> dict[Settings, float]:
     """The mean validation score of the candidates that have one for as many seeds as any of them has."""
-    found = {c: contest.values(c, SEEDS, contest.task.choice[0]) for c in candidates}
+    found = {c: contest.values(c, SEEDS, contest.choice[0]) for c in candidates}
     most = max(len(scores) for scores in found.values())
     return {c: sum(s.values()) / most for c, s in found.items() if most and len(s) == most}
 
 
-def grids_table(contest: Contest, grids: Grids) -> str:
+def grids_table(contest: Scored, grids: Grids) -> str:
     """`grid_table` of grids as far as they are known to be worth it."""
     return grid_table(contest, {label: widened(contest, grid) for label, grid in grids.items()})
 
 
-def grid_table(contest: Contest, grids: Grids) -> str:
+def grid_table(contest: Scored, grids: Grids) -> str:
     """Validation scores of all candidates, the chosen ones bold."""
-    rows, (_, unit) = [], contest.task.choice
+    rows, (_, unit) = [], contest.choice
     for label, candidates in grids.items():
         best, scores = chosen(contest, candidates), scores_of(contest, candidates)
-        for c in candidates:
+        for c in sorted(candidates, key=lambda c: (c.search_steps, c.rate)):
             score = scores.get(c)
             text = "-" if score is None else f"{unit.scale * score:.{unit.digits}f}"
             rows.append([label, str(c.search_steps), f"{c.rate:g}", f"**{text}**" if c == best else text])

@@ -14,7 +14,7 @@ from benchmarks import contest
 from benchmarks.cells import Cell, Cells
 from benchmarks.contest import Settings
 from benchmarks.sharing import replacing
-from benchmarks.task import Task
+from benchmarks.task import Task, Unit
 from dms_jax.errors import UserError, exit_on_user_error
 
 RESULTS = Path("benchmarks/results")
@@ -70,6 +70,11 @@ class Contest:
     defaults: Mapping[str, Any]
     cells: Cells
     compute: bool = True
+
+    @property
+    def choice(self) -> tuple[str, Unit]:
+        """What `choice` looks at."""
+        return self.task.choice
 
     def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
         """Compute what is missing, in order; supernets come first.

@@ -2,10 +2,12 @@
 
     python -m benchmarks.regret [--quick | --tables]
 
-About 20 minutes of one core; stopped, it goes on where it was. A decoder of bytes with two layers has 172 structures:
-widths 8 to 32 of the residual stream, 2 or 4 heads and 16 to 48 hidden features in every layer, 0 to 2 layers. All of
-them are trained, with three seeds, each from its slice of one random supernet, for as many steps as any other. Then
-every method picks a structure under 25 and 40 % of the MACs, and the table says where it stands.
+About half an hour of one core; stopped, it goes on where it was. A decoder of bytes with two layers has 172
+structures: widths 8 to 32 of the residual stream, 2 or 4 heads and 16 to 48 hidden features in every layer, 0 to 2
+layers. All of them are trained, with three seeds, each from its slice of one random supernet, for as many steps as any
+other. Then every method picks a structure under 25 and 40 % of the MACs, and the table says where it stands. The rate
+of every search is chosen at 25 % on two seeds of its own, by what the structures picked score on other windows once
+trained, from three rates that are widened where the end was best.
 
 One compiled program trains them all: a network with 0/1 masks computes, and trains, as the smaller one does (the test
 of this benchmark compares the two).
@@ -22,9 +24,9 @@ about weights that a search leaves behind.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -33,13 +35,15 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from benchmarks import pictures
+from benchmarks import choice, methods, pictures
 from benchmarks.cells import Cell, Cells, Say, Spread, file_label
 from benchmarks.command import Options, start, table, write_section
 from benchmarks.comparison import percent
+from benchmarks.contest import Settings
 from benchmarks.masked import masked_loss
-from benchmarks.methods import OURS, SEARCHED, own
-from benchmarks.text_task import spread
+from benchmarks.methods import OURS, SEARCHED
+from benchmarks.task import Unit
+from benchmarks.text_task import apart
 from dms_jax import models, strategies
 from dms_jax.data import text
 from dms_jax.errors import Interrupted
@@ -109,7 +113,7 @@ class Space:
         self.limits = Limits(multiple=multiples)
         self.loss = language_loss(model)
         self.data = text.load(None, text.byte_tokens(), size.length)
-        self.test = spread(self.data.test["tokens"], size.test_windows)
+        self.test, self.valid = apart(self.data.test["tokens"], size.test_windows)
 
     @property
     def keys(self) -> list[Key]:
@@ -150,14 +154,14 @@ class Space:
         inputs = jnp.zeros((1, self.size.length), jnp.int32)
         return jax.jit(self.space.model.init)(jax.random.key(seed), inputs)["params"]
 
-    def bits(self, params: Any, masks: dict[str, Any]) -> jax.Array:
-        """Bits per byte on the test windows under masks."""
+    def bits(self, params: Any, masks: dict[str, Any], windows: np.ndarray) -> jax.Array:
+        """Bits per byte on windows under masks."""
         loss = masked_loss(self.space, self.loss, masks)
 
         def nats(windows: jax.Array) -> jax.Array:
             return loss({"params": params}, {"tokens": windows}, jax.random.key(0))[0]
 
-        parts = jnp.asarray(self.test).reshape(4, -1, self.test.shape[1])
+        parts = jnp.asarray(windows).reshape(4, -1, windows.shape[1])
         return jnp.mean(jax.lax.map(nats, parts)) / np.log(2)
 
     def trained(self, params: Any, masks: dict[str, Any], tokens: jax.Array) -> Any:
@@ -165,6 +169,34 @@ class Space:
         optimizer = adamw(warm_cosine(self.size.learning_rate, self.size.steps))
         step = supervised.make_step(masked_loss(self.space, self.loss, masks), optimizer)
         return _run(step, supervised.init({"params": params}, optimizer), tokens, jax.random.key(0)).params
+
+    def score(self, key: Key, seed: int, half: str = "test") -> float:
+        """Bits per byte of a structure on "test" or "valid", trained from its slice of a seed's random supernet."""
+        return float(self._scores[half](self._new(seed), self.masks(key), self._tokens(seed)))
+
+    def supernet(self, seed: int) -> Any:
+        """Parameters of the full network, trained."""
+        return self._supernet(seed)
+
+    @cached_property
+    def _scores(self) -> dict[str, Callable[..., jax.Array]]:
+        def of(windows: np.ndarray) -> Callable[..., jax.Array]:
+            return jax.jit(lambda p, m, t: self.bits(self.trained(p, m, t), m, windows))
+
+        return {"test": of(self.test), "valid": of(self.valid)}
+
+    @cached_property
+    def _new(self) -> Callable[[int], Any]:
+        return cache(self.new)
+
+    @cached_property
+    def _tokens(self) -> Callable[[int], jax.Array]:
+        return cache(lambda seed: self.batches(seed, 0, self.size.steps))
+
+    @cached_property
+    def _supernet(self) -> Callable[[int], Any]:
+        train = jax.jit(self.trained)
+        return cache(lambda seed: train(self._new(seed), self.masks(self.keys[-1]), self._tokens(seed)))
 
 
 def _run(step: Any, state: Any, tokens: jax.Array, key: jax.Array) -> Any:
@@ -176,41 +208,41 @@ def _pairs(key: Key) -> list[tuple[int, ...]]:
     return [key[i : i + 2] for i in range(1, len(key), 2)]
 
 
-Pick = Callable[[Space, Any, float, int], Structure]
-"""(space, the pretrained supernet's parameters, budget, seed) -> a structure."""
-
-
-def _searched(name: str, pretrained: bool, space: Space, params: Any, budget: float, seed: int) -> Structure:
-    search, run = _search(space, name, budget, 0 if pretrained else space.size.search_steps // 2)
-    tokens = space.batches(seed, space.size.steps if pretrained else 0, space.size.search_steps)
-    start = params if pretrained else space.new(seed)
+def _searched(space: Space, settings: Settings, seed: int) -> Structure:
+    search, run = _search(space, settings)
+    tokens = space.batches(seed, space.size.steps if settings.pretrained else 0, space.size.search_steps)
+    start = space.supernet(seed) if settings.pretrained else space.new(seed)
     return search.structure(run(search.init({"params": start}), tokens, jax.random.key(seed)))
 
 
 @cache
-def _search(space: Space, name: str, budget: float, warmup: int) -> tuple[Search, Any]:
+def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
     """A search and its compiled loop; seeds share one compilation."""
     search = Search(
-        space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)), {"macs": budget},
-        Schedule(space.size.search_steps, warmup), space.limits, strategy=strategies.create(name),
+        space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
+        {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
+        strategy=strategies.create(settings.strategy, settings.rate),
     )  # fmt: skip
     return search, jax.jit(partial(_run, search.step))
 
 
-def _uniform(space: Space, params: Any, budget: float, seed: int) -> Structure:
-    return strategies.uniform(space.space, space.space.magnitudes(params), _target(space, budget), space.limits)
+def _uniform(space: Space, settings: Settings, seed: int) -> Structure:
+    magnitudes = space.space.magnitudes(space.supernet(seed))
+    return strategies.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
 
 
-def _threshold(space: Space, params: Any, budget: float, seed: int) -> Structure:
+def _threshold(space: Space, settings: Settings, seed: int) -> Structure:
     """Taylor importance of the pretrained network over as many batches as a search sees, then one threshold."""
     steps = space.size.search_steps
     schedule = Schedule(steps + 1, steps)
     search = Search(
-        space.space, space.loss, None, {"macs": budget}, schedule, space.limits, importance_decay=1 - 1 / steps
-    )
+        space.space, space.loss, None, {"macs": settings.budget}, schedule, space.limits,
+        importance_decay=1 - 1 / steps,
+    )  # fmt: skip
     tokens = space.batches(seed, space.size.steps, steps)
-    state = jax.jit(partial(_run, search.step))(search.init({"params": params}), tokens, jax.random.key(0))
-    return strategies.threshold(space.space, state.importance, _target(space, budget), space.limits)
+    start = search.init({"params": space.supernet(seed)})
+    state = jax.jit(partial(_run, search.step))(start, tokens, jax.random.key(0))
+    return strategies.threshold(space.space, state.importance, _target(space, settings.budget), space.limits)
 
 
 def _target(space: Space, budget: float) -> dict[str, int]:
@@ -218,92 +250,140 @@ def _target(space: Space, budget: float) -> dict[str, int]:
 
 
 FROM_RANDOM = f"{OURS} from random weights"
-STRATEGIES = {FROM_RANDOM: "dms", **SEARCHED}
+STRATEGIES = {FROM_RANDOM: SEARCHED[OURS], **SEARCHED}
 """Label -> strategy, of those that search."""
-METHODS: dict[str, Pick] = {
-    FROM_RANDOM: partial(_searched, STRATEGIES[FROM_RANDOM], False),
-    **{label: partial(_searched, name, True) for label, name in SEARCHED.items()},
-    "one Taylor threshold": _threshold,
-    "uniform": _uniform,
-}
-QUICK_METHODS = (OURS, "one Taylor threshold", "uniform")
+RULES = {"one Taylor threshold": ("threshold", _threshold), "uniform": ("uniform", _uniform)}
+"""Label -> name, and how it picks."""
+METHODS = (*STRATEGIES, *RULES)
+QUICK_METHODS = (OURS, *RULES)
 
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """Cells of all structures and of all picks."""
+    """Cells of all structures and of all picks.
 
-    size: Size
+    Attributes:
+      space: of the structures.
+      cells: where results lie.
+      methods: labels.
+      budgets: fractions of the MACs; rates are chosen at the first.
+      rates: that are tried, times each strategy's own.
+      tried: seeds of the choice of rates.
+      compute: whether missing cells are computed.
+    """
+
+    space: Space
     cells: Cells
-    methods: Mapping[str, Pick]
+    methods: Sequence[str]
     budgets: Sequence[float]
+    rates: Sequence[float] = choice.RATES
+    tried: Sequence[int] = choice.SEEDS
+    compute: bool = True
+
+    @property
+    def choice(self) -> tuple[str, Unit]:
+        """What rates are chosen by: bits per byte of a pick, trained, on windows that no table looks at."""
+        return "valid", Unit("bits per byte")
+
+    @property
+    def grids(self) -> choice.Grids:
+        """Candidates of every strategy."""
+        size = self.space.size
+        found = {}
+        for label, name in STRATEGIES.items():
+            if label in self.methods:
+                warmup = size.search_steps // 2 if label == FROM_RANDOM else 0
+                settings = Settings(
+                    name, self.budgets[0], 0, size.search_steps, retrain="none", pretrained=label != FROM_RANDOM,
+                    warmup=warmup, **methods.own(name),
+                )  # fmt: skip
+                found[label] = choice.at_rates(settings, self.rates)
+        return found
+
+    def settings(self, method: str, budget: float) -> Settings:
+        """Of a method: the best rate, as far as it is known."""
+        if method in RULES:
+            return Settings(RULES[method][0], budget, 0, retrain="none")
+        return methods.at(choice.best(self, self.grids[method]), budget)
 
     def truth_cell(self, part: int, seed: int) -> Cell:
-        settings = asdict(self.size)
+        settings = asdict(self.space.size)
         return Cell("regret", f"structures{part}", {**settings, "part_number": part}, settings, seed)
 
-    def pick_cell(self, method: str, budget: float, seed: int) -> Cell:
-        moved = own(STRATEGIES[method]) if method in STRATEGIES else {}  # another default makes another pick
-        settings = {**asdict(self.size), "method": method, "budget": budget, **moved}
-        return Cell("regret", f"{file_label(method)}-{100 * budget:g}", settings, settings, seed)
+    def pick_cell(self, settings: Settings, seed: int) -> Cell:
+        """Of a pick; its score, too, is there for seeds of the choice."""
+        method = next(label for label in METHODS if self._is(label, settings))
+        named = {**asdict(self.space.size), "method": method, "budget": settings.budget}
+        if method in STRATEGIES:
+            named |= {name: getattr(settings, name) for name in ("rate", "ratio_schedule", "ratio_together")}
+        return Cell("regret", f"{file_label(method)}-{100 * settings.budget:g}", named, named, seed)
 
-    def fill(self) -> None:
+    @staticmethod
+    def _is(label: str, settings: Settings) -> bool:
+        name = RULES[label][0] if label in RULES else STRATEGIES[label]
+        return name == settings.strategy and settings.pretrained == (label != FROM_RANDOM)
+
+    def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
+        """Compute what is missing of picks."""
+        if self.compute:
+            work = [(self.pick_cell(s, seed), partial(self._pick, s, seed)) for s, seed in asked]
+            self.cells.fill(work, name, self.space.data.name)
+
+    def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> dict[int, float]:
+        """{seed: score} of picks that have one."""
+        found = {seed: self.cells.get(self.pick_cell(settings, seed)) for seed in seeds}
+        return {seed: float(result[what]) for seed, result in found.items() if result}
+
+    def fill_all(self) -> None:
         """Compute what is missing: all structures first."""
-        space, seeds = Space(self.size), range(self.size.seeds)
-        train = jax.jit(lambda p, m, t: space.bits(space.trained(p, m, t), m))
+        if not self.compute:
+            return
+        space, seeds = self.space, range(self.space.size.seeds)
         work = []
         for seed, part in itertools.product(seeds, self.parts(len(space.keys))):
-            keys = space.keys[part * self.size.part : (part + 1) * self.size.part]
-            work.append((self.truth_cell(part, seed), partial(_truth, space, train, keys, seed)))
-        pretrain = jax.jit(space.trained)
-
-        @cache
-        def supernet(seed: int) -> Any:
-            return pretrain(space.new(seed), space.masks(space.keys[-1]), space.batches(seed, 0, self.size.steps))
-
-        for method, budget, seed in itertools.product(self.methods, self.budgets, seeds):
-            pick = partial(_pick, space, supernet, self.methods[method], budget, seed)
-            work.append((self.pick_cell(method, budget, seed), pick))
-        self.cells.fill(work, "regret", space.data.name)
+            keys = space.keys[part * space.size.part : (part + 1) * space.size.part]
+            work.append((self.truth_cell(part, seed), partial(self._truth, keys, seed)))
+        self.cells.fill(work, "regret: all structures", space.data.name)
+        for label, grid in self.grids.items():
+            choice.settle(self, label, grid, self.tried)
+        asked = itertools.product(self.methods, self.budgets, seeds)
+        self.fill("regret: picks", [(self.settings(method, budget), seed) for method, budget, seed in asked])
 
     def parts(self, structures: int) -> range:
         """The numbers of the cells that a seed's structures are cut into."""
-        return range(-(-structures // self.size.part))
+        return range(-(-structures // self.space.size.part))
 
     def truth(self, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
         """Structure -> `[seeds]` bits/byte; those whose cells are there for every seed."""
-        found: dict[Key, dict[int, float]] = {}
-        for part, seed in itertools.product(self.parts(len(keys)), range(self.size.seeds)):
+        size, found = self.space.size, dict[Key, dict[int, float]]()
+        for part, seed in itertools.product(self.parts(len(keys)), range(size.seeds)):
             for key, bits in (self.cells.get(self.truth_cell(part, seed)) or {"bits": []})["bits"]:
                 found.setdefault(tuple(key), {})[seed] = bits
         return {key: np.array([by_seed[s] for s in sorted(by_seed)]) for key, by_seed in found.items()
-                if len(by_seed) == self.size.seeds}  # fmt: skip
+                if len(by_seed) == size.seeds}  # fmt: skip
 
     def picks(self, method: str, budget: float) -> list[Key]:
         """One a seed."""
-        results = [self.cells.get(self.pick_cell(method, budget, seed)) for seed in range(self.size.seeds)]
+        settings, seeds = self.settings(method, budget), range(self.space.size.seeds)
+        results = [self.cells.get(self.pick_cell(settings, seed)) for seed in seeds]
         return [tuple(result["pick"]) for result in results if result]
 
+    def _truth(self, keys: Sequence[Key], seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
+        bits = []
+        for key in keys:
+            bits.append([list(key), round(self.space.score(key, seed), 5)])
+            say(f"{_name(key)}: {bits[-1][1]:.3f} bits/byte")
+            if interrupt.requested:
+                raise Interrupted(0, "stopped")
+        return {"bits": bits}
 
-def _truth(
-    space: Space, train: Any, keys: Sequence[Key], seed: int, interrupt: InterruptFlag, say: Say
-) -> dict[str, Any]:
-    params, tokens, bits = space.new(seed), space.batches(seed, 0, space.size.steps), []
-    for key in keys:
-        bits.append([list(key), round(float(train(params, space.masks(key), tokens)), 5)])
-        say(f"{_name(key)}: {bits[-1][1]:.3f} bits/byte")
+    def _pick(self, settings: Settings, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
         if interrupt.requested:
             raise Interrupted(0, "stopped")
-    return {"bits": bits}
-
-
-def _pick(
-    space: Space, supernet: Callable[[int], Any], method: Pick, budget: float, seed: int, interrupt: InterruptFlag,
-    say: Say,
-) -> dict[str, Any]:  # fmt: skip
-    if interrupt.requested:
-        raise Interrupted(0, "stopped")
-    return {"pick": list(space.key(method(space, supernet(seed), budget, seed)))}
+        pick = dict(RULES.values()).get(settings.strategy, _searched)
+        key = self.space.key(pick(self.space, settings, seed))
+        scored = {self.choice[0]: round(self.space.score(key, seed, "valid"), 5)} if seed in self.tried else {}
+        return {"pick": list(key), **scored}
 
 
 def loss_to_best(pick: np.ndarray, band: np.ndarray) -> float:
@@ -380,16 +460,20 @@ def _name(key: Key) -> str:
 
 def main(options: Options) -> None:
     """Fill the cells and write the tables."""
-    size = QUICK if options.quick else Size()
-    methods = {name: METHODS[name] for name in QUICK_METHODS} if options.quick else METHODS
-    benchmark = Benchmark(size, options.cells, methods, QUICK_BUDGETS if options.quick else BUDGETS)
-    if not options.tables:
-        benchmark.fill()
-    space = Space(size)
-    shares = {key: space.share(key) for key in space.keys}
-    picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
-    text = f"![All structures, and what was picked](../{picture})\n\n{report(benchmark, shares)}"
-    write_section("regret", "Regret: where the picks stand among all structures", text, quick=options.quick)
+    space = Space(QUICK if options.quick else Size())
+    benchmark = Benchmark(space, options.cells, METHODS, BUDGETS, compute=not options.tables)
+    if options.quick:
+        benchmark = replace(benchmark, methods=QUICK_METHODS, budgets=QUICK_BUDGETS, rates=(1.0,), tried=(choice.SEED,))
+    try:
+        benchmark.fill_all()
+    finally:
+        shares = {key: space.share(key) for key in space.keys}
+        picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
+        parts = [f"![All structures, and what was picked](../{picture})", report(benchmark, shares)]
+        parts += [f"{choice.RATES_OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
+        parts += [choice.grids_table(benchmark, benchmark.grids)]
+        title = "Regret: where the picks stand among all structures"
+        write_section("regret", title, "\n\n".join(parts), quick=options.quick)
 
 
 if __name__ == "__main__":

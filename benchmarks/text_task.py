@@ -121,8 +121,18 @@ def _windows(pieces: list[np.ndarray], length: int) -> np.ndarray:
 
 def spread(windows: np.ndarray, most: int) -> np.ndarray:
     """At most so many windows, evenly spread, as int32."""
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int))
-    return windows[chosen].astype(np.int32)
+    return windows[_evenly(len(windows), most)].astype(np.int32)
+
+
+def apart(windows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """`spread`, and at most as many of the other windows, spread as evenly."""
+    rest = np.ones(len(windows), bool)
+    rest[_evenly(len(windows), most)] = False
+    return spread(windows, most), spread(windows[rest], most)
+
+
+def _evenly(length: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int))
 
 
 def _batches(windows: np.ndarray, size: int = 32) -> list[dict[str, np.ndarray]]:

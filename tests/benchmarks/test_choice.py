@@ -1,13 +1,13 @@
 """Choosing how a strategy searches: grids are widened where their end is best, and only there."""
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import choice
 from benchmarks.contest import Settings
+from benchmarks.task import Unit
 
 START = Settings("dms", 0.2, 800, 100, 5.0)
 
@@ -16,7 +16,11 @@ class Table:
     """A contest whose scores are a function of the rate and the length."""
 
     def __init__(self, score):
-        self.score, self.cells, self.task = score, {}, SimpleNamespace(choice=("valid", None))
+        self.score, self.cells = score, {}
+
+    @property
+    def choice(self):
+        return "valid", Unit("bits")
 
     def fill(self, name, asked):
         self.cells |= {(settings, seed): self.score(settings) for settings, seed in asked}
@@ -45,3 +49,10 @@ def test_nothing_is_added_without_scores_or_without_rates():
     empty: Any = Table(lambda s: 1.0)
     assert choice.widened(empty, grid(2.5, 5.0)) == grid(2.5, 5.0)
     assert choice.settle(empty, "iterative", grid(5.0)) == grid(5.0)
+
+
+def test_a_strategy_keeps_its_own_rate_where_others_are_as_good():
+    flat: Any = Table(lambda s: 1.0)
+    candidates = choice.at_rates(dataclasses.replace(START, rate=5.0))
+    assert choice.settle(flat, "DMS", candidates) == candidates  # nothing is gained at an end, either
+    assert choice.best(flat, candidates).rate == 5.0

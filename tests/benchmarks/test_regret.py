@@ -1,12 +1,16 @@
 """The space in which every structure is trained: masked training is training the smaller network; the table."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import regret
+from benchmarks.cells import Cells
 from benchmarks.command import Options
+from benchmarks.methods import OURS
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised
 from dms_jax.training.language import bits_per_token, language_loss
@@ -33,7 +37,7 @@ def test_a_structure_and_its_key(space):
 def test_masked_training_is_training_the_smaller_network(space):
     key, seed = (4, 1, 4), 0
     params, tokens, masks = space.new(seed), space.batches(seed, 0, regret.QUICK.steps), space.masks(key)
-    masked = float(jax.jit(lambda p, m, t: space.bits(space.trained(p, m, t), m))(params, masks, tokens))
+    masked = float(jax.jit(lambda p, m, t: space.bits(space.trained(p, m, t), m, space.test))(params, masks, tokens))
 
     structure = space.space.structure(space.kept(key))
     small = space.space.model.clone(structure=structure)
@@ -59,3 +63,16 @@ def test_quick_writes_the_table_from_its_cells(tmp_path, capsys):
     regret.main(Options(quick=True, results=tmp_path, tables=True))
     assert capsys.readouterr().out == shown
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_rates_are_chosen_by_windows_that_no_table_looks_at(space, tmp_path):
+    test, valid = ({bytes(row) for row in windows} for windows in (space.test, space.valid))
+    assert len(valid) == len(test) and not valid & test
+
+    benchmark = regret.Benchmark(space, Cells(tmp_path), [OURS, "uniform"], (0.4,), rates=(1.0, 2.0), tried=(99,))
+    slow, fast = benchmark.grids[OURS]
+    for settings, score in ((slow, 3.0), (fast, 2.0), (dataclasses.replace(fast, rate=2 * fast.rate), 4.0)):
+        made = {"pick": [2], "valid": score}
+        benchmark.cells.fill([(benchmark.pick_cell(settings, 99), lambda *_, made=made: made)], "x", "data")
+    assert benchmark.settings(OURS, 0.25) == dataclasses.replace(fast, budget=0.25)
+    assert benchmark.pick_cell(fast, 0) != benchmark.pick_cell(slow, 0)
