@@ -47,8 +47,15 @@ class Comparison:
         """Its part of the picture."""
         return pictures.panel(self.contest, self.methods, self.shown, self.seeds, self.title)
 
+    @property
+    def begun(self) -> bool:
+        """Whether any of its cells is there."""
+        return any(self.contest.get(*cell) for budget in self.budgets for cell in self.asked(budget))
+
     def tables(self) -> list[str]:
         """Scores, costs, and what failed."""
+        if not self.begun:
+            return ["Not computed yet."]
         return tables(self.contest, self.methods, self.shown, self.seeds, self.ours)
 
 
@@ -75,7 +82,8 @@ def write_chapter(
       options: of the command.
       more: what follows the tables.
     """
-    figure = pictures.scores_over_macs([comparison.panel() for comparison in comparisons])
+    begun = [comparison for comparison in comparisons if comparison.begun]
+    figure = pictures.scores_over_macs([comparison.panel() for comparison in begun or comparisons])
     parts = [opening, f"![{title}](../{pictures.save(figure, options.pictures / f'{name}.svg')})"]
     for comparison in comparisons:
         parts += [f"**{comparison.title}**", *comparison.tables()]

@@ -3,8 +3,9 @@
     python -m experiments.llama_prune --model=DIR --data=TEXT --params=0.8
 
 reads a Hugging Face directory (Llama, Mistral, Qwen2, Qwen3), searches key/value heads, query heads, FFN hidden sizes
-and layers under 80 % of its parameters, shrinks it and finetunes it, distilling from the original all the while, and
-writes a run directory with `report.html` and the small model in Hugging Face format (`huggingface/`).
+and layers (with --search-width the residual width as well) under 80 % of its parameters, shrinks it and finetunes it,
+distilling from the original all the while, and writes a run directory with `report.html` and the small model in
+Hugging Face format (`huggingface/`).
 
 With no --model, a small decoder of bytes is first pretrained on the source of the Python standard library and pruned to
 20 % of its MACs; another budget beside the same cache pretrains nothing. Stop it at any time; the same command goes on.
@@ -72,6 +73,8 @@ class Config:
     """p: search, then finetune. p-: search the structure alone, weights as they are."""
     tie: Literal["none", "layers"] = "none"
     """layers: the same heads and hidden size in every layer, whole layers removed: an ordinary smaller model."""
+    search_width: bool = False
+    """Search the width of the residual stream, too. It pays at small budgets."""
     pretrain_steps: int = 600
     """Steps of the bundled decoder before the search."""
     steps: int = 150
@@ -201,7 +204,7 @@ def _quality(evaluate: Any, bytes_: bool) -> Quality:
 def _network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
     """The network to prune and its variables, on the devices; new ones for the bundled network."""
     if config.model is None:
-        model = models.create(BUNDLED, dtype=config.dtype, remat=config.remat)
+        model = models.create(BUNDLED, dtype=config.dtype, remat=config.remat, search_width=config.search_width)
         inputs = jnp.zeros((1, config.length), jnp.int32)
         return model, place(jax.jit(model.init)(jax.random.key(config.seed), inputs), mesh)
     model, variables = pretrained.load(
@@ -210,6 +213,7 @@ def _network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
         param_dtype=jnp.float32,
         place=lambda path, array: place(array, mesh),
         remat=config.remat,
+        search_width=config.search_width,
     )
     if model.structure is not None:
         raise UserError(f"{config.model} has layers of different sizes: it was pruned already; give the original")

@@ -63,11 +63,11 @@ def arguments(original, data, workdir, *more):
 @pytest.mark.parametrize(
     "more",
     [
-        ["--params=0.7"],
+        ["--params=0.7", "--search-width"],
         ["--macs=0.6", "--tie=layers", "--pipeline=p-", "--fsdp=2"],
         ["--macs=0.6", "--tie=layers", "--pipeline=p-", "--fsdp=2", "--strategy=single", "--importance=taylor_last"],
     ],
-    ids=["params", "macs tied and sharded", "a rival"],
+    ids=["params and width", "macs tied and sharded", "a rival"],
 )
 def test_pruned_written_and_read_back(original, data, tmp_path, more, capsys):
     workdir = tmp_path / "run"
@@ -83,6 +83,7 @@ def test_pruned_written_and_read_back(original, data, tmp_path, more, capsys):
     assert all(2 ** row["bits per token"] == pytest.approx(row["quality"]) for row in results["rows"])
     assert '<th scope="col" class="number">bits per token</th>' in (workdir / "report.html").read_text()
     assert results["rows"][0]["name"] == "full network" and results["rows"][0]["params"] == before["params"]
+    assert ("width" in structure.kept) == ("--search-width" in more)
     if "--tie=layers" in more:
         kept = [structure.kept[name] for name in structure.kept if name.endswith("hidden")]
         assert len({len(elements) for elements in kept}) == 1
