@@ -25,7 +25,9 @@ import tyro
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.training.interrupt import InterruptFlag
 
-Shared = Literal["frontier", "llama", "scratch", "ablation", "pminus", "digits", "regret", "torch_pruning", "landing"]
+Shared = Literal[
+    "frontier", "llama", "width", "scratch", "ablation", "pminus", "digits", "regret", "torch_pruning", "landing"
+]
 Alone = Literal["operator"]
 SHARED: tuple[Shared, ...] = get_args(Shared)
 ALONE: tuple[Alone, ...] = get_args(Alone)
