@@ -73,7 +73,7 @@ class Contest:
 
     @property
     def choice(self) -> tuple[str, Unit]:
-        """What `choice` looks at."""
+        """The score that choices look at, of validation data, and its unit."""
         return self.task.choice
 
     def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:

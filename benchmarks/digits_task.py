@@ -86,7 +86,7 @@ def digits_task(options: DigitsOptions) -> Task:
         pretrain_steps=options.pretrain_steps,
         scores=scores,
         unit=Unit("test error, %", 100.0, 2),
-        chosen_by=(CROSS_ENTROPY, Unit("cross-entropy, nats")),
+        choice=(CROSS_ENTROPY, Unit("cross-entropy, nats")),
     )
 
 

@@ -24,13 +24,12 @@ about weights that a search leaves behind.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.figure import Figure
@@ -40,179 +39,26 @@ from benchmarks.cells import Cell, Cells, Say, Spread, file_label
 from benchmarks.command import Options, start, table, write_section
 from benchmarks.comparison import percent
 from benchmarks.contest import Settings
-from benchmarks.masked import masked_loss
+from benchmarks.enumerated import QUICK, Key, Size, Space, in_words, run, scorer, supernet
 from benchmarks.methods import OURS, SEARCHED
 from benchmarks.task import Unit
-from benchmarks.text_task import apart
-from dms_jax import models, strategies
-from dms_jax.data import text
+from benchmarks.text_task import UNIT
+from dms_jax import strategies
 from dms_jax.errors import Interrupted
-from dms_jax.projection import Limits
 from dms_jax.search import Schedule, Search
-from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
-from dms_jax.training.language import language_loss
-from experiments.conduct import warm_cosine
 from experiments.llama_prune import adamw
 
-
-@dataclass(frozen=True)
-class Size:
-    """The space and how long everything is trained. Numbers of elements are multiples of the steps given."""
-
-    layers: int = 2
-    width: int = 32
-    width_step: int = 8
-    heads: int = 4
-    head_step: int = 2
-    head_dim: int = 8
-    hidden: int = 48
-    hidden_step: int = 16
-    length: int = 32
-    batch: int = 16
-    steps: int = 250
-    search_steps: int = 250
-    learning_rate: float = 5e-3
-    test_windows: int = 1024
-    seeds: int = 3
-    part: int = 20
-
-
-QUICK = Size(width=8, width_step=2, heads=2, head_step=1, head_dim=2, hidden=4, hidden_step=4, length=8, batch=2,
-             steps=4, search_steps=4, test_windows=4, seeds=2, part=64)  # fmt: skip
 BUDGETS, QUICK_BUDGETS = (0.25, 0.4), (0.4,)
 BAND = 0.8  # a band reaches from this share of its budget to the budget
 
-Key = tuple[int, ...]
-"""A structure: the width, then heads and hidden features of every layer that stays, (24, 4, 48, 2, 16)."""
-
-
-def structures(size: Size) -> list[Key]:
-    """All structures. Which layers stay makes no other structure: from random weights all layers are alike."""
-    widths = range(size.width_step, size.width + 1, size.width_step)
-    heads = range(size.head_step, size.heads + 1, size.head_step)
-    hidden = range(size.hidden_step, size.hidden + 1, size.hidden_step)
-    layer = list(itertools.product(heads, hidden))
-    stacks = [stack for n in range(size.layers + 1) for stack in itertools.product(layer, repeat=n)]
-    return [(width, *itertools.chain(*stack)) for width in widths for stack in stacks]
-
-
-class Space:
-    """The decoder's search space and its structures."""
-
-    def __init__(self, size: Size):
-        self.size = size
-        model = models.create(
-            "llama", vocabulary=256, width=size.width, layers=size.layers, heads=size.heads, head_dim=size.head_dim,
-            hidden=size.hidden, max_positions=size.length, search_width=True,
-        )  # fmt: skip
-        self.space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, size.length), jnp.int32))
-        multiples = {"width": size.width_step, "*/heads": size.head_step, "*/hidden": size.hidden_step}
-        self.limits = Limits(multiple=multiples)
-        self.loss = language_loss(model)
-        self.data = text.load(None, text.byte_tokens(), size.length)
-        self.test, self.valid = apart(self.data.test["tokens"], size.test_windows)
-
-    @property
-    def keys(self) -> list[Key]:
-        """All structures."""
-        return structures(self.size)
-
-    def kept(self, key: Key) -> dict[str, tuple[int, ...]]:
-        """The first elements of every group."""
-        width, layers = key[0], _pairs(key)
-        counts = {"width": width, "depth": len(layers)}
-        for i in range(self.size.layers):
-            heads, hidden = layers[i] if i < len(layers) else (self.size.heads, self.size.hidden)
-            counts |= {f"layer{i}/attention/heads": heads, f"layer{i}/feed_forward/hidden": hidden}
-        return {name: tuple(range(counts[name])) for name in self.space.groups}
-
-    def key(self, structure: Structure) -> Key:
-        """The structure that has these numbers of elements."""
-        kept = self.space.kept(structure)
-        layers = [(len(kept[f"layer{i}/attention/heads"]), len(kept[f"layer{i}/feed_forward/hidden"]))
-                  for i in kept["depth"]]  # fmt: skip
-        return (len(kept["width"]), *itertools.chain(*layers))
-
-    def share(self, key: Key) -> float:
-        """Its MACs as a share of the full network's."""
-        return self.space.resources(self.kept(key))["macs"] / self.space.resources()["macs"]
-
-    def masks(self, key: Key) -> dict[str, Any]:
-        """Its "masks" collection."""
-        return self.space.masks(self.kept(key))
-
-    def batches(self, seed: int, first: int, steps: int) -> jax.Array:
-        """Steps `first` and on of a seed, `[steps, B, T + 1]` int32."""
-        draw = text.batches(self.data.train, self.size.batch, seed)
-        return jnp.asarray(np.stack([draw(first + i)["tokens"] for i in range(steps)]))
-
-    def new(self, seed: int) -> Any:
-        """Random parameters of the supernet."""
-        inputs = jnp.zeros((1, self.size.length), jnp.int32)
-        return jax.jit(self.space.model.init)(jax.random.key(seed), inputs)["params"]
-
-    def bits(self, params: Any, masks: dict[str, Any], windows: np.ndarray) -> jax.Array:
-        """Bits per byte on windows under masks."""
-        loss = masked_loss(self.space, self.loss, masks)
-
-        def nats(windows: jax.Array) -> jax.Array:
-            return loss({"params": params}, {"tokens": windows}, jax.random.key(0))[0]
-
-        parts = jnp.asarray(windows).reshape(4, -1, windows.shape[1])
-        return jnp.mean(jax.lax.map(nats, parts)) / np.log(2)
-
-    def trained(self, params: Any, masks: dict[str, Any], tokens: jax.Array) -> Any:
-        """Parameters after training under 0/1 masks."""
-        optimizer = adamw(warm_cosine(self.size.learning_rate, self.size.steps))
-        step = supervised.make_step(masked_loss(self.space, self.loss, masks), optimizer)
-        return _run(step, supervised.init({"params": params}, optimizer), tokens, jax.random.key(0)).params
-
-    def score(self, key: Key, seed: int, half: str = "test") -> float:
-        """Bits per byte of a structure on "test" or "valid", trained from its slice of a seed's random supernet."""
-        return float(self._scores[half](self._new(seed), self.masks(key), self._tokens(seed)))
-
-    def supernet(self, seed: int) -> Any:
-        """Parameters of the full network, trained."""
-        return self._supernet(seed)
-
-    @cached_property
-    def _scores(self) -> dict[str, Callable[..., jax.Array]]:
-        def of(windows: np.ndarray) -> Callable[..., jax.Array]:
-            return jax.jit(lambda p, m, t: self.bits(self.trained(p, m, t), m, windows))
-
-        return {"test": of(self.test), "valid": of(self.valid)}
-
-    @cached_property
-    def _new(self) -> Callable[[int], Any]:
-        return cache(self.new)
-
-    @cached_property
-    def _tokens(self) -> Callable[[int], jax.Array]:
-        return cache(lambda seed: self.batches(seed, 0, self.size.steps))
-
-    @cached_property
-    def _supernet(self) -> Callable[[int], Any]:
-        train = jax.jit(self.trained)
-        return cache(lambda seed: train(self._new(seed), self.masks(self.keys[-1]), self._tokens(seed)))
-
-
-def _run(step: Any, state: Any, tokens: jax.Array, key: jax.Array) -> Any:
-    """The state after a step on each of `tokens`, `[steps, B, T + 1]`."""
-    return jax.lax.scan(lambda s, windows: (step(s, {"tokens": windows}, key)[0], None), state, tokens)[0]
-
-
-def _pairs(key: Key) -> list[tuple[int, ...]]:
-    return [key[i : i + 2] for i in range(1, len(key), 2)]
-
 
 def _searched(space: Space, settings: Settings, seed: int) -> Structure:
-    search, run = _search(space, settings)
+    search, loop = _search(space, settings)
     tokens = space.batches(seed, space.size.steps if settings.pretrained else 0, space.size.search_steps)
-    start = space.supernet(seed) if settings.pretrained else space.new(seed)
-    return search.structure(run(search.init({"params": start}), tokens, jax.random.key(seed)))
+    start = supernet(space, seed) if settings.pretrained else space.new(seed)
+    return search.structure(loop(search.init({"params": start}), tokens, jax.random.key(seed)))
 
 
 @cache
@@ -223,11 +69,11 @@ def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
         {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
         strategy=strategies.create(settings.strategy, settings.rate),
     )  # fmt: skip
-    return search, jax.jit(partial(_run, search.step))
+    return search, jax.jit(partial(run, search.step))
 
 
 def _uniform(space: Space, settings: Settings, seed: int) -> Structure:
-    magnitudes = space.space.magnitudes(space.supernet(seed))
+    magnitudes = space.space.magnitudes(supernet(space, seed))
     return strategies.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
 
 
@@ -240,8 +86,8 @@ def _threshold(space: Space, settings: Settings, seed: int) -> Structure:
         importance_decay=1 - 1 / steps,
     )  # fmt: skip
     tokens = space.batches(seed, space.size.steps, steps)
-    start = search.init({"params": space.supernet(seed)})
-    state = jax.jit(partial(_run, search.step))(start, tokens, jax.random.key(0))
+    start = search.init({"params": supernet(space, seed)})
+    state = jax.jit(partial(run, search.step))(start, tokens, jax.random.key(0))
     return strategies.threshold(space.space, state.importance, _target(space, settings.budget), space.limits)
 
 
@@ -252,10 +98,12 @@ def _target(space: Space, budget: float) -> dict[str, int]:
 FROM_RANDOM = f"{OURS} from random weights"
 STRATEGIES = {FROM_RANDOM: SEARCHED[OURS], **SEARCHED}
 """Label -> strategy, of those that search."""
-RULES = {"one Taylor threshold": ("threshold", _threshold), "uniform": ("uniform", _uniform)}
-"""Label -> name, and how it picks."""
-METHODS = (*STRATEGIES, *RULES)
-QUICK_METHODS = (OURS, *RULES)
+RULES = {"threshold": _threshold, "uniform": _uniform}
+"""Name -> how it picks."""
+RULE_NAMES = {label: methods.RULES[label] for label in ("one Taylor threshold", "uniform")}
+LABELS = {name: label for label, name in {**SEARCHED, **RULE_NAMES}.items()}
+METHODS = (*STRATEGIES, *RULE_NAMES)
+QUICK_METHODS = (OURS, *RULE_NAMES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,27 +131,22 @@ class Benchmark:
     @property
     def choice(self) -> tuple[str, Unit]:
         """What rates are chosen by: bits per byte of a pick, trained, on windows that no table looks at."""
-        return "valid", Unit("bits per byte")
+        return "valid", UNIT
 
     @property
     def grids(self) -> choice.Grids:
         """Candidates of every strategy."""
-        size = self.space.size
-        found = {}
-        for label, name in STRATEGIES.items():
-            if label in self.methods:
-                warmup = size.search_steps // 2 if label == FROM_RANDOM else 0
-                settings = Settings(
-                    name, self.budgets[0], 0, size.search_steps, retrain="none", pretrained=label != FROM_RANDOM,
-                    warmup=warmup, **methods.own(name),
-                )  # fmt: skip
-                found[label] = choice.at_rates(settings, self.rates)
+        names = {label: STRATEGIES[label] for label in self.methods if label in STRATEGIES}
+        steps = self.space.size.search_steps
+        found = dict(choice.rate_grids(names, self.budgets[0], 0, steps, retrain="none", rates=self.rates))
+        if FROM_RANDOM in found:
+            found[FROM_RANDOM] = [replace(c, pretrained=False, warmup=steps // 2) for c in found[FROM_RANDOM]]
         return found
 
     def settings(self, method: str, budget: float) -> Settings:
         """Of a method: the best rate, as far as it is known."""
-        if method in RULES:
-            return Settings(RULES[method][0], budget, 0, retrain="none")
+        if method in RULE_NAMES:
+            return Settings(RULE_NAMES[method], budget, 0, retrain="none")
         return methods.at(choice.best(self, self.grids[method]), budget)
 
     def truth_cell(self, part: int, seed: int) -> Cell:
@@ -312,16 +155,11 @@ class Benchmark:
 
     def pick_cell(self, settings: Settings, seed: int) -> Cell:
         """Of a pick; its score, too, is there for seeds of the choice."""
-        method = next(label for label in METHODS if self._is(label, settings))
+        method = LABELS[settings.strategy] if settings.pretrained else FROM_RANDOM
         named = {**asdict(self.space.size), "method": method, "budget": settings.budget}
         if method in STRATEGIES:
             named |= {name: getattr(settings, name) for name in ("rate", "ratio_schedule", "ratio_together")}
         return Cell("regret", f"{file_label(method)}-{100 * settings.budget:g}", named, named, seed)
-
-    @staticmethod
-    def _is(label: str, settings: Settings) -> bool:
-        name = RULES[label][0] if label in RULES else STRATEGIES[label]
-        return name == settings.strategy and settings.pretrained == (label != FROM_RANDOM)
 
     def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
         """Compute what is missing of picks."""
@@ -370,9 +208,10 @@ class Benchmark:
 
     def _truth(self, keys: Sequence[Key], seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
         bits = []
+        score = scorer(self.space, seed, "test")
         for key in keys:
-            bits.append([list(key), round(self.space.score(key, seed), 5)])
-            say(f"{_name(key)}: {bits[-1][1]:.3f} bits/byte")
+            bits.append([list(key), round(score(key), 5)])
+            say(f"{in_words(key)}: {bits[-1][1]:.3f} bits/byte")
             if interrupt.requested:
                 raise Interrupted(0, "stopped")
         return {"bits": bits}
@@ -380,9 +219,9 @@ class Benchmark:
     def _pick(self, settings: Settings, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
         if interrupt.requested:
             raise Interrupted(0, "stopped")
-        pick = dict(RULES.values()).get(settings.strategy, _searched)
+        pick = RULES.get(settings.strategy, _searched)
         key = self.space.key(pick(self.space, settings, seed))
-        scored = {self.choice[0]: round(self.space.score(key, seed, "valid"), 5)} if seed in self.tried else {}
+        scored = {self.choice[0]: round(scorer(self.space, seed, "valid")(key), 5)} if seed in self.tried else {}
         return {"pick": list(key), **scored}
 
 
@@ -438,7 +277,7 @@ def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray
         losses = Spread.of(loss_to_best(truth[p], scores) for p in picks).text(3, sign=True)
         bits = Spread.of(truth[p].mean() for p in picks).text(3)
         used = np.mean([100 * shares[p] for p in picks])
-        names = ", ".join(dict.fromkeys(_name(p) for p in picks))
+        names = ", ".join(dict.fromkeys(in_words(p) for p in picks))
         rows.append([method, f"{places} of {len(band)}", losses, bits, f"{used:.1f}", names])
     chance = np.mean([loss_to_best(row, scores) for row in scores])
     used = np.mean([100 * shares[key] for key in band])
@@ -448,14 +287,9 @@ def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray
     header = ["method", "place, a seed each", "loss to the best", "bits/byte", "MACs, %", "picks"]
     return (
         f"**{percent(budget)} of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
-        f"{percent(budget)}, from {order[0]:.3f} ({_name(best)}) over {np.median(order):.3f} (median) to "
+        f"{percent(budget)}, from {order[0]:.3f} ({in_words(best)}) over {np.median(order):.3f} (median) to "
         f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n{table(header, rows)}"
     )
-
-
-def _name(key: Key) -> str:
-    """`24: 4x48 2x16`: width, then heads x hidden features of every layer."""
-    return f"{key[0]}: {' '.join(f'{a}x{b}' for a, b in _pairs(key)) or 'no layer'}"
 
 
 def main(options: Options) -> None:

@@ -52,7 +52,7 @@ class Task:
       pretrain_steps: of the supernet.
       scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better.
       unit: of the scores.
-      chosen_by: the score that choices look at, and its unit; None: "valid".
+      choice: the score that choices look at, of validation data, and its unit.
       residual: the model with the residual width as one more group; None where `space` has it already.
     """
 
@@ -69,14 +69,9 @@ class Task:
     pretrain_steps: int
     scores: Callable[[nn.Module, Any, int], dict[str, float]]
     unit: Unit
-    chosen_by: tuple[str, Unit] | None = None
+    choice: tuple[str, Unit]
     residual: nn.Module | None = None
     _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
-
-    @property
-    def choice(self) -> tuple[str, Unit]:
-        """The score that choices look at, of validation data, and its unit."""
-        return self.chosen_by or ("valid", self.unit)
 
     @property
     def model(self) -> Any:

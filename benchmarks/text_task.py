@@ -27,6 +27,9 @@ from experiments.llama_prune import adamw
 VALIDATION_SHARE = 10
 
 
+UNIT = Unit("bits per byte")
+
+
 @dataclass(frozen=True)
 class TextOptions:
     """The size of the task: about a minute of one core for a search to 20 % and 800 steps in all."""
@@ -91,7 +94,8 @@ def text_task(options: TextOptions) -> Task:
         learning_rate=options.learning_rate,
         pretrain_steps=options.pretrain_steps,
         scores=scores,
-        unit=Unit("bits per byte"),
+        unit=UNIT,
+        choice=("valid", UNIT),
     )
 
 
@@ -121,18 +125,7 @@ def _windows(pieces: list[np.ndarray], length: int) -> np.ndarray:
 
 def spread(windows: np.ndarray, most: int) -> np.ndarray:
     """At most so many windows, evenly spread, as int32."""
-    return windows[_evenly(len(windows), most)].astype(np.int32)
-
-
-def apart(windows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """`spread`, and at most as many of the other windows, spread as evenly."""
-    rest = np.ones(len(windows), bool)
-    rest[_evenly(len(windows), most)] = False
-    return spread(windows, most), spread(windows[rest], most)
-
-
-def _evenly(length: int, most: int) -> np.ndarray:
-    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int))
+    return windows[text.evenly_spread(len(windows), most)].astype(np.int32)
 
 
 def _batches(windows: np.ndarray, size: int = 32) -> list[dict[str, np.ndarray]]:

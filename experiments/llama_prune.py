@@ -283,7 +283,7 @@ def _pretrained(config: Config, job: Job, data: text.Split, model: Any, variable
 def _in_batches(windows: dict[str, Any], most: int, size: int) -> list[dict[str, Any]]:
     """At most `most` windows, evenly spread over the test documents, `size` at a time and the rest."""
     tokens = windows["tokens"]
-    chosen = np.unique(np.linspace(0, len(tokens) - 1, min(most, len(tokens))).astype(int))
+    chosen = text.evenly_spread(len(tokens), most)
     return [{"tokens": tokens[chosen[i : i + size]].astype(np.int32)} for i in range(0, len(chosen), size)]
 
 

@@ -166,6 +166,11 @@ def batches(
     return lambda step: {name: array[mine].astype(np.int32) for name, array in draw(step).items()}
 
 
+def evenly_spread(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` indices, evenly spread from the first to the last: `[n]` int, in order."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+
+
 def is_test(name: str) -> bool:
     """Whether a document of this name is for testing."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % TEST_SHARE == 0

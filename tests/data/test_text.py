@@ -84,6 +84,14 @@ def test_windows_take_no_memory_and_batches_are_int32(folder):
     assert not np.array_equal(text.batches(windows, 4, seed=1)(7)["tokens"], first)
 
 
+@pytest.mark.parametrize(("count", "most"), [(1, 1), (3, 8), (8, 8), (9, 4), (1000, 7)])
+def test_evenly_spread_indices(count, most):
+    chosen = text.evenly_spread(count, most)
+    assert len(chosen) == min(count, most) and chosen[0] == 0 and (most == 1 or chosen[-1] == count - 1)
+    steps = np.diff(chosen)
+    assert (steps > 0).all() and (len(steps) == 0 or steps.max() - steps.min() <= 1)
+
+
 def test_processes_share_a_batch(folder):
     windows = text.load(folder, text.byte_tokens(), 16).train
     whole = text.batches(windows, 6, seed=0)(3)["tokens"]
