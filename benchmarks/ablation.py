@@ -29,13 +29,11 @@ HIDDEN = (128, 512)
 Variants = dict[str, dict[str, Settings]]
 
 
-def moved_alike() -> list[Settings]:
-    """The candidates of gradient-estimated top-k, the other strategy of one ratio a group, moved as DMS moves."""
-    movement = methods.own("dms")
-    return [
-        dataclasses.replace(c, ratio_schedule=movement["ratio_schedule"], ratio_together=movement["ratio_together"])
-        for c in choice.grid("gradient_estimated", STEPS)
-    ]
+def moved_alike(contest: Contest) -> list[Settings]:
+    """Gradient-estimated top-k, the other strategy of one ratio a group, moved as DMS moves, at several rates."""
+    own, movement = choice.best(contest, choice.grid("gradient_estimated", STEPS)), methods.own("dms")
+    kinds = {name: movement[name] for name in ("ratio_schedule", "ratio_together")}
+    return choice.at_rates(dataclasses.replace(own, **kinds))
 
 
 def variants(base: Settings, alike: Settings) -> Variants:
@@ -49,7 +47,7 @@ def variants(base: Settings, alike: Settings) -> Variants:
     def change(**changes) -> Settings:
         return dataclasses.replace(base, **changes)
 
-    lengths = {f"{n} of {STEPS} steps": change(search_steps=n) for n in (50, 100, 200, 400, 600)}
+    lengths = {f"{n} of {STEPS} steps": change(search_steps=n) for n in (50, 100, 200, 400)}
     judged = {name: change(importance=name) for name in ("fisher", "snip", "magnitude", "index")}
     tables = {
         "rate of the ratios (usual: falling by a cosine)": {"constant": change(ratio_schedule="constant")},
@@ -59,7 +57,7 @@ def variants(base: Settings, alike: Settings) -> Variants:
             "0, and constant: as in the paper": change(ratio_together=0.0, ratio_schedule="constant"),
         },
         "another strategy, moved as DMS is (usual: DMS)": {
-            "gradient-estimated top-k, its own length and rate": alike,
+            "gradient-estimated top-k, of its own length": alike,
         },
         "length of the search": lengths,
         "share of the search in which the target shrinks (usual: 0.8)": {
@@ -88,7 +86,7 @@ def main(options: Options) -> None:
         rows = {"sharpness of the masks (usual: 1)": {"2 times": dataclasses.replace(base, sharpness=2.0)}}
         seeds, others = (choice.SEED,), {}
     else:
-        alike = choice.settle(contest, "gradient-estimated top-k, moved as DMS", moved_alike())
+        alike = choice.settle(contest, "gradient-estimated top-k, moved as DMS", moved_alike(contest))
         rows, seeds, others = variants(base, choice.chosen(contest, alike)), SEEDS, _supernets(contest, base)
     try:
         contest.fill("ablation", [(base, seed) for seed in seeds])
