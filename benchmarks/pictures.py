@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +80,7 @@ def scores_over_macs(panels: Sequence[Panel]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("MACs")
         axes.set_ylabel(drawn.unit)
-        axes.set_title(drawn.title, loc="left", fontsize="small")
+        axes.set_title(textwrap.fill(drawn.title, 88 // len(panels)), loc="left", fontsize="small")
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside right upper")
