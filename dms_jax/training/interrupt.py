@@ -14,18 +14,35 @@ _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it, and the second Ctrl-C lea
 class InterruptFlag(contextlib.AbstractContextManager):
     """A flag, set by SIGINT or SIGTERM inside the `with` block; a second SIGINT ends the process at once.
 
+    Inside the block of another flag the outer one keeps the signals, and is read with this one: a signal that came
+    before the inner block began stops that, too, and one that comes inside stops both.
+
     Python delivers signals to the main thread alone; in any other the block changes nothing and the flag
     stays down until somebody sets `requested`.
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        """Whether to stop at the next step boundary."""
+        self._raised = False
+        self._outer: InterruptFlag | None = None
         self._old: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop at the next step boundary."""
+        return self._raised or (self._outer is not None and self._outer.requested)
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        self._raised = value
 
     def __enter__(self) -> "InterruptFlag":
         if threading.current_thread() is threading.main_thread():
-            self._old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+            # The first signal takes SIGINT's handler away, SIGTERM's stays.
+            there = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+            if isinstance(there, InterruptFlag):
+                self._outer = there
+            else:
+                self._old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -33,9 +50,10 @@ class InterruptFlag(contextlib.AbstractContextManager):
             # None stands for a handler that was not set from Python, and cannot be put back from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._old = {}
+        self._raised, self._outer = self.requested, None
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self._raised = True
         # The system's own action: a handler in Python would wait for a compilation or a step to return.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""

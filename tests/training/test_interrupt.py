@@ -94,6 +94,32 @@ def test_old_handlers_come_back():
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_a_signal_before_an_inner_block_stops_that_too():
+    with InterruptFlag() as outer:
+        signal.raise_signal(signal.SIGTERM)
+        with InterruptFlag() as inner:
+            assert inner.requested
+        assert outer.requested
+
+
+def test_a_signal_inside_an_inner_block_stops_both():
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with InterruptFlag() as outer:
+        with InterruptFlag() as inner:
+            assert not inner.requested
+            signal.raise_signal(signal.SIGTERM)
+            assert inner.requested
+        assert inner.requested and outer.requested
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_inner_flag_alone_leaves_the_outer_one_down():
+    with InterruptFlag() as outer:
+        with InterruptFlag() as inner:
+            inner.requested = True
+        assert inner.requested and not outer.requested
+
+
 def test_in_another_thread_nothing_is_touched():
     before = signal.getsignal(signal.SIGINT)
     flags = []
