@@ -130,16 +130,19 @@ def _report(
         named["size of the supernet (usual: hidden size 256)"] = {
             label: other.values(settings, seeds) for label, (other, settings) in others.items()
         }
-    apart = {name: {label: paired(usual, v) for label, v in values.items()} for name, values in named.items()}
+    begun = {name: values for name, values in named.items() if any(values.values())}
+    apart = {name: {label: paired(usual, v) for label, v in values.items()} for name, values in begun.items()}
     figure = pictures.differences(apart, contest.task.unit.name)
     picture = pictures.save(figure, options.pictures / "ablation.svg")
     parts.append(f"![What every change is worth](../{picture})")
-    for name, values in named.items():
+    for name, values in begun.items():
         lines = [
             [label, Spread.of(v.values()).text(), apart[name][label].text(sign=True), str(len(v))]
             for label, v in values.items()
         ]
         parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))
+    if missing := [name for name in named if name not in begun]:
+        parts.append(f"Not computed yet: {'; '.join(missing)}.")
     write_section("ablation", "One thing changed at a time", "\n\n".join(parts), quick=options.quick)
 
 
