@@ -3,10 +3,10 @@
     python -m benchmarks [--workers 2] [--quick] [NAME ...]
 
 Benchmarks of quality are divided among processes of one thread each, on a core of its own where the system allows it:
-every process runs the same command and takes the cells that no other has begun. Those that measure time run after
-that, alone. Stopped, the same command goes on where it was. Everything takes about eleven hours on two
-cores; the bar that is shown is that of the first process and counts the cells of all, what the others say is in
-runs/benchmarks/worker1.log and so on.
+every process runs the same command and takes the cells that no other has begun. Those that measure time run after that,
+alone. Stopped, the same command goes on where it was. Everything takes about eleven hours on two cores; the bar that is
+shown is that of the first process and counts the cells of all, what the others say is in runs/benchmarks/worker1.log
+and so on.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 One table each for the length of the search, the decay of the target, the sharpness of the masks, where the ratios
 start, the balance against the paper's plain loss, how elements are judged, and the size of the supernet (the same MACs
-are left of all of them); three seeds a row, paired with the setting that `benchmarks.llama` chose. About two hours on
+are left of all of them); three seeds a row, paired with the setting that `benchmarks.llama` chose. About three hours of
 one core. With three seeds a difference of two of its standard errors comes by chance once in five rows, of four
 standard errors once in twenty.
 """
@@ -31,9 +31,9 @@ Variants = dict[str, dict[str, Settings]]
 
 def moved_alike(contest: Contest) -> list[Settings]:
     """Gradient-estimated top-k, the other strategy of one ratio a group, moved as DMS moves, at several rates."""
-    own, movement = choice.best(contest, choice.grid("gradient_estimated", STEPS)), methods.own("dms")
-    kinds = {name: movement[name] for name in ("ratio_schedule", "ratio_together")}
-    return choice.at_rates(dataclasses.replace(own, **kinds))
+    own = choice.best(contest, choice.grid("gradient_estimated", STEPS))
+    movement = {name: value for name, value in methods.own("dms").items() if name != "rate"}
+    return choice.at_rates(dataclasses.replace(own, **movement))
 
 
 def variants(base: Settings, alike: Settings) -> Variants:

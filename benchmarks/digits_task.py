@@ -31,7 +31,7 @@ CROSS_ENTROPY = "valid_cross_entropy"
 
 @dataclass(frozen=True)
 class DigitsOptions:
-    """The size of the task: about 20 seconds of one core a cell.
+    """The size of the task: about half a minute of one core a cell.
 
     Attributes:
       labels: training images with labels; 0 for all.

@@ -3,10 +3,10 @@
     python -m benchmarks.llama [--quick | --tables]
 
 A decoder of bytes is pretrained on the source of the Python standard library (three seeds; about 5 minutes each), then
-every method takes 800 steps in all from the same supernet on the same batches: about a minute a cell, an hour in all on
-one core. Shows bits per byte on held-out files with standard errors over seeds, and paired differences to DMS. How long
-DMS searches, and at which rate, is chosen on validation files with two seeds of its own, once for all budgets; the
-depth of the strongest rule at every budget, from all there are.
+every method takes 800 steps in all from the same supernet on the same batches: about a minute and a half a cell, two
+hours and a half of one core. Shows bits per byte on held-out files with standard errors over seeds, and paired
+differences to DMS. How long DMS searches, and at which rate, is chosen on validation files with two seeds of its own,
+once for all budgets; the depth of the strongest rule at every budget, from all there are.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ UNIT = Unit("bits per byte")
 
 @dataclass(frozen=True)
 class TextOptions:
-    """The size of the task: about a minute of one core for a search to 20 % and 800 steps in all."""
+    """The size of the task: about a minute and a half of one core for a search to 20 % and 800 steps in all."""
 
     width: int = 96
     layers: int = 6

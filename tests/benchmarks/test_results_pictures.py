@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.container import ErrorbarContainer
+from matplotlib.text import Text
 
 from benchmarks import pictures
 from benchmarks.cells import Spread
@@ -29,6 +30,18 @@ def test_panels_share_one_legend_and_a_level_has_no_line(tmp_path):
         assert text.count(f">{name}<") == 1
     assert ">none<" not in text and ">first<" in text and ">second<" in text
     assert ">10 %<" in text and ">20 %<" in text and ">4 %<" in text
+
+
+def test_long_titles_side_by_side_do_not_touch():
+    title = "source of the standard library of Python 3.11.7, bytes: bits per byte"
+    panels = [Panel({"projection onto the capped simplex": {0.1: SPREAD}}, "bits", title)] * 2
+    figure = pictures.scores_over_macs(panels)
+    figure.draw_without_rendering()
+    first, second = (
+        next(text for text in axes.findobj(Text) if text.get_text().startswith("source")).get_window_extent()
+        for axes in figure.axes
+    )
+    assert first.x1 < second.x0
 
 
 def test_differences_have_a_row_a_setting_and_one_a_table():
