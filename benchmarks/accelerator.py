@@ -159,15 +159,14 @@ class Bench:
         return {name: tree for name, tree in shapes.items() if name != "masks"}
 
     def variables(self, model: Any) -> dict[str, Any]:
-        """Random ones of the right shapes and a sensible scale, drawn leaf by leaf: the model's own may be slow."""
-        leaves: Any
-        leaves, tree = jax.tree_util.tree_flatten_with_path(self.shapes(model))
-        draw = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape), static_argnums=1)
-        made = []
-        for (path, x), key in zip(leaves, jax.random.split(self.key, len(leaves)), strict=True):
+        """Of the right shapes and a sensible scale, from the host: to compile a draw of every shape takes longer."""
+        drawn = 0.02 * np.random.default_rng(1).standard_normal(1 << 20, np.float32)  # over and over: as good to time
+
+        def draw(path: Any, x: Any) -> jax.Array:
             ones = path[-1].key in ("scale", "var")
-            made.append(jnp.ones(x.shape, x.dtype) if ones else draw(key, x.shape).astype(x.dtype))
-        return jax.tree.unflatten(tree, made)
+            return jnp.asarray(np.ones(x.shape) if ones else np.resize(drawn, x.shape), x.dtype)
+
+        return jax.tree_util.tree_map_with_path(draw, self.shapes(model))
 
     def batch(self) -> dict[str, jax.Array]:
         """Random inputs on the device."""
@@ -212,7 +211,11 @@ class Bench:
         return jnp.ones(shape, dtype) if self.case.language else jax.random.normal(self.key, shape, dtype)
 
     def compiled(self) -> dict[Any, Any]:
-        """{the name of a step, or (batch, model) of a forward pass: program}, compiled side by side."""
+        """{the name of a step, or (batch, model) of a forward pass: program}.
+
+        The first one is compiled alone, the others side by side: XLA tries a convolution's algorithms on the device and
+        keeps the best, and programs that begin together would all try those of the convolutions they share.
+        """
         batch, lowered = jax.eval_shape(self.batch), {}
         alone = {ALONE: (self.full, self.alone.step, self.alone.init)} if self.case.alone else {}
         for name, (model, step, begin) in (self.steps | alone).items():
@@ -223,9 +226,11 @@ class Bench:
                 variables = jax.eval_shape(half, self.shapes(model))
                 inputs = jax.eval_shape(partial(self.inputs, size))
                 lowered[size, model] = jax.jit(model.apply).lower(variables, inputs)
+        first, *others = lowered.items()
+        programs = {first[0]: first[1].compile()}
         with ThreadPoolExecutor() as pool:
-            programs = pool.map(lambda program: program.compile(), lowered.values())
-            return dict(zip(lowered, programs, strict=True))
+            compiled = pool.map(lambda one: one[1].compile(), others)
+            return programs | dict(zip((name for name, _ in others), compiled, strict=True))
 
 
 def half(variables: Any) -> Any:
