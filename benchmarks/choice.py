@@ -126,9 +126,9 @@ UNDECIDED = 0.0
 LAYERED = "uniform, by Taylor, depth chosen"
 
 
-def depths(contest: Contest, budget: float, steps: int) -> list[Settings]:
+def depths(contest: Contest, budget: float, steps: int, *, residual: bool = False) -> list[Settings]:
     """Thinning evenly by Taylor importance at every depth that fits: a search by as many trainings."""
-    space = contest.task.space
+    space = (contest.task.with_residual() if residual else contest.task).space
     ranking = {name: np.zeros(group.size) for name, group in space.groups.items()}
     most = {"macs": int(budget * space.resources()["macs"])}
     blocks = max((group.size for group in space.groups.values() if group.kind == "depth"), default=1)
@@ -139,14 +139,14 @@ def depths(contest: Contest, budget: float, steps: int) -> list[Settings]:
             if space.resources(kept)["macs"] >= LEAST_USED * most["macs"]:
                 fitting.append(round(share, 6))
     fitting[:1] = [None]  # the rule itself: as many as fit
-    return [Settings("uniform_taylor", budget, steps, blocks=share) for share in fitting]
+    return [Settings("uniform_taylor", budget, steps, residual=residual, blocks=share) for share in fitting]
 
 
-def layered(contest: Contest, steps: int) -> Methods:
+def layered(contest: Contest, steps: int, *, residual: bool = False) -> Methods:
     """The best of `depths` at a budget, by its validation score: the strongest rule there is, and no cheap one."""
 
     def settings(budget: float) -> Settings:
-        candidates = depths(contest, budget, steps)
+        candidates = depths(contest, budget, steps, residual=residual)
         if len(scores_of(contest, candidates)) < len(candidates):
             return dataclasses.replace(candidates[0], blocks=UNDECIDED)
         return chosen(contest, candidates)
@@ -154,17 +154,20 @@ def layered(contest: Contest, steps: int) -> Methods:
     return {LAYERED: settings}
 
 
-def fill_depths(contest: Contest, budget: float, steps: int, seeds: Sequence[int] = SEEDS) -> None:
+def fill_depths(
+    contest: Contest, budget: float, steps: int, seeds: Sequence[int] = SEEDS, *, residual: bool = False
+) -> None:
     """Compute what is missing of them."""
-    asked = [(c, seed) for seed in seeds for c in depths(contest, budget, steps)]
+    asked = [(c, seed) for seed in seeds for c in depths(contest, budget, steps, residual=residual)]
     contest.fill(f"{LAYERED}, {percent(budget)}", asked)
 
 
-def depths_table(contest: Contest, budgets: Sequence[float], steps: int) -> str:
+def depths_table(contest: Contest, budgets: Sequence[float], steps: int, *, residual: bool = False) -> str:
     """Validation scores of all depths, the chosen ones bold."""
     rows, (_, unit) = [], contest.choice
     for budget in budgets:
-        candidates, best = depths(contest, budget, steps), layered(contest, steps)[LAYERED](budget)
+        candidates = depths(contest, budget, steps, residual=residual)
+        best = layered(contest, steps, residual=residual)[LAYERED](budget)
         scores = scores_of(contest, candidates)
         for c in candidates:
             text = f"{unit.scale * scores[c]:.{unit.digits}f}" if c in scores else "-"
