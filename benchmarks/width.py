@@ -5,7 +5,7 @@
 The text task of `benchmarks.llama`, 800 steps in all from the same pretrained supernet, three seeds; DMS as
 `benchmarks.llama` chose it, thinning evenly by magnitude and by Taylor importance, each with the residual width left
 alone (cells that `benchmarks.frontier` has, too) and with it among what may shrink. At 10 %, where DMS gains by it, the
-other strategies have the same freedom, searching as `benchmarks.frontier` chose it, and so has the best of all depths of
+other strategies have the same freedom, searching as `benchmarks.frontier` chose it, so has the best of all depths of
 even networks. About an hour and a half of one core. Shows what one more dimension gives to a method; rates were chosen
 without it.
 """
