@@ -143,6 +143,9 @@ def _report(
         parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))
     if missing := [name for name in named if name not in begun]:
         parts.append(f"Not computed yet: {'; '.join(missing)}.")
+    asked = [(contest, s) for s in (base, *(s for row in rows.values() for s in row.values()))]
+    cells = (c.cell(settings, seed) for c, settings in (*asked, *others.values()) for seed in seeds)
+    parts.append(contest.cells.machines(cells))
     write_section("ablation", "One thing changed at a time", "\n\n".join(parts), quick=options.quick)
 
 

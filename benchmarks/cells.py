@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -95,6 +96,12 @@ class Cells:
         """Whether a cell is there and was computed on a CPU: only such seconds compare."""
         stored = self._stored(cell)
         return stored is not None and stored["conditions"].get("platform", "cpu") == "cpu"
+
+    def machines(self, cells: Iterable[Cell]) -> str:
+        """A line of a report: where the cells that are there were computed, the machine of most of them first."""
+        there = {cell.path: stored for cell in cells if (stored := self._stored(cell))}
+        counts = Counter(stored["conditions"]["machine"] for stored in there.values())
+        return f"Cells computed on: {'; '.join(f'{name} ({n})' for name, n in counts.most_common())}." if counts else ""
 
     def _stored(self, cell: Cell) -> dict[str, Any] | None:
         path = self.folder / cell.path

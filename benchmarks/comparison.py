@@ -23,7 +23,7 @@ def percent(budget: float) -> str:
 
 
 def tables(contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Seeds, ours: str) -> list[str]:
-    """Scores, what they cost at the middle one of the budgets, and which cells have none.
+    """Scores, what they cost at the middle one of the budgets, which cells have none, and whose machine it was.
 
     Args:
       contest: where the cells are.
@@ -33,10 +33,12 @@ def tables(contest: Contest, methods: Methods, budgets: Sequence[float], seeds: 
       ours: the label that the others are compared with; a positive difference means that `ours` is better.
     """
     middle = budgets[(len(budgets) - 1) // 2]
+    cells = [contest.cell(methods[m](budget), seed) for m in methods for budget in budgets for seed in seeds(m, budget)]
     return [
         compare(contest, methods, budgets, seeds, ours),
         costs(contest, methods, middle, seeds),
         failures(contest, methods, budgets, seeds),
+        contest.cells.machines(cells),
     ]
 
 

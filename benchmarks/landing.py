@@ -243,9 +243,10 @@ def main(options: Options) -> None:
     landed = {r: {m: points(found, r, m) for m in methods} for r in RESOURCES}
     picture = pictures.save(pictures.misses(landed), options.pictures / "landing.svg")
     text = (
-        f"Achieved over asked for, {len(budgets)} budgets from {100 * budgets[0]:g} to {100 * budgets[-1]:g} % of the "
-        f"full network. Negative is under the budget. Not reached: below the smallest network there is.\n\n"
-        f"![Achieved over asked for](../{picture})\n\n{table(HEADER, lines)}{left_out}"
+        f"`python -m benchmarks.landing`: achieved over asked for, {len(budgets)} budgets from {100 * budgets[0]:g} to "
+        f"{100 * budgets[-1]:g} % of the full network. Negative is under the budget. Not reached: below the smallest "
+        f"network there is.\n\n![Achieved over asked for](../{picture})\n\n{table(HEADER, lines)}{left_out}\n\n"
+        f"{options.cells.machines(there for *_, there in asked)}"
     )
     write_section("landing", "Landing: achieved over asked for", text, quick=options.quick)
 

@@ -161,6 +161,20 @@ class Benchmark:
             named |= {name: getattr(settings, name) for name in ("rate", "ratio_schedule", "ratio_together")}
         return Cell("regret", f"{file_label(method)}-{100 * settings.budget:g}", named, named, seed)
 
+    @property
+    def asked(self) -> list[tuple[Settings, int]]:
+        """Settings and seeds of all picks."""
+        every = itertools.product(self.methods, self.budgets, range(self.space.size.seeds))
+        return [(self.settings(method, budget), seed) for method, budget, seed in every]
+
+    @property
+    def machines(self) -> str:
+        """On which ones the structures were trained and picked."""
+        parts = itertools.product(self.parts(len(self.space.keys)), range(self.space.size.seeds))
+        return self.cells.machines(
+            [*itertools.starmap(self.truth_cell, parts), *itertools.starmap(self.pick_cell, self.asked)]
+        )
+
     def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
         """Compute what is missing of picks."""
         if self.compute:
@@ -184,8 +198,7 @@ class Benchmark:
         self.cells.fill(work, "regret: all structures", space.data.name)
         for label, grid in self.grids.items():
             choice.settle(self, label, grid, self.tried)
-        asked = itertools.product(self.methods, self.budgets, seeds)
-        self.fill("regret: picks", [(self.settings(method, budget), seed) for method, budget, seed in asked])
+        self.fill("regret: picks", self.asked)
 
     def parts(self, structures: int) -> range:
         """The numbers of the cells that a seed's structures are cut into."""
@@ -305,7 +318,7 @@ def main(options: Options) -> None:
         picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
         parts = [f"![All structures, and what was picked](../{picture})", report(benchmark, shares)]
         parts += [f"{choice.RATES_OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
-        parts += [choice.grids_table(benchmark, benchmark.grids)]
+        parts += [choice.grids_table(benchmark, benchmark.grids), benchmark.machines]
         title = "Regret: where the picks stand among all structures"
         write_section("regret", title, "\n\n".join(parts), quick=options.quick)
 

@@ -113,12 +113,13 @@ class Benchmark:
         return {seed: result for seed, result in found.items() if result}
 
     def report(self) -> str:
-        """A table a budget, and how far the frameworks are apart."""
+        """A table a budget, how far the frameworks are apart, and whose machine it was."""
         tables = [self._table(budget) for budget in self.budgets]
         found = [result for m in METHODS for b in self.budgets for result in self.results(m, b).values()]
         worst = max((result["difference"] for result in found), default=0)
         last = f"Largest difference of logits between the frameworks, relative: {worst:.1g}."
-        return "\n\n".join([*filter(None, tables), last])
+        cells = itertools.starmap(self.cell, itertools.product(METHODS, self.budgets, self.seeds))
+        return "\n\n".join(filter(None, [*tables, last, self.cells.machines(cells)]))
 
     def panel(self) -> pictures.Panel:
         """Test errors over budgets."""
@@ -173,7 +174,11 @@ def main(options: Options) -> None:
     finally:
         figure = pictures.scores_over_macs([benchmark.panel() for benchmark in benchmarks])
         picture = pictures.save(figure, options.pictures / "torch_pruning.svg")
-        parts = [f"![Test errors beside Torch-Pruning's](../{picture})", *(b.report() for b in benchmarks)]
+        opening = (
+            "`python -m benchmarks.torch_pruning`: lower is better, means ± standard errors over seeds; a positive "
+            f"difference, paired by seed, means that {OURS} is better."
+        )
+        parts = [opening, f"![Test errors beside Torch-Pruning's](../{picture})", *(b.report() for b in benchmarks)]
         text = "\n\n".join(parts)
         text += f"\n\nTorch-Pruning is {reason}." if reason and "| TP" not in text else ""
         write_section("torch_pruning", "DMS beside Torch-Pruning", text, quick=quick)

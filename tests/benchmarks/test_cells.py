@@ -49,6 +49,18 @@ def test_seconds_are_compared_on_cpus_alone(tmp_path):
     assert not cells.on_cpu(_cell(1)) and cells.get(_cell(1)) is not None
 
 
+def test_a_report_names_the_machines(tmp_path):
+    cells = Cells(tmp_path)
+    assert cells.machines([_cell(0)]) == ""
+    cells.fill(_count([], 0, 1, 2), "toy", "data")
+    path = tmp_path / _cell(1).path
+    stored = json.loads(path.read_text())
+    here = stored["conditions"]["machine"]
+    path.write_text(json.dumps({**stored, "conditions": {**stored["conditions"], "machine": "another"}}))
+    asked = [_cell(seed) for seed in (1, 0, 2, 0, 3)]  # one twice, one that is not there
+    assert cells.machines(asked) == f"Cells computed on: {here} (2); another (1)."
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_what_is_finished(tmp_path, number):
     cells, calls = Cells(tmp_path), []
