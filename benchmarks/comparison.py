@@ -64,10 +64,12 @@ def compare(contest: Contest, methods: Methods, budgets: Sequence[float], seeds:
 
 
 def costs(contest: Contest, methods: Methods, budget: float, seeds: Seeds) -> str:
-    """A table of MACs at one budget, and of the seconds of those cells that were computed on a CPU."""
+    """A table of MACs at one budget, and of the seconds of cells from CPUs; methods without cells there have no row."""
     rows = []
     for label, settings in methods.items():
         done = contest.finished(settings(budget), seeds(label, budget))
+        if not done:
+            continue
         timed = [r for seed, r in done.items() if contest.cells.on_cpu(contest.cell(settings(budget), seed))]
         parts = {
             name: Spread.of(cell["seconds"].get(name, 0.0) for cell in timed).text(0)

@@ -83,7 +83,8 @@ def scores_over_macs(panels: Sequence[Panel]) -> Figure:
         axes.set_title(textwrap.fill(drawn.title, 88 // len(panels)), loc="left", fontsize="small")
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+        labels = [textwrap.fill(label, 36) for label in handles]  # a wide legend would push the panels together
+        figure.legend(handles.values(), labels, loc="outside right upper")
     return figure
 
 

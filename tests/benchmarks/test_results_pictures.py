@@ -44,6 +44,16 @@ def test_long_titles_side_by_side_do_not_touch():
     assert first.x1 < second.x0
 
 
+def test_a_wide_legend_leaves_room_for_the_title():
+    title = "source of the standard library of Python 3.11.7, bytes: bits per byte"
+    label = "projection onto the capped simplex, residual width too"
+    figure = pictures.scores_over_macs([Panel({label: {0.1: SPREAD, 0.2: SPREAD}}, "bits", title)])
+    figure.draw_without_rendering()
+    (above,) = (text for text in figure.findobj(Text) if text.get_text() == title)
+    (legend,) = figure.legends
+    assert above.get_window_extent().x1 < legend.get_window_extent().x0
+
+
 def test_differences_have_a_row_a_setting_and_one_a_table():
     figure = pictures.differences(
         {"sharpness": {"2": SPREAD, "4": Spread.of([])}, "start": {"0": Spread.of([1.0])}}, "bits"
