@@ -4,34 +4,32 @@
 
 The text task of `benchmarks.llama`, 800 steps in all from the same pretrained supernet, three seeds; DMS as
 `benchmarks.llama` chose it, thinning evenly by magnitude and by Taylor importance, each with the residual width left
-alone (cells that `benchmarks.frontier` has, too) and with it among what may shrink. At 10 %, where DMS gains by it, the
-other strategies have the same freedom, searching as `benchmarks.frontier` chose it, so has the best of all depths of
-even networks. About an hour and a half of one core. Shows what one more dimension gives to a method; rates were chosen
-without it.
+alone (cells that `benchmarks.frontier` has, too) and with it among what may shrink; the other strategies with the same
+freedom, searching as `benchmarks.frontier` chose it, and the best of all depths of even networks. About two hours of
+one core. Shows what one more dimension gives to a method; rates were chosen without it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 
 from benchmarks import choice, methods
 from benchmarks.chapter import Comparison, heading, write_chapter
 from benchmarks.command import Contest, Options, start
+from benchmarks.comparison import always
 from benchmarks.contest import Settings
 from benchmarks.llama import QUICK_STEPS, STEPS, text_contest, usual
 from benchmarks.methods import OURS, SEARCHED, Method, Methods
 
 SEEDS = (0, 1, 2)
-BUDGETS, OTHERS_BUDGETS = (0.2, 0.1), (0.1,)
+BUDGETS = (0.1, 0.2)
 WIDE = "residual width too"
 
 
 def main(options: Options) -> None:
     contest = text_contest(options)
     steps, budgets = (QUICK_STEPS, (0.5,)) if options.quick else (STEPS, BUDGETS)
-    tried = (choice.SEED,) if options.quick else SEEDS
     alone = {
         OURS: partial(methods.at, usual(contest, options)),
         **methods.rules(["uniform, by Taylor", "uniform"], steps),
@@ -40,25 +38,20 @@ def main(options: Options) -> None:
     for label, settings in alone.items():
         both |= {f"{label}, {WIDE}": partial(_wide, settings), label: settings}
     others = {} if options.quick else {f"{label}, {WIDE}": settings for label, settings in _others(contest).items()}
-
-    def seeds(label: str, budget: float) -> Sequence[int]:
-        return () if label in others and budget not in OTHERS_BUDGETS else tried
-
-    comparison = Comparison(heading(contest), contest, both | others, budgets, seeds, f"{OURS}, {WIDE}")
-    more = []
+    seeds = always((choice.SEED,) if options.quick else SEEDS)
+    comparison = Comparison(heading(contest), contest, {**both, **others}, budgets, seeds, f"{OURS}, {WIDE}")
     try:
-        if others:
-            for budget in OTHERS_BUDGETS:
-                choice.fill_depths(contest, budget, STEPS, residual=True)
+        for budget in budgets if others else ():
+            choice.fill_depths(contest, budget, STEPS, residual=True)
         contest.fill("width", [cell for budget in budgets for cell in comparison.asked(budget)])
     finally:
-        if others:
-            more = [
-                "The depth of even networks whose residual width shrinks, too, by validation score (bold):",
-                choice.depths_table(contest, OTHERS_BUDGETS, STEPS, residual=True),
-            ]
+        more = [
+            "The depth of even networks whose residual width shrinks, too, by validation score (bold):",
+            choice.depths_table(contest, comparison.shown, STEPS, residual=True),
+        ]
+        title = "Searching the residual width, too"
         opening = "`python -m benchmarks.width`: lower is better, means ± standard errors over seeds."
-        write_chapter("width", "Searching the residual width, too", opening, [comparison], options, more)
+        write_chapter("width", title, opening, [comparison], options, more if others else ())
 
 
 def _others(contest: Contest) -> Methods:
