@@ -45,14 +45,10 @@ def main(options: Options) -> None:
             choice.fill_depths(contest, budget, STEPS, residual=True)
         contest.fill("width", [cell for budget in budgets for cell in comparison.asked(budget)])
     finally:
-        more = (
-            []
-            if options.quick
-            else [
-                "The depth of even networks whose residual width shrinks, too, by validation score (bold):",
-                choice.depths_table(contest, comparison.shown, STEPS, residual=True),
-            ]
-        )
+        more: list[str] = []
+        if others:
+            more.append("The depth of even networks whose residual width shrinks, too, by validation score (bold):")
+            more.append(choice.depths_table(contest, comparison.shown, STEPS, residual=True))
         title = "Searching the residual width, too"
         opening = "`python -m benchmarks.width`: lower is better, means ± standard errors over seeds."
         write_chapter("width", title, opening, [comparison], options, more)
