@@ -158,11 +158,11 @@ def _report(
     if missing := [name for name in named if name not in begun]:
         parts.append(f"Not computed yet: {'; '.join(missing)}.")
     if not options.quick:
-        what, unit = contest.choice
-        found = {name: Spread.of(contest.values(s, choice.SEEDS, what).values()) for name, s in hints(base).items()}
-        lines = [[name, f"{spread.mean:.{unit.digits}f}", str(spread.count)] for name, spread in found.items()]
-        parts.append("Changes that look as good on the test files, on validation files with seeds of their own:")
-        parts.append(table(["setting", f"validation: {unit.name}", "seeds"], lines))
+        (_, unit), tried = contest.choice, hints(base)
+        scores = choice.scores_of(contest, list(tried.values()))
+        lines = [[name, f"{scores[s]:.{unit.digits}f}" if s in scores else "-"] for name, s in tried.items()]
+        parts.append("Changes that look as good on the test files, on validation files with two seeds of their own:")
+        parts.append(table(["setting", f"validation: {unit.name}"], lines))
     asked = [(contest, s) for s in (base, *(s for row in rows.values() for s in row.values()))]
     cells = (c.cell(settings, seed) for c, settings in (*asked, *others.values()) for seed in seeds)
     parts.append(contest.cells.machines(cells))
