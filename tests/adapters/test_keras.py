@@ -1,9 +1,5 @@
 """Keras models on the JAX backend as functions of their variables."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import chex
 import jax
 import jax.numpy as jnp
