@@ -11,6 +11,7 @@ import pytest
 
 from dms_jax.adapters import equinox as adapter
 from dms_jax.errors import UserError
+from tests.adapters.named import named
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 
@@ -68,7 +69,7 @@ def test_without_a_batch():
 
 def test_paths_and_trained_leaves():
     source = adapter.source(Net(jax.random.key(0)), X)
-    trained = dict(zip(source.paths, jax.tree.leaves(source.trainable), strict=True))
+    trained = named(source, source.trainable)
     assert trained == {
         "linear/weight": True,
         "linear/bias": True,
@@ -77,13 +78,12 @@ def test_paths_and_trained_leaves():
         "table": False,
         "act": False,
     }
-    assert jax.tree.structure(source.trainable) == jax.tree.structure(source.params)
 
 
 def test_state_is_a_parameter_that_is_not_trained():
     module, state = eqx.nn.make_with_state(Normed)()
     source = adapter.source(module, X, state=state)
-    trained = dict(zip(source.paths, jax.tree.leaves(source.trainable), strict=True))
+    trained = named(source, source.trainable)
     assert {path for path, yes in trained.items() if yes} == {"norm/weight", "norm/bias", "value"}
     assert {path for path in trained if path.startswith("state/")} == {"state/0", "state/1/0", "state/1/1"}
     still = eqx.nn.inference_mode(module)

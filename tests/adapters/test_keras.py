@@ -9,6 +9,7 @@ import pytest
 
 from dms_jax.adapters import keras as adapter
 from dms_jax.errors import UserError
+from tests.adapters.named import named
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 
@@ -38,13 +39,11 @@ def test_a_loss_calls_the_model_with_the_same_parameters(model):
 
 def test_paths_and_trained_leaves(model):
     source = adapter.source(model, X)
-    trained = dict(zip(source.paths, jax.tree.leaves(source.trainable), strict=True))
+    trained = named(source, source.trainable)
     assert {path for path, yes in trained.items() if yes} == {"dense/kernel", "dense/bias", "norm/gamma", "norm/beta"}
     others = {path for path, yes in trained.items() if not yes}
     assert others == {"norm/moving_mean", "norm/moving_variance", "seed_generator/seed_generator_state"}
-    shapes = dict(zip(source.paths, [leaf.shape for leaf in jax.tree.leaves(source.params)], strict=True))
-    assert shapes["dense/kernel"] == (3, 4)
-    assert jax.tree.structure(source.trainable) == jax.tree.structure(source.params)
+    assert named(source, source.params)["dense/kernel"].shape == (3, 4)
 
 
 def test_equal_paths_are_numbered():

@@ -13,6 +13,7 @@ from flax.core import freeze
 
 from dms_jax.adapters import linen
 from dms_jax.errors import UserError
+from tests.adapters.named import named
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 
@@ -55,7 +56,7 @@ def test_a_mode_that_was_given_stands(variables):
 
 def test_paths_and_trained_leaves(variables):
     source = linen.source(Net(), variables, X)
-    trained = dict(zip(source.paths, jax.tree.leaves(source.trainable), strict=True))
+    trained = named(source, source.trainable)
     assert trained == {
         "Dense_0/kernel": True,
         "Dense_0/bias": True,
@@ -64,9 +65,7 @@ def test_paths_and_trained_leaves(variables):
         "batch_stats/BatchNorm_0/mean": False,
         "batch_stats/BatchNorm_0/var": False,
     }
-    shapes = dict(zip(source.paths, [leaf.shape for leaf in jax.tree.leaves(source.params)], strict=True))
-    assert shapes["Dense_0/kernel"] == (3, 4)
-    assert jax.tree.structure(source.trainable) == jax.tree.structure(source.params)
+    assert named(source, source.params)["Dense_0/kernel"].shape == (3, 4)
 
 
 def test_frozen_variables_become_dictionaries(variables):

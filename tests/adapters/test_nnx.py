@@ -1,6 +1,6 @@
 """NNX modules as functions of their state."""
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 import chex
 import jax
@@ -10,6 +10,7 @@ from flax import nnx
 
 from dms_jax.adapters import nnx as adapter
 from dms_jax.errors import UserError
+from tests.adapters.named import named
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 
@@ -85,7 +86,7 @@ def test_variables_are_not_shared_with_the_module():
 
 def test_paths_and_trained_leaves():
     source = adapter.source(Net(nnx.Rngs(0)), X)
-    trained = dict(zip(source.paths, jax.tree.leaves(source.trainable), strict=True))
+    trained = named(source, source.trainable)
     assert trained == {
         "layers/0/kernel": True,
         "layers/0/bias": True,
@@ -98,9 +99,7 @@ def test_paths_and_trained_leaves():
         "value": True,
         "steps": False,
     }
-    assert jax.tree.structure(source.trainable) == jax.tree.structure(source.params)
-    shapes = dict(zip(source.paths, [leaf.shape for leaf in jax.tree.leaves(source.params)], strict=True))
-    assert shapes["layers/0/kernel"] == (3, 4)
+    assert named(source, source.params)["layers/0/kernel"].shape == (3, 4)
 
 
 def test_shapes_are_enough():

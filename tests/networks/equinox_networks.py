@@ -1,5 +1,7 @@
 """Networks of Equinox modules, which take one example each: written here, and of equimo where it is installed."""
 
+import importlib
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -91,22 +93,21 @@ def cnn() -> Network:
 
 
 def equimo_vit() -> Network:
-    from equimo.models.vit import VisionTransformer
-
-    def make(key: Any) -> Any:
-        sizes: dict[str, Any] = dict(img_size=16, in_channels=3, dim=16, patch_size=4, num_heads=4, depths=[2])
-        return VisionTransformer(**sizes, mlp_ratio=1.5, reg_tokens=0, num_classes=5, drop_path_rate=0.1, key=key)
-
-    return _build("equimo_vit", make, images(2, 16, first=True))
+    sizes = dict(
+        img_size=16, in_channels=3, dim=16, patch_size=4, num_heads=4, depths=[2], mlp_ratio=1.5, num_classes=5
+    )
+    make = partial(_equimo("vit").VisionTransformer, **sizes, reg_tokens=0, drop_path_rate=0.1)
+    return _build("equimo_vit", lambda key: make(key=key), images(2, 16, first=True))
 
 
 def equimo_mobilenet_v3() -> Network:
-    from equimo.models.mobilenet import mobilenetv3_small
+    make = partial(_equimo("mobilenet").mobilenetv3_small, in_channels=3, num_classes=5)
+    return _build("equimo_mobilenet_v3", lambda key: make(key=key), images(2, 32, first=True))
 
-    def make(key: Any) -> Any:
-        return mobilenetv3_small(in_channels=3, num_classes=5, key=key)
 
-    return _build("equimo_mobilenet_v3", make, images(2, 32, first=True))
+def _equimo(module: str) -> Any:
+    """Import one of equimo's modules; equimo may be missing."""
+    return importlib.import_module(f"equimo.models.{module}")
 
 
 def _build(name: str, make: Any, x: Any) -> Network:

@@ -11,7 +11,7 @@ from tests.networks.network import Network, from_source, relaxed
 
 def build(name: str, model: nn.Module, *inputs: Any, train: dict[str, Any] | None = None) -> Network:
     """Return the network of `model`, which trains with the keywords `train` if there are any."""
-    off = {key: not value for key, value in (train or {}).items()}
+    off: dict[str, Any] = {key: not value for key, value in (train or {}).items()}
     shapes: Any = relaxed(jax.eval_shape)(lambda key: model.init(key, *inputs, **off), jax.random.key(0))
 
     def training(params: Any, *inputs: Any, key: Any) -> Any:

@@ -59,9 +59,7 @@ def from_source(
     return Network(name, framework, relaxed(source.fn), params, inputs, source.trainable, source.paths, train)
 
 
-def plain(
-    fn: Callable[..., Any], shapes: dict[str, Any], *inputs: Any, train: Callable[..., Any] | None = None
-) -> Network:
+def plain(fn: Callable[..., Any], shapes: Any, *inputs: Any, train: Callable[..., Any] | None = None) -> Network:
     """Return a network of plain JAX, named like `fn`, for a tree of tuples that are shapes."""
     structs = jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), shapes, is_leaf=lambda node: isinstance(node, tuple)
