@@ -15,6 +15,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+# Keras reads it when it is first imported, whoever does that.
+os.environ.setdefault("KERAS_BACKEND", "jax")
 # Workers run side by side: none needs threads of its own inside a product. Compiling takes most of the time: without
 # optimisations, in one part and with the emitters of loops that do without MLIR it takes a fifth. Loops run slower
 # then, which few steps of small networks do not notice; a test of many steps raises the level. Child processes get the

@@ -1,9 +1,5 @@
 """Frameworks broadcast as they please: a bias of shape [N] is added to [B, N]."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
-
 import jax
 import pytest
 

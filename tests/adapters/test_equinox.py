@@ -2,6 +2,8 @@
 
 # pyright: reportArgumentType=false
 
+from collections.abc import Callable
+
 import chex
 import equinox as eqx
 import jax
@@ -20,7 +22,7 @@ class Net(eqx.Module):
     linear: eqx.nn.Linear
     drop: eqx.nn.Dropout
     table: np.ndarray
-    act: object
+    act: Callable
 
     def __init__(self, key):
         self.linear = eqx.nn.Linear(3, 4, key=key)

@@ -1,5 +1,6 @@
 """What the adapters share: paths, keywords of inference, the message for a missing framework."""
 
+import subprocess
 import sys
 
 import jax
@@ -35,6 +36,15 @@ def test_an_object_of_another_kind_is_refused_in_one_line(module):
     with pytest.raises(UserError, match="expected a .*, not Other; pass") as caught:
         adapter.source(type("Other", (), {})(), {})
     assert "\n" not in str(caught.value)
+
+
+def test_adapters_import_no_optional_framework_before_they_are_called():
+    program = (
+        "import sys; from dms_jax.adapters import equinox, haiku, keras, linen, nnx; "
+        "print(*{'equinox', 'haiku', 'keras'} & set(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert loaded.split() == []
 
 
 def test_framework_imports_modules():
