@@ -14,8 +14,7 @@ class Row:
     kind: str
     size: int
     least: int
-    macs: int
-    params: int
+    costs: Mapping[str, int]
     mask: str
 
 
@@ -27,20 +26,30 @@ def human(number: float) -> str:
     return f"{number:g}"
 
 
-def table(title: str, rows: Sequence[Row], full: Mapping[str, int], smallest: Mapping[str, int]) -> str:
-    """The summary of a space: one line a group, then the resources reachable."""
-    head = ("group", "kind", "elements", "least", "MACs each", "params each", "mask on")
-    cells = [(r.name, r.kind, f"{r.size:,}", f"{r.least:,}", human(r.macs), human(r.params), r.mask) for r in rows]
+def table(
+    title: str,
+    rows: Sequence[Row],
+    full: Mapping[str, int],
+    smallest: Mapping[str, int],
+    left: Mapping[str, str] | None = None,
+) -> str:
+    """The summary of a space: one line a group, the resources reachable, and what is not searched and why."""
+    names = {"macs": "MACs"}
+    each = [f"{names.get(name, name)} each" for name in full]
+    head = ("group", "kind", "elements", "least", *each, "mask on")
+    cells = [
+        (r.name, r.kind, f"{r.size:,}", f"{r.least:,}", *(human(r.costs[name]) for name in full), r.mask) for r in rows
+    ]
     widths = [max(len(line[i]) for line in (head, *cells)) for i in range(len(head))]
+    texts = (0, 1, len(head) - 1)
 
     def show(line: Sequence[str]) -> str:
-        parts = [
-            t.ljust(w) if i in (0, 1, 6) else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
-        ]
+        parts = [t.ljust(w) if i in texts else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))]
         return "  ".join(parts).rstrip()
 
     total = f"{len(rows)} groups, {sum(r.size for r in rows):,} elements"
     reach = [
         f"{name}: {smallest[name]:,} ({human(smallest[name])}) to {full[name]:,} ({human(full[name])})" for name in full
     ]
-    return "\n".join([title, show(head), "  ".join("-" * w for w in widths), *map(show, cells), total, *reach])
+    others = [f"not searched: {name} ({why})" for name, why in (left or {}).items()]
+    return "\n".join([title, show(head), "  ".join("-" * w for w in widths), *map(show, cells), total, *reach, *others])

@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from dms_jax.axes import Atom, Axis, Concat, Product, resolve
-from dms_jax.elements import Declaration
-from dms_jax.errors import TracingError, UserError
-from dms_jax.tracing import describe
+from dms_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,19 +33,6 @@ class Group:
         return float(self.size if self.kind == "width" else 4 * self.size)
 
 
-Owned = dict[Atom, tuple[str, int]]  # atom -> group and offset of its first position in the group
-
-
-def declare(record: Mapping[str, Declaration], gated: set[str]) -> dict[str, Group]:
-    """The groups of a model: what its modules declared; those whose elements gate something are of kind "depth"."""
-    groups = {}
-    for name, d in record.items():
-        kind = d.kind or ("depth" if name in gated else "width")
-        least = d.least if d.least is not None else (0 if kind == "depth" else 1)
-        groups[name] = Group(name, d.size, kind, min(least, d.size))
-    return groups
-
-
 def counted_together(groups: Mapping[str, Group], patterns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Partition the groups: those that one pattern matches together, the others alone; in the order of the network."""
     together: dict[str, tuple[str, ...]] = {}
@@ -64,32 +48,3 @@ def counted_together(groups: Mapping[str, Group], patterns: Sequence[str]) -> tu
             )
         together |= dict.fromkeys(names, names)
     return tuple(dict.fromkeys(together.get(name, (name,)) for name in groups))
-
-
-def own(groups: Mapping[str, Group], mask_axes: Mapping[str, Axis]) -> Owned:
-    """Which atoms belong to which group: those that its mask's axis turned out to be made of."""
-    owned: Owned = {}
-    for name, group in groups.items():
-        if group.kind == "depth" or group.size == 1:
-            continue
-        axis = resolve(mask_axes[name])
-        start = 0
-        for part in axis.parts if isinstance(axis, Concat) else (axis,):
-            if isinstance(part, Product):
-                sizes = " x ".join(str(factor.size) for factor in part.factors)
-                raise TracingError(
-                    f"group {name!r}: the network splits its axis into {sizes}, so its elements cannot go one by one; "
-                    "declare a group for one of the factors"
-                )
-            assert isinstance(part, Atom)  # concatenations are flat
-            if part.frozen is not None:
-                raise TracingError(
-                    f"group {name!r}: no element can be taken out of its axis because of {describe(part.frozen)}"
-                )
-            if part in owned:
-                other = owned[part][0]
-                same = "two of its own elements are" if other == name else f"its axis is also that of group {other!r},"
-                raise TracingError(f"group {name!r}: {same} tied together; declare one group and hand it down")
-            owned[part] = (name, start)
-            start += part.size
-    return owned

@@ -1,140 +1,158 @@
-"""`SearchSpace`: the groups of one model, what they cost, and which parameter axes they slice.
+"""`SearchSpace`: what there is to search in a network, what it costs, and the network at other sizes.
 
-All of it is read off the traced inference program; nothing is allocated and nothing is written by hand per model.
+A facade of `dms_jax.program`: everything is read off programs of the parameters; nothing is allocated, and no network
+is written for it.
 """
 
 from __future__ import annotations
 
-import copy
 import difflib
-import inspect
-import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dms_jax import costs, explanation, groups
-from dms_jax.axes import Axis, Concat, Product, atoms, resolve
-from dms_jax.elements import Declaration, declared, portable
+from dms_jax import budgets, explanation, groups
+from dms_jax.adapters.source import Source
+from dms_jax.budgets import Network, Resource
+from dms_jax.budgets.polynomial import Variables
 from dms_jax.errors import TracingError, UserError
-from dms_jax.folding import Reads, find_reads
 from dms_jax.groups import Group
+from dms_jax.program import checking, masking
+from dms_jax.program.axes import Axis, Concat, Product, resolve
+from dms_jax.program.discovery import Choice, Discovery, Extra, discover
+from dms_jax.program.exactness import Element
+from dms_jax.program.parameters import Parameters
+from dms_jax.program.running import Small
+from dms_jax.program.sizes import Sizes, element_at, owners
+from dms_jax.program.trace import describe
 from dms_jax.structure import Structure
-from dms_jax.tracing import Gate, Program, Value, control, describe, trace
-from dms_jax.writing import Factor, cheapest, find_writes
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One array of the model's variables: its axes, and the gates it goes with (all of its uses are behind them)."""
+    """One array of the parameters.
 
-    path: tuple[str, ...]  # with the collection first: ("params", "stage1", "block0", "conv1", "kernel")
+    Attributes:
+      path: "stage1/block0/conv1/kernel".
+      shape: of the full network.
+      axes: one a dimension.
+      gates: (depth group, element) that it goes with: all of its uses are behind them.
+      trained: whether an optimizer changes it.
+    """
+
+    path: str
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
-    gates: frozenset[Gate]
+    gates: frozenset[Element]
+    trained: bool
 
 
 class SearchSpace:
-    """Groups, costs and slicing of one model. Make one with `SearchSpace.from_model`.
+    """Groups, costs and slicing of one set of parameters. Make one with `from_function`, `from_linen`, `from_nnx`, ...
 
     Attributes:
-      model: the model it was made of.
+      title: the network and what its MACs are counted for.
       groups: name -> `Group`, in the order of the network.
       counted: names of groups that have one ratio and one count together; most stand alone.
-      leaves: path (collection first) -> `Leaf`, for every variable of the model.
-      costs: "macs" and "params" as polynomials in the counts of kept elements.
-      example: the arguments it was traced with; MACs are those of one forward pass of them.
+      leaves: path -> `Leaf`, for every array of the parameters.
+      costs: {"macs": ..., "params": ...}: `Resource`s, see `dms_jax.budgets`.
+      uncounted: resources that this network does not have, with the reason.
+      left: classes of axes that could be groups and are not searched, with the reason.
+      fn: the inference function that was traced, `(params, *inputs)`.
+      example: shapes of the inputs; MACs are those of one call with them.
+      model: the model it was made of, where there is one.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        program: Program,
-        example: Any,
-        call: Mapping[str, Any],
-        parts: _Parts,
+        source: Source,
+        inputs: Sequence[Any],
+        *,
+        also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
         tie: Sequence[str] = (),
+        choice: Choice | None = None,
+        context: Callable[[], Any] | None = None,
+        model: Any = None,
     ):
-        self.model, self.example, self._call, self._program = model, example, call, program
-        self._mask_axes = {name: value.axes[0] for value, name in parts.masks.items()}
-        gates = control(program, parts.masks)
-        self.groups: dict[str, Group] = groups.declare(parts.declared, {name for name, _ in gates.used})
-        self._owned = groups.own(self.groups, self._mask_axes)
+        self.source, self.fn, self.model = source, source.fn, model
+        self.example = jax.tree.map(_abstract, tuple(inputs))
+        self.parameters = Parameters.of(source.params, source.trainable, source.paths)
+        extras = [Extra(f"the program {name!r}", fn, tuple(args)) for name, (fn, args) in (also or {}).items()]
+        options = {} if context is None else {"context": context}
+        self._found: Discovery = discover(self.parameters, self.fn, self.example, extras, choice, **options)
+        self.groups: dict[str, Group] = self._found.groups
+        if not self.groups:
+            raise UserError(self._nothing())
+        self.left = self._found.left
         self.counted = groups.counted_together(self.groups, tie)
-        self.leaves = {
-            leaf.path: Leaf(leaf.path, leaf.shape, value.axes, gates.gates.get(value, frozenset()))
-            for value, leaf in parts.leaves.items()
-        }
-        self._variables = costs.Variables(self.groups, self._owned)
-        params = [v for v, leaf in parts.leaves.items() if leaf.path[0] == "params"]
-        self.costs = costs.polynomials(program, params, gates.gates, self._variables)
-        numbers = {value: i for i, value in enumerate(params)}
-        self.reads: Reads = find_reads(program, parts.masks, numbers)
-        self._params = [parts.leaves[value].path for value in params]
-        sizes = [math.prod(self.leaves[path].shape) for path in self._params]
-        self.folds = cheapest(self.groups, self._reading(), find_writes(program, parts.masks, numbers), sizes)
-        self._refuse_idle_groups()
+        self._variables = Variables(self.groups, self._owned)
+        self.costs, self.uncounted = self._resources()
+        self._readings = masking.Readings(self._found.classes)
+        checking.check(self)
+
+    # --- doors ---
 
     @staticmethod
-    def from_model(model: nn.Module, *example: Any, tie: Sequence[str] = (), **call: Any) -> SearchSpace:
-        """Trace the model's inference program; arrays and `jax.ShapeDtypeStruct`s do equally well.
+    def from_function(
+        fn: Callable[..., Any],
+        params: Any,
+        *inputs: Any,
+        trainable: Any = None,
+        also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
+        tie: Sequence[str] = (),
+        include: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        blocks: Sequence[str] = (),
+        paths: Sequence[str] | None = None,
+    ) -> SearchSpace:
+        """Read a function of parameters.
 
         Args:
-          model: a Linen module; modules inside that derive from `Searchable` declare the groups.
-          *example: its positional arguments. MACs are counted for exactly this input: give batch 1 for MACs per image.
+          fn: `(params, *inputs) -> outputs`: inference; pure.
+          params: any pytree; arrays or `jax.ShapeDtypeStruct`s. Leaves that are not arrays are static.
+          *inputs: arrays or shapes. MACs are counted for exactly these: give batch 1 for MACs per image.
+          trainable: what is trained: a predicate on paths, or a tree of booleans like `params`; None: all
+            floating-point arrays.
+          also: other programs of the same parameters, {"train": (fn, args)}: ties and reads of all hold. Outputs whose
+            path is that of a leaf are its new value.
           tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
-            keeping its own best elements: `"layers/*/hidden"` makes a network with the same hidden size everywhere.
-          **call: keyword arguments, static. `train=False` is added where the model takes `train`.
+            keeping its own best elements.
+          include: patterns on candidates that are not searched by themselves (see `summary`).
+          freeze: patterns on candidates to leave alone.
+          blocks: patterns on module paths, such as "layers/*": residual branches in one module are one element.
+          paths: names of the leaves, in the order of `jax.tree.leaves(params)`; None: from their key paths.
 
         Raises:
-          TracingError: an operation that no group may go through, or a group that slices nothing.
-          UserError: a model without groups, or a pattern to tie that matches none, or groups of different sizes.
+          TracingError: a group that is named in the function and of which nothing can be taken; what is refused
+            otherwise is in `left`.
+          UserError: nothing to search, or patterns that match nothing.
         """
-        if "train" in inspect.signature(type(model).__call__).parameters:
-            call.setdefault("train", False)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example)
-        with declared() as record:
-            variables = jax.eval_shape(lambda key, *args: model.init(key, *args, **call), jax.random.key(0), *shapes)
-        if not record:
-            raise UserError(
-                f"{type(model).__name__} declares no groups: derive its modules from dms_jax.Searchable and use "
-                "self.elements(name, size)"
-            )
-        for name in record:
-            if any(other.startswith(f"{name}/") for other in record):
-                raise UserError(f"group {name!r} has the name of a module that declares groups; rename one of them")
-        variables = {name: dict(flatten_dict(tree)) for name, tree in variables.items() if name != "masks"}
-        masks = {name: jax.ShapeDtypeStruct((d.size,), jnp.float32) for name, d in record.items()}
-
-        def forward(variables, masks, *args):
-            nested = {name: unflatten_dict(tree) for name, tree in variables.items()}
-            return model.apply(nested | {"masks": unflatten_dict(masks, sep="/")}, *args, **call)
-
-        with portable():
-            program = trace(jax.make_jaxpr(forward)(variables, masks, *shapes), data=len(jax.tree.leaves(shapes)))
-        return SearchSpace(model, program, shapes, call, _Parts.of(program, variables, masks, record), tie)
-
-    def apply(self, variables: Mapping[str, Any], *args: Any, model: nn.Module | None = None) -> Any:
-        """Run the inference program that was traced, jitted: of this model, or of a smaller clone of it."""
-        return jax.jit(self.forward(model))(variables, *args)
-
-    def forward(self, model: nn.Module | None = None) -> Callable[..., Any]:
-        """`(variables, *args) -> outputs`, the inference program that was traced, of this model or a smaller clone."""
-        network = self.model if model is None else model
-        return lambda variables, *args: network.apply(variables, *args, **self._call)
+        title = getattr(fn, "__qualname__", type(fn).__name__)
+        source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
+        choice = Choice(tuple(include), tuple(freeze), tuple(blocks))
+        return SearchSpace(source, inputs, also=also, tie=tie, choice=choice)
 
     # --- costs ---
 
+    def _resources(self) -> tuple[dict[str, Resource], dict[str, str]]:
+        leaves = zip(self._found.leaves, self._found.classes.gates, self.parameters.trained, strict=True)
+        trained = {value: gates for value, gates, train in leaves if train}
+        network = Network(self._found.program, self._variables, self._found.behind, trained)
+        found, missing = {}, {}
+        for name, make in budgets.makers().items():
+            try:
+                found[name] = make(network)
+            except TracingError as error:
+                missing[name] = str(error)
+        return found, missing
+
     def resources(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
-        """Exact resources: {"macs": multiply-adds of one forward pass of the example, "params": trainable numbers}.
+        """Exact resources: {"macs": multiply-adds of one call with the example, "params": trainable numbers}.
 
         Raises:
           UserError: the structure does not fit this space.
@@ -176,7 +194,7 @@ class SearchSpace:
         unknown = sorted(set(structure.kept) - set(self.groups))
         if unknown:
             raise UserError(
-                f"the structure has group {unknown[0]!r}, which {type(self.model).__name__} does not have (its groups: "
+                f"the structure has group {unknown[0]!r}, which {self.source.title} does not have (its groups: "
                 f"{', '.join(list(self.groups)[:4])}, ...): is it another model's?"
             )
         found = {}
@@ -213,28 +231,28 @@ class SearchSpace:
             removed=frozenset(self._removed(checked)),
         )
 
-    def _removed(self, kept: Mapping[str, Sequence[int]]) -> Iterable[str]:
-        """Groups that slice only variables of removed blocks."""
-        gone = {leaf for leaf in self.leaves.values() if any(i not in kept[name] for name, i in leaf.gates)}
+    def _removed(self, kept: Mapping[str, Sequence[int]]) -> set[str]:
+        """Groups that slice only parameters of removed blocks."""
+        gone = [leaf for leaf in self.leaves.values() if any(i not in kept[name] for name, i in leaf.gates)]
         left = [leaf for leaf in self.leaves.values() if leaf not in gone]
         alive = {name for leaf in left for axis in leaf.axes for name in self.owners(axis)}
         alive |= {name for leaf in left for name, _ in leaf.gates}
-        sliced = {name for leaf in gone for axis in leaf.axes for name in self.owners(axis)}
-        return sliced - alive
+        return {name for leaf in gone for axis in leaf.axes for name in self.owners(axis)} - alive
+
+    def gone(self, kept: Mapping[str, Sequence[int]]) -> frozenset[Element]:
+        """The gates that are closed in a structure."""
+        depth = self._found.classes.depth
+        return frozenset((n, i) for n in depth for i in range(self.groups[n].size) if i not in set(kept[n]))
 
     # --- masks ---
 
-    def masks(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
-        """The "masks" collection of a structure: 0/1 float32, nested by module; all ones for None."""
+    def masks(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, jax.Array]:
+        """{group: [N]} float32 of 0 and 1 for a structure; all ones for None."""
         kept = self.kept(structure)
-        masks = {}
-        for name, group in self.groups.items():
-            masks[name] = jnp.asarray(np.isin(np.arange(group.size), kept[name]), jnp.float32)
-        return unflatten_dict(masks, sep="/")
-
-    def collection(self, flat: jax.Array) -> dict[str, Any]:
-        """Masks `[elements]` laid end to end in the order of `groups` -> the nested "masks" collection."""
-        return unflatten_dict(self.by_group(flat), sep="/")
+        return {
+            name: jnp.asarray(np.isin(np.arange(group.size), kept[name]), jnp.float32)
+            for name, group in self.groups.items()
+        }
 
     def by_group(self, flat: jax.Array) -> dict[str, jax.Array]:
         """`[elements]` laid end to end -> {group: [N]}."""
@@ -245,84 +263,41 @@ class SearchSpace:
         """{group: [N]} -> `[elements]` laid end to end."""
         return jnp.concatenate([by_group[name] for name in self.groups])
 
-    def _reading(self) -> dict[str, tuple[Factor, ...]]:
-        """For every group that only kernels read: those kernels."""
-        return {name: tuple(Factor(*where) for where in sorted(k)) for name, k in self.reads.kernels.items()}
+    def masked(self, fn: Callable[..., Any], *, fold: bool = True, writes: bool = True) -> Callable[..., Any]:
+        """Any function of the parameters, with masks: `(params, masks, *inputs) -> outputs`.
 
-    def fold(self, params: Any, masks: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Multiply masks into parameters: into kernels that read the axis, or into what writes it.
+        Every operation that runs over an axis of a group reads it times the mask; every residual branch is multiplied
+        by its gate; means count kept elements, n = sum m. With masks of 0 and 1 it computes what the small network does.
+
+        Args:
+          fn: `(params, *inputs)`; traced again for every new shape of its inputs.
+          fold: multiply masks into parameters where that is the same and cheaper; False inserts every mask.
+          writes: whether masks may go into what writes an axis. False for masks that reach 0: m relu(x) = relu(m x) has
+            no derivative in m at 0 on the right-hand side.
+
+        Raises:
+          TracingError: from the function: this one ties, splits or freezes a group.
+        """
+        return self._readings.masked(fn, fold=fold, writes=writes)
+
+    def fold(self, params: Any, masks: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+        """Multiply masks into the parameters of the inference function, where that is the same.
 
             conv(m x, W) = conv(x, m W)        m relu(a scale + bias) = relu(a (m scale) + m bias),  m >= 0
 
-        Which of them is `folds`, chosen by `writing.cheapest`.
-
-        Args:
-          params: the "params" collection, nested.
-          masks: a "masks" collection, nested; groups may be missing.
-
         Returns:
-          The folded parameters (same shapes and dtypes) and the masks that remain: those a normalisation needs, and
-          those between activations. `model.apply({"params": folded, "masks": remaining})` equals
-          `model.apply({"params": params, "masks": masks})`, and so do its gradients.
+          (parameters of the same shapes and dtypes, the masks that remain: those of groups that are read by a
+          normalisation, or between activations).
         """
-        given: dict[Any, Any] = dict(flatten_dict(dict(masks), sep="/"))
-        flat: dict[Any, Any] = dict(flatten_dict(params))
-        scales: dict[Any, list[jax.Array]] = {}
-        for name, factors in self.folds.items():
-            if name not in given:
-                continue
-            mask = given.pop(name)
-            gates = jax.lax.split(mask, [1] * len(mask)) if any(f.element is not None for f in factors) else ()
-            for f in factors:
-                path = self._params[f.leaf]
-                rank = flat[path[1:]].ndim
-                if f.axis is None:
-                    scale = gates[f.element or 0].reshape((1,) * rank)
-                else:
-                    shape = [-1 if i == f.axis else 1 for i in range(rank)]
-                    scale = self._spread(self.leaves[path].axes[f.axis], name, mask).reshape(shape)
-                scales.setdefault(path[1:], []).append(scale)
-        for path, several in scales.items():
-            # the small factors with each other first: a backward pass keeps one copy of the leaf then, not one a factor
-            scale = reduce(operator.mul, sorted(several, key=lambda s: s.size))
-            flat[path] = flat[path] * scale.astype(flat[path].dtype)
-        return unflatten_dict(flat), unflatten_dict(given, sep="/")
-
-    def folding_reads(self) -> SearchSpace:
-        """The same space, folding masks into kernels that read them alone, never into what writes the axis.
-
-        For masks that reach 0: m relu(x) = relu(m x) has no derivative in m at 0 on the right-hand side.
-        """
-        space = copy.copy(self)
-        space.folds = self._reading()
-        return space
-
-    def element_at(self, axis: Axis, name: str) -> np.ndarray:
-        """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""
-        axis = resolve(axis)
-        if isinstance(axis, Concat):
-            return np.concatenate([self.element_at(part, name) for part in axis.parts])
-        if isinstance(axis, Product):
-            at = np.full(1, -1)
-            for factor in axis.factors:
-                at = np.maximum.outer(at, self.element_at(factor, name)).reshape(-1)
-            return at
-        owner, start = self._owned.get(axis, ("", 0))
-        return np.arange(start, start + axis.size) if owner == name else np.full(axis.size, -1)
-
-    def _spread(self, axis: Axis, name: str, mask: jax.Array) -> jax.Array:
-        """The mask of one group as a factor for every position of an axis."""
-        at = self.element_at(axis, name)
-        if np.array_equal(at, np.arange(mask.shape[0])):
-            return mask
-        return jnp.concatenate([mask, jnp.ones((1,), mask.dtype)])[at]  # -1 takes the one at the end
+        return self._readings.fold(self.fn, params, masks, self.example)
 
     def magnitudes(self, params: Any) -> dict[str, jax.Array]:
-        """{group: [N]} sum of |w| over the weights that go when an element goes."""
-        flat: dict[Any, Any] = dict(flatten_dict(params))
+        """{group: [N]} sum of |w| over the trained weights that go when an element goes."""
         totals = {name: jnp.zeros((group.size,), jnp.float32) for name, group in self.groups.items()}
-        for path in self._params:
-            leaf, weights = self.leaves[path], jnp.abs(flat[path[1:]]).astype(jnp.float32)
+        for leaf, array in zip(self.leaves.values(), self.parameters.arrays(params), strict=True):
+            if not leaf.trained or array is None:
+                continue
+            weights = jnp.abs(array).astype(jnp.float32)
             for name, element in leaf.gates:
                 totals[name] = totals[name].at[element].add(jnp.sum(weights))
             for axis, term in enumerate(leaf.axes):
@@ -333,68 +308,131 @@ class SearchSpace:
                     totals[name] = totals[name].at[at].add(along)
         return totals
 
-    # --- slicing ---
+    # --- the smaller network ---
+
+    def shrunk(self, fn: Callable[..., Any], structure: Structure | Mapping[str, Sequence[int]]) -> Callable[..., Any]:
+        """Any function of the parameters at the sizes of a structure: `(small params, *inputs) -> outputs`.
+
+        The same program run smaller: jit, grad, vmap and `jax.export` (with a symbolic batch) work on it; custom
+        derivatives, remat and shardings survive.
+
+        Args:
+          fn: `(params, *inputs)`, of the full network; traced again for every new shape of its inputs.
+          structure: what stays.
+
+        Raises:
+          UserError: a structure of another network; from the function: parameters of other shapes.
+          TracingError: from the function: this one ties, splits or freezes a group, or needs what was removed.
+        """
+        kept = self.kept(structure)
+        return Small(self._readings, fn, self.sizes(kept), self.gone(kept))
+
+    def sizes(self, kept: Mapping[str, Sequence[int]]) -> Sizes:
+        """The axes of the parameters under kept elements."""
+        found = {}
+        for atom, (name, start) in self._owned.items():
+            elements = np.asarray(kept[name], np.int64) - start
+            elements = elements[(elements >= 0) & (elements < atom.size)]
+            if len(elements) < atom.size:
+                found[atom] = elements
+        return Sizes(found)
+
+    def verify(self, params: Any, structure: Structure | Mapping[str, Sequence[int]], *inputs: Any) -> float:
+        """The largest absolute difference between the masked and the small network's outputs.
+
+        Args:
+          params: of the full network.
+          structure: what stays.
+          *inputs: any batch size.
+
+        Returns:
+          max |masked - small| in the outputs' own unit; about 1e-6 times their size in float32. Infinity where one of
+          them is not finite and the other is, or is so otherwise.
+        """
+        from dms_jax.shrink import difference, shrink
+
+        with jax.default_matmul_precision("highest"):  # on GPUs and TPUs float32 products are rounded more by default
+            masked = jax.jit(self.masked(self.fn))(params, self.masks(structure), *inputs)
+            small = jax.jit(self.shrunk(self.fn, structure))(shrink(self, params, structure), *inputs)
+        return difference(masked, small)
+
+    # --- axes ---
+
+    @property
+    def _owned(self) -> Mapping[Any, tuple[str, int]]:
+        return self._found.classes.owned
+
+    @cached_property
+    def leaves(self) -> dict[str, Leaf]:
+        """path -> `Leaf`, in the order of the tree."""
+        p, classes = self.parameters, self._found.classes
+        rows = zip(p.paths, p.shapes, classes.axes, classes.gates, p.trained, strict=True)
+        return {path: Leaf(path, tuple(s.shape), axes, gates, train) for path, s, axes, gates, train in rows}
+
+    def element_at(self, axis: Axis, name: str) -> np.ndarray:
+        """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""
+        return element_at(axis, self._owned, name)
+
+    def owners(self, axis: Axis) -> list[str]:
+        """The groups whose elements an axis is made of."""
+        return owners(axis, self._owned)
 
     def indices(self, axis: Axis, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
         """Which positions of an axis stay, ascending."""
-        axis = resolve(axis)
-        if isinstance(axis, Concat):
-            starts = np.cumsum([0, *(part.size for part in axis.parts)])
-            pieces = zip(axis.parts, starts[:-1], strict=True)
-            return np.concatenate([self.indices(part, kept) + start for part, start in pieces])
-        if isinstance(axis, Product):
-            total = np.zeros(1, np.int64)
-            for factor in axis.factors:
-                total = (total[:, None] * factor.size + self.indices(factor, kept)[None, :]).reshape(-1)
-            return total
-        if axis not in self._owned:
-            return np.arange(axis.size)
-        name, start = self._owned[axis]
-        elements = np.asarray(kept[name], np.int64) - start
-        return elements[(elements >= 0) & (elements < axis.size)]
+        return self.sizes(kept).positions(axis)
 
     # --- for people ---
+
+    def _nothing(self) -> str:
+        left = "; ".join(f"{name}: {why}" for name, why in list(self._found.left.items())[:3])
+        return f"there is nothing to search in {self.source.title}" + (f": {left}" if left else "")
+
+    @property
+    def title(self) -> str:
+        """The network and what its MACs are counted for: `ResNet, one forward pass of float32[1, 224, 224, 3]`."""
+        shapes = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(self.example) if hasattr(x, "shape")]
+        return f"{self.source.title}, one forward pass of {', '.join(shapes)}"
 
     def summary(self) -> str:
         """A table: every group, its size, kind, and what one element of it costs; the resources reachable."""
         rows = []
         full = {name: tuple(range(group.size)) for name, group in self.groups.items()}
+        whole, plan = self.resources(), self._readings.plan_of(self.fn, self.example)
         for name, group in self.groups.items():
-            fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else self.resources()
-            cost = {key: value - fewer[key] for key, value in self.resources().items()}
-            why = "gates" if group.kind == "depth" else f"activations ({self.reads.refused.get(name)})"
-            where = "parameters" if name in self.folds else why
-            rows.append(explanation.Row(name, group.kind, group.size, group.least, cost["macs"], cost["params"], where))
-        return explanation.table(self.title, rows, self.resources(), self.smallest)
-
-    @property
-    def title(self) -> str:
-        """The network and what its MACs are counted for: `ResNet, one forward pass of float32[1, 224, 224, 3]`."""
-        shapes = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(self.example)]
-        return f"{type(self.model).__name__}, one forward pass of {', '.join(shapes)}"
+            fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else whole
+            cost = {key: value - fewer[key] for key, value in whole.items()}
+            where = "parameters" if plan.folds(name) else "activations"
+            rows.append(explanation.Row(name, group.kind, group.size, group.least, cost, where))
+        return explanation.table(self.title, rows, whole, self.smallest, {**self.left, **self.uncounted})
 
     def explain(self, path: str) -> str:
-        """Which groups slice which axes of one variable, and through which operations they are tied.
+        """Which groups slice which axes of one parameter, and through which operations they are tied.
 
         Args:
-          path: "params/stage2/block0/conv1/kernel".
+          path: "stage2/block0/conv1/kernel".
 
         Raises:
-          UserError: the model has no such variable.
+          UserError: the network has no such parameter.
         """
-        leaf = self.leaves.get(tuple(path.split("/")))
+        leaf = self.leaves.get(path)
         if leaf is None:
-            known = ["/".join(p) for p in self.leaves]
+            known = list(self.leaves)
             close = difflib.get_close_matches(path, known, n=3, cutoff=0.3)
-            raise UserError(f"no variable {path!r}; the nearest of {len(known)}: {', '.join(close) or known[0]}")
+            raise UserError(f"no parameter {path!r}; the nearest of {len(known)}: {', '.join(close) or known[0]}")
         lines = [f"{path} {list(leaf.shape)}"]
         for i, axis in enumerate(leaf.axes):
             names = self.owners(axis)
-            lines.append(f"  axis {i} ({axis.size}): {'not sliced' if not names else self._formula(axis)}")
+            lines.append(f"  axis {i} ({axis.size}): {self._formula(axis) if names else self._why_not(axis)}")
             for name in names:
                 lines.extend(f"    {name}: {step}" for step in self.ties(name, axis))
         gates = ", ".join(f"{name}[{i}]" for name, i in sorted(leaf.gates))
         return "\n".join([*lines, f"  goes with the gates: {gates}" if gates else "  no gate removes it"])
+
+    def _why_not(self, axis: Axis) -> str:
+        from dms_jax.program.axes import atoms
+
+        why = next((a.frozen for a in atoms(resolve(axis)) if a.frozen is not None), None)
+        return "not sliced" if why is None else f"not sliced: {describe(why)}"
 
     def _formula(self, axis: Axis) -> str:
         axis = resolve(axis)
@@ -408,41 +446,15 @@ class SearchSpace:
         whole = axis.size == self.groups[name].size
         return name if whole else f"{name}[{start}:{start + axis.size}]"
 
-    def owners(self, axis: Axis) -> list[str]:
-        """The groups whose elements an axis is made of."""
-        return list(dict.fromkeys(self._owned[a][0] for a in atoms(resolve(axis)) if a in self._owned))
-
     def ties(self, group: str, axis: Axis) -> list[str]:
-        """The operations that tie a group's mask to an axis, nearest the mask first."""
-        return [describe(why) for why in self._program.ties.path(self._mask_axes[group], axis)]
-
-    def _refuse_idle_groups(self) -> None:
-        touched = {name for leaf in self.leaves.values() for axis in leaf.axes for name in self.owners(axis)}
-        gated = {name for leaf in self.leaves.values() for name, _ in leaf.gates}
-        for name, group in self.groups.items():
-            if group.size > group.least and name not in touched | gated:
-                raise TracingError(
-                    f"group {name!r} slices no parameter: its mask must multiply the input of a layer that reads the "
-                    "axis, or gate a block"
-                )
+        """The operations that tie a group to an axis, nearest the group's name first."""
+        site = self._found.sites.get(group)
+        return [] if site is None else [describe(why) for why in self._found.program.ties.path(site, axis)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """Which input of the program is what."""
-
-    masks: dict[Value, str]
-    leaves: dict[Value, Leaf]
-    declared: dict[str, Declaration]
-
-    @staticmethod
-    def of(program: Program, variables: Any, masks: Any, record: dict[str, Declaration]) -> _Parts:
-        paths: Iterable[Any] = jax.tree_util.tree_flatten_with_path((variables, masks))[0]
-        found_masks, leaves = {}, {}
-        for (path, shape), value in zip(paths, program.inputs, strict=False):
-            if path[0].idx == 1:
-                found_masks[value] = path[1].key
-            else:
-                where = (path[1].key, *path[2].key)
-                leaves[value] = Leaf(where, tuple(shape.shape), value.axes, frozenset())
-        return _Parts(found_masks, leaves, record)
+def _abstract(leaf: Any) -> Any:
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+    if isinstance(leaf, int | float | complex):
+        return jax.ShapeDtypeStruct((), jnp.result_type(leaf))
+    return leaf

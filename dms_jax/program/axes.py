@@ -10,6 +10,7 @@ rule), so nothing may be taken out of it. That is harmless until a group of elem
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,12 +19,17 @@ from typing import Any, TypeAlias
 
 
 class Atom:
-    """`size` positions with no known inner structure. `bound` is what it was tied to, `frozen` why it is fixed."""
+    """`size` positions with no known inner structure. `bound` is what it was tied to, `frozen` why it is fixed.
 
-    __slots__ = ("size", "bound", "frozen")
+    Of two atoms that are tied, the older stands for both: what owns it stays valid when more of a program is read.
+    """
+
+    __slots__ = ("size", "bound", "frozen", "number")
+    _numbers = itertools.count()
 
     def __init__(self, size: int):
         self.size = size
+        self.number = next(Atom._numbers)
         self.bound: Axis | None = None
         self.frozen: Any = None
 
@@ -213,6 +219,8 @@ class Ties:
         if any(inner is atom for inner in atoms(axis)):  # tied to a part of itself: only equal sizes can be, so
             self.freeze(axis, why)  # the rest is empty or the program is irregular
             return
+        if isinstance(axis, Atom) and axis.number > atom.number:
+            atom, axis = axis, atom
         atom.bound = axis
         if not isinstance(axis, Atom):
             self._note(atom, axis, why)

@@ -1,4 +1,4 @@
-"""Costs as polynomials in the sizes of groups: exact on integers, differentiable in soft masks."""
+"""Resources that are polynomials in the sizes of groups: exact on integers, differentiable in soft masks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax.axes import Atom, Axis, Concat, resolve
-from dms_jax.groups import Group, Owned
-from dms_jax.tracing import Gate, Program, Value
+from dms_jax.groups import Group
+from dms_jax.program.axes import Atom, Axis, Concat, resolve
 
 Monomial: TypeAlias = tuple[int, ...]  # variables multiplied, ascending, with repetition; () is 1
 Sum: TypeAlias = dict[Monomial, int]
@@ -49,21 +48,25 @@ class Polynomial:
     """sum over t of coefficients[t] * product over d of v[factors[t, d]], where v[0] = 1.
 
     Attributes:
+      name: of the resource: "macs".
+      unit: what it is counted in, for people: "MACs".
       coefficients: exact integers.
       factors: `[terms, degree]` variable numbers; 0 is the constant 1.
       sizes: `[variables]` what every variable counts in the full network; sizes[0] = 1.
     """
 
+    name: str
+    unit: str
     coefficients: tuple[int, ...]
     factors: np.ndarray
     sizes: np.ndarray
 
     @staticmethod
-    def of(terms: Sum, sizes: np.ndarray) -> Polynomial:
+    def of(name: str, unit: str, terms: Sum, sizes: np.ndarray) -> Polynomial:
         degree = max((len(monomial) for monomial in terms), default=0)
         rows = [monomial + (0,) * (degree - len(monomial)) for monomial in terms]
         factors = np.array(rows, np.int32).reshape(len(terms), degree)
-        return Polynomial(tuple(terms.values()), factors, sizes)
+        return Polynomial(name, unit, tuple(terms.values()), factors, sizes)
 
     @cached_property
     def full(self) -> int:
@@ -94,10 +97,10 @@ class Polynomial:
 class Variables:
     """The variables of the cost polynomials: 0 is the constant 1, then a count for every owned atom and every gate."""
 
-    def __init__(self, groups: Mapping[str, Group], owned: Owned):
+    def __init__(self, groups: Mapping[str, Group], owned: Mapping[Atom, tuple[str, int]]):
         self._groups = groups
         self.of_atom: dict[Atom, int] = {}
-        self.of_gate: dict[Gate, int] = {}
+        self.of_gate: dict[tuple[str, int], int] = {}
         offsets, total = {}, 0
         for name, group in groups.items():
             offsets[name], total = total, total + group.size
@@ -107,8 +110,9 @@ class Variables:
             self.of_atom[atom] = len(sizes)
             element[offsets[name] + start : offsets[name] + start + atom.size] = len(sizes)
             sizes.append(atom.size)
+        sliced = {name for name, _ in owned.values()}  # rows of stacked layers are counted like widths
         for name, group in groups.items():
-            if group.kind == "depth":
+            if group.kind == "depth" and name not in sliced:
                 for i in range(group.size):
                     self.of_gate[(name, i)] = len(sizes)
                     element[offsets[name] + i] = len(sizes)
@@ -126,28 +130,8 @@ class Variables:
         counts = jax.ops.segment_sum(masks.astype(jnp.float32), jnp.asarray(self._element), len(self.sizes))
         return counts.at[0].set(1.0)
 
-
-def polynomials(
-    program: Program, params: Sequence[Value], gates: Mapping[Value, frozenset[Gate]], variables: Variables
-) -> dict[str, Polynomial]:
-    """MACs and parameters of a traced program.
-
-    Args:
-      program: the network.
-      params: the inputs that are trained.
-      gates: of every value, those that all of its uses are behind.
-      variables: what the polynomials are in.
-    """
-
-    def term(axes: Iterable[Axis], behind: Iterable[Gate], times: int = 1) -> Sum:
-        factors = [size_of(axis, variables.of_atom) for axis in axes]
-        present: list[Sum] = [{(variables.of_gate[g],): 1} for g in behind if g in variables.of_gate]
-        return multiply([{(): times}, *factors, *present])
-
-    alive = [p for p in program.products if p.node.outputs[0] in gates]  # what reaches no output is never computed
-    macs = add(term(p.axes, gates[p.node.outputs[0]], p.times) for p in alive)
-    sizes = add(term(value.axes, gates.get(value, ())) for value in params)
-    return {
-        "macs": Polynomial.of(macs, variables.sizes),
-        "params": Polynomial.of(sizes, variables.sizes),
-    }
+    def term(self, axes: Iterable[Axis], behind: Iterable[tuple[str, int]] = ()) -> Sum:
+        """The product of some axes' sizes, where the gates in front of it are there."""
+        factors = [size_of(axis, self.of_atom) for axis in axes]
+        present: list[Sum] = [{(self.of_gate[gate],): 1} for gate in behind if gate in self.of_gate]
+        return multiply([*factors, *present])

@@ -1,0 +1,59 @@
+"""What can be bounded: the protocol of a resource, and what one is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from dms_jax.budgets.polynomial import Variables
+from dms_jax.program.axes import Axis
+from dms_jax.program.trace import Program, Value
+
+
+class Resource(Protocol):
+    """One number of a network that a budget can bound.
+
+    Attributes:
+      name: as in a budget, {"macs": 0.5}.
+      unit: for people.
+      full: that of the full network.
+    """
+
+    name: str
+    unit: str
+
+    @property
+    def full(self) -> int: ...
+
+    def exact(self, counts: np.ndarray) -> np.ndarray:
+        """Exact integers `[...]` at counts of kept elements `[..., variables]` (see `polynomial.Variables`)."""
+        ...
+
+    def fraction(self, counts: jax.Array) -> jax.Array:
+        """The share of the full network's at real counts `[variables]`, float32, differentiable."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """What a resource is computed from.
+
+    Attributes:
+      program: the traced inference program.
+      variables: counts of kept elements.
+      behind: of every value that reaches an output, the gates that all of its ways there go through.
+      parameters: values of trained parameters -> the gates that they go with.
+    """
+
+    program: Program
+    variables: Variables
+    behind: Mapping[Value, frozenset[tuple[str, int]]]
+    parameters: Mapping[Value, frozenset[tuple[str, int]]]
+
+    def axes(self) -> Sequence[tuple[Axis, ...]]:
+        """Of all trained parameters."""
+        return [value.axes for value in self.parameters]

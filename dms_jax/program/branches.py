@@ -1,0 +1,296 @@
+"""Residual branches that can go, and what goes with them.
+
+`y = x + f(x)` is a sum of which one term is made of the other, or of what the other is a residual sum on. Without its
+branch such a sum gives its trunk; the branch, and whatever reaches outputs through it alone, is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from dms_jax.program.axes import UNIT, atoms, resolve
+from dms_jax.program.trace import Node, Program, Scan, Value
+
+Key: TypeAlias = tuple[frozenset[int], int]  # the leaves that go with a branch, and the how-many-eth with the same
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One residual sum.
+
+    Attributes:
+      node: the sum.
+      operand: which operand is the branch.
+      leaves: numbers of the parameters that go with it.
+      key: what the same branch has in another program of the same parameters.
+      stream: branches of one residual stream have the same.
+      mark: (group, element) where the network names it.
+      products: whether a matrix product goes with it.
+    """
+
+    node: Node
+    operand: int
+    leaves: frozenset[int]
+    key: Key
+    stream: tuple
+    mark: tuple[str, int] | None = None
+    products: bool = True
+
+
+def find_branches(
+    program: Program, leaves: Mapping[Value, int], trained: Sequence[bool], state: Sequence[int] = ()
+) -> list[Branch]:
+    """All residual branches of a program that hold a parameter's product, or that the network names.
+
+    Args:
+      program: the program.
+      leaves: parameter values and their numbers.
+      trained: of every leaf.
+      state: numbers of outputs that are new values of leaves: they do not keep a branch alive.
+    """
+    sums = _residual_sums(program, leaves)
+    marks = _marked(program)
+    through = reach(program, {node: (operand, {i}) for i, (node, operand) in enumerate(sums)}, state)
+    behind: list[set[int]] = [set() for _ in sums]
+    for value, number in leaves.items():
+        if trained[number]:
+            for i in through.get(value, frozenset()):
+                behind[i].add(number)
+    working = set()
+    for product in program.products:
+        working |= through.get(product.node.outputs[0], frozenset())
+    found, count = [], {}
+    for i, (node, operand) in enumerate(sums):
+        mark = _mark_of(program, node.inputs[operand], marks)
+        if i not in working and mark is None:
+            continue
+        own = frozenset(behind[i])
+        count[own] = count.get(own, 0) + 1
+        found.append(Branch(node, operand, own, (own, count[own]), _stream(node), mark, i in working))
+    return found
+
+
+def _residual_sums(program: Program, leaves: Mapping[Value, int]) -> list[tuple[Node, int]]:
+    """(sum, which operand is the branch), in the order of the program."""
+    makers: dict[Value, Node] = {}
+    index: dict[Value, int] = {}
+    for k, node in enumerate(program.nodes):
+        for out in node.outputs:
+            makers.setdefault(out, node)
+            index.setdefault(out, k)
+    trunk: dict[Value, Value] = {}
+    found: list[tuple[Node, int]] = []
+    for node in program.nodes:
+        if node.name not in ("add", "add_any") or node.in_loop:
+            continue
+        a, b = node.inputs
+        if a is b or not a.axes or not _alike(a, b) or a in leaves or b in leaves:
+            continue
+        if a.constant is not None or b.constant is not None:
+            continue
+        for operand, (stays, branch) in ((1, (a, b)), (0, (b, a))):
+            if _made_of(makers, index, branch, _trunks(makers, trunk, stays)):
+                trunk[node.outputs[0]] = stays
+                found.append((node, operand))
+                break
+    return found
+
+
+def _alike(a: Value, b: Value) -> bool:
+    return len(a.axes) == len(b.axes) and all(x.size == y.size for x, y in zip(a.axes, b.axes, strict=True))
+
+
+def _trunks(makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: Value) -> list[Value]:
+    """A value, and what it is a residual sum on, all the way back."""
+    found = [value]
+    while True:
+        while value not in trunk and value in makers and makers[value].name in ("convert_element_type", "alias", "name"):
+            value = makers[value].inputs[0]
+            found.append(value)
+        if value not in trunk:
+            return found
+        value = trunk[value]
+        found.append(value)
+
+
+def _made_of(makers: Mapping[Value, Node], index: Mapping[Value, int], value: Value, of: Sequence[Value]) -> bool:
+    """Whether a value is computed from any of some others."""
+    wanted = {v for v in of if v in makers or True}
+    earliest = min((index.get(v, -1) for v in of), default=-1)
+    stack, seen = [value], {value}
+    while stack:
+        current = stack.pop()
+        if current in wanted:
+            return True
+        node = makers.get(current)
+        if node is None or index[current] <= earliest:
+            continue
+        for source in node.inputs:
+            if source not in seen:
+                seen.add(source)
+                stack.append(source)
+    return False
+
+
+def _stream(node: Node) -> tuple:
+    """Which residual stream a sum belongs to: its axes, those of images by their sizes."""
+    axes = [list(atoms(resolve(axis))) for axis in node.outputs[0].axes]
+    return tuple(tuple(a.size if a.frozen is not None or a is UNIT else id(a) for a in axis) for axis in axes)
+
+
+def reach(
+    program: Program, marks: Mapping[Node, tuple[int, set]], state: Sequence[int] = ()
+) -> dict[Value, frozenset]:
+    """For every value that reaches an output: the marks that all of its ways there go through.
+
+    A way goes through a mark where it enters the marked operand of the marked node. Post-dominance, by a reverse pass
+    repeated until loops have settled.
+
+    Args:
+      program: the program.
+      marks: node -> (operand, what to note).
+      state: numbers of outputs that do not count.
+    """
+    through: dict[Value, frozenset] = {v: frozenset() for i, v in enumerate(program.outputs) if i not in state}
+    noted = {node: (operand, frozenset(what)) for node, (operand, what) in marks.items()}
+    settled = False
+    while not settled:
+        settled = True
+        for node in reversed(program.nodes):
+            after = [through[out] for out in node.outputs if out in through]
+            if not after:
+                continue
+            common = frozenset.intersection(*after)
+            mark = noted.get(node)
+            for i, value in enumerate(node.inputs):
+                now = common | mark[1] if mark is not None and mark[0] == i else common
+                known = through.get(value)
+                now = now if known is None else known & now
+                if now != known:
+                    through[value] = now
+                    settled = False
+    return through
+
+
+# --- names that the network gives its gates ------------------------------------------------------------------------
+
+
+def _marked(program: Program) -> dict[Value, tuple[str, int]]:
+    """Scalars that are named as the gate of an element."""
+    return {
+        node.outputs[0]: (node.eqn.params["name"], node.eqn.params["element"])
+        for node in program.marks
+        if node.eqn.params["element"] is not None
+    }
+
+
+_FACTORS = frozenset("mul div dot_general conv_general_dilated".split())
+_SAME = frozenset(
+    """convert_element_type broadcast_in_dim reshape transpose squeeze copy alias name neg select_n slice pad
+    concatenate gather sharding_constraint reduce_precision copy_p reduce_sum dynamic_slice rev""".split()
+)
+
+
+def _mark_of(program: Program, branch: Value, marks: Mapping[Value, tuple[str, int]]) -> tuple[str, int] | None:
+    """The gate among the factors of a branch, however it is multiplied in: products are associative."""
+    if not marks:
+        return None
+    makers: dict[Value, Node] = getattr(program, "_makers", None) or {}
+    if not makers:
+        for node in program.nodes:
+            for out in node.outputs:
+                makers.setdefault(out, node)
+        program._makers = makers  # type: ignore[attr-defined]
+    stack, seen = [branch], {branch}
+    while stack:
+        value = stack.pop()
+        if value in marks:
+            return marks[value]
+        node = makers.get(value)
+        if node is None or node.name not in _FACTORS | _SAME:
+            continue
+        for source in node.inputs:
+            if source not in seen:
+                seen.add(source)
+                stack.append(source)
+    return None
+
+
+# --- loops over layers ---------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Rows:
+    """A loop over layers whose rows can go one by one: without its branches a layer gives what it took.
+
+    Attributes:
+      scan: the loop.
+      sums: the residual sums in its body: (node, operand of the branch).
+    """
+
+    scan: Scan
+    sums: list[tuple[Node, int]] = field(default_factory=list)
+
+
+def find_rows(program: Program, leaves: Mapping[Value, int]) -> list[Rows]:
+    """The loops over stacked parameters of which every layer is residual branches on what it carries."""
+    found = []
+    for scan in program.scans:
+        if scan.rows is UNIT or scan.stacked:  # what is stacked for later would have fewer rows
+            continue
+        sums = _residual_body(program, scan, leaves)
+        if sums:
+            found.append(Rows(scan, sums))
+    return found
+
+
+def _residual_body(program: Program, scan: Scan, leaves: Mapping[Value, int]) -> list[tuple[Node, int]] | None:
+    makers: dict[Value, Node] = {}
+    index: dict[Value, int] = {}
+    inside = [node for node in program.nodes if scan.step.eqn in node.callers]
+    for k, node in enumerate(inside):
+        for out in node.outputs:
+            makers[out] = node
+            index[out] = k
+    sums: list[tuple[Node, int]] = []
+    for start, end in zip(scan.carried_in, scan.carried_out, strict=True):
+        value = end
+        while value is not start:
+            node = makers.get(value)
+            if node is None:
+                return None
+            if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
+                value = node.inputs[0]
+                continue
+            if node.name not in ("add", "add_any") or not _alike(*node.inputs):
+                return None
+            a, b = node.inputs
+            if _made_of(makers, index, b, [start]) and _leads(makers, a, start):
+                sums.append((node, 1))
+                value = a
+            elif _made_of(makers, index, a, [start]) and _leads(makers, b, start):
+                sums.append((node, 0))
+                value = b
+            else:
+                return None
+    return sums
+
+
+def _leads(makers: Mapping[Value, Node], value: Value, start: Value) -> bool:
+    """Whether a value is what is carried in, or residual sums on it."""
+    stack, seen = [value], set()
+    while stack:
+        current = stack.pop()
+        if current is start:
+            return True
+        node = makers.get(current)
+        if current in seen or node is None:
+            continue
+        seen.add(current)
+        if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
+            stack.append(node.inputs[0])
+        elif node.name in ("add", "add_any"):
+            stack += node.inputs
+    return False

@@ -1,0 +1,208 @@
+"""Which axes of parameters are groups of elements, of what kind, and what they are called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dms_jax.program.axes import UNIT, Atom, Axis, Product, atoms, resolve
+from dms_jax.program.exactness import reads
+from dms_jax.program.parameters import Parameters
+from dms_jax.program.trace import Program, Value, describe
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One class of axes from which elements might be taken.
+
+    Attributes:
+      atom: the class.
+      name: from the paths of the parameters that write it.
+      kind: "width", "heads", "features" (of heads) or "bundle" (the outer part of a split axis: groups of a GroupNorm).
+      why: why nothing can be taken out; None: it can.
+    """
+
+    atom: Atom
+    name: str
+    kind: str
+    why: str | None
+
+
+def find_candidates(
+    parameters: Parameters, axes: Sequence[tuple[Axis, ...]], programs: Sequence[Program], leaves: Mapping[Value, int]
+) -> list[Candidate]:
+    """All classes of axes of parameters, in the order in which the first program meets them; rows of loops left out."""
+    where = _places(axes)
+    rows = {resolve(scan.rows) for program in programs for scan in program.scans}
+    order = _order(programs, leaves)
+    readers = _readers(programs, where, leaves)
+    roles = _roles(programs, axes)
+    found: list[Candidate] = []
+    names: dict[str, int] = {}
+    for atom, places in sorted(where.items(), key=lambda item: min(order.get(leaf, 1 << 30) for leaf, _ in item[1])):
+        if atom.size < 2 or atom in rows:
+            continue
+        kind = _kind(atom, roles, axes)
+        name = _name(atom, places, parameters, axes, order, readers.get(atom, set()), kind)
+        names[name] = names.get(name, 0) + 1
+        if names[name] > 1:
+            name = f"{name}#{names[name]}"
+        why = None if atom.frozen is None else describe(atom.frozen)
+        found.append(Candidate(atom, name, kind, why))
+    return found
+
+
+def _places(axes: Sequence[tuple[Axis, ...]]) -> dict[Atom, list[tuple[int, int]]]:
+    """atom -> [(leaf, axis)]."""
+    where: dict[Atom, list[tuple[int, int]]] = {}
+    for leaf, terms in enumerate(axes):
+        for i, axis in enumerate(terms):
+            for atom in dict.fromkeys(atoms(resolve(axis))):
+                if atom is not UNIT:
+                    where.setdefault(atom, []).append((leaf, i))
+    return where
+
+
+def _order(programs: Sequence[Program], leaves: Mapping[Value, int]) -> dict[int, int]:
+    """leaf -> when it is first used."""
+    order: dict[int, int] = {}
+    for program in programs:
+        for node in program.nodes:
+            for value in node.inputs:
+                if value in leaves:
+                    order.setdefault(leaves[value], len(order))
+    return order
+
+
+def _readers(
+    programs: Sequence[Program], where: Mapping[Atom, list[tuple[int, int]]], leaves: Mapping[Value, int]
+) -> dict[Atom, set[tuple[int, int]]]:
+    """atom -> parameters that only read it: products run over their axis."""
+    owned = {atom: (str(i), 0) for i, atom in enumerate(where)}
+    names = {str(i): atom for i, atom in enumerate(where)}
+    found: dict[Atom, set[tuple[int, int]]] = {}
+    for program in programs:
+        origin = {value: leaf for value, leaf in leaves.items()}
+        for node in program.nodes:
+            if node.name in _MOVED and node.inputs and node.inputs[0] in origin:
+                for out in node.outputs:
+                    origin[out] = origin[node.inputs[0]]
+        for name, sites in reads(program, owned).items():
+            for node, sides, _ in sites:
+                for operand, _ in sides:
+                    leaf = origin.get(node.inputs[operand])
+                    if leaf is not None:
+                        found.setdefault(names[name], set()).update(
+                            place for place in where[names[name]] if place[0] == leaf
+                        )
+    return found
+
+
+_MOVED = frozenset("convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split())
+
+
+@dataclass(frozen=True, eq=False)
+class _Roles:
+    batched: frozenset[Atom]  # products run side by side over it
+    attention: frozenset[Atom]  # an axis of a product of two activations that runs side by side over heads
+
+
+def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Roles:
+    mine = {atom for terms in axes for axis in terms for atom in atoms(resolve(axis))} - {UNIT}
+    batched: set[Atom] = set()
+    attention: set[Atom] = set()
+    for program in programs:
+        of_parameters = _moved_parameters(program, axes)
+        for node in program.nodes:
+            if node.name != "dot_general":
+                continue
+            _, (lb, _) = node.eqn.params["dimension_numbers"]
+            side = {a for i in lb for a in atoms(resolve(node.inputs[0].axes[i]))} & mine
+            batched |= side
+            if side and not any(value in of_parameters for value in node.inputs):
+                every = (axis for value in node.inputs for axis in value.axes)
+                attention |= {a for axis in every for a in atoms(resolve(axis))} & mine
+    return _Roles(frozenset(batched), frozenset(attention))
+
+
+def _moved_parameters(program: Program, axes: Sequence[tuple[Axis, ...]]) -> set[Value]:
+    found = set(program.inputs[: len(axes)])
+    for node in program.nodes:
+        if node.name in _MOVED and node.inputs and node.inputs[0] in found:
+            found.update(node.outputs)
+    return found
+
+
+def _kind(atom: Atom, roles: _Roles, axes: Sequence[tuple[Axis, ...]]) -> str:
+    """Among the axes of attention that lie side by side in a parameter the last is features, the others are heads."""
+    if atom in roles.attention:
+        last = False
+        for terms in axes:
+            flat = [a for axis in terms for a in atoms(resolve(axis)) if a is not UNIT]
+            for i, a in enumerate(flat):
+                if a is atom and (i + 1 == len(flat) or flat[i + 1] not in roles.attention):
+                    last = True
+        return "features" if last and atom not in roles.batched else "heads"
+    if atom in roles.batched:
+        return "heads"
+    outer = any(
+        isinstance(part, Product) and atom in list(atoms(part))[:-1]
+        for terms in axes
+        for axis in terms
+        for part in getattr(resolve(axis), "parts", (resolve(axis),))
+    )
+    return "bundle" if outer else "width"
+
+
+def _name(
+    atom: Atom,
+    places: Sequence[tuple[int, int]],
+    parameters: Parameters,
+    axes: Sequence[tuple[Axis, ...]],
+    order: Mapping[int, int],
+    readers: set[tuple[int, int]],
+    kind: str,
+) -> str:
+    written = [place for place in places if place not in readers] or list(places)
+    deep = [(leaf, i) for leaf, i in written if len(parameters.shapes[leaf].shape) > 1] or written
+    leaf, axis = min(deep, key=lambda place: (order.get(place[0], 1 << 30), place))
+    if kind in ("heads", "features"):
+        stem = common_module([parameters.paths[leaf] for leaf, _ in written])
+        return f"{stem}/{kind}" if stem else kind
+    parts = [a for a in atoms(resolve(axes[leaf][axis])) if a is not UNIT]
+    name = module_of(parameters.paths[leaf])
+    return f"{name}/{kind}" if kind == "bundle" else name if len(parts) == 1 else f"{name}/part{parts.index(atom)}"
+
+
+_COLLECTIONS = ("params/",)
+
+
+def module_of(path: str) -> str:
+    """The module that a parameter belongs to: "encoder/layer0/mlp" for "params/encoder/layer0/mlp/kernel"."""
+    for prefix in _COLLECTIONS:
+        path = path.removeprefix(prefix)
+    return os.path.dirname(path) or path
+
+
+def common_module(paths: Iterable[str]) -> str:
+    """The innermost module that holds all of some parameters; "" where there is none."""
+    modules = [module_of(path).split("/") for path in paths]
+    shared: list[str] = []
+    for parts in zip(*modules, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared)
+
+
+def named_axes(programs: Sequence[Program]) -> dict[str, list[tuple[Any, Axis]]]:
+    """name -> [(node, axis)] of every `dms_jax.name` along an axis."""
+    found: dict[str, list[tuple[Any, Axis]]] = {}
+    for program in programs:
+        for node in program.marks:
+            p = node.eqn.params
+            if p["axis"] is not None:
+                found.setdefault(p["name"], []).append((node, node.inputs[0].axes[p["axis"]]))
+    return found

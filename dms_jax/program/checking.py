@@ -1,0 +1,108 @@
+"""A space checks itself before a search begins: abstractly, on shapes, in milliseconds."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+
+from dms_jax.errors import TracingError
+from dms_jax.program.running import Small
+
+
+def check(space: Any) -> None:
+    """Run the small network of some structures on shapes, and count.
+
+    The smallest structure, one without every other block, and a random one. Parameters must be those of the leaves, and
+    MACs a count of the small program's own products.
+
+    Raises:
+      TracingError: they are not, or a group's smaller network does not run; the group is named.
+    """
+    try:
+        for kept in _structures(space):
+            _check(space, kept)
+    except TracingError as error:
+        raise TracingError(f"{_culprit(space)}{error}") from error
+
+
+def _structures(space: Any) -> list[dict[str, tuple[int, ...]]]:
+    rng = np.random.default_rng(0)
+    full = {name: tuple(range(group.size)) for name, group in space.groups.items()}
+    least = {name: tuple(range(group.size - group.least, group.size)) for name, group in space.groups.items()}
+    some, blocks = {}, dict(full)
+    for name, group in space.groups.items():
+        number = max(group.least, int(rng.integers(1, group.size + 1)))
+        some[name] = tuple(int(i) for i in np.sort(rng.choice(group.size, number, replace=False)))
+        if group.kind == "depth":
+            blocks[name] = tuple(range(0, group.size, 2)) if group.least <= (group.size + 1) // 2 else full[name]
+    return [least, some, *([blocks] if any(g.kind == "depth" for g in space.groups.values()) else [])]
+
+
+def _check(space: Any, kept: dict[str, tuple[int, ...]]) -> None:
+    small = Small(space._readings, space.fn, space.sizes(kept), space.gone(kept))
+    tree = space.parameters.tree(small.shapes)
+    arrays, rest = [x for x in small.shapes if x is not None], list(small.shapes)
+
+    def run(arrays: Any, *inputs: Any) -> Any:
+        given = iter(arrays)
+        return small(space.parameters.tree([None if x is None else next(given) for x in rest]), *inputs)
+
+    closed = jax.make_jaxpr(run)(arrays, *space.example)
+    said = space.resources(kept)
+    counted = {"macs": multiply_adds(closed.jaxpr)} if "macs" in said else {}
+    trained = zip(small.shapes, space.parameters.trained, strict=True)
+    counted["params"] = sum(prod(x.shape) for x, train in trained if train and x is not None)
+    for name, number in counted.items():
+        if said[name] != number:
+            raise TracingError(f"the small network has {number:,} {name} where {said[name]:,} were expected")
+    del tree
+
+
+def _culprit(space: Any) -> str:
+    """`group 'hidden': ` for the first group that fails by itself."""
+    full = {name: tuple(range(group.size)) for name, group in space.groups.items()}
+    for name, group in space.groups.items():
+        try:
+            _check(space, full | {name: tuple(range(group.size - max(group.least, 1), group.size))})
+            if group.least == 0:
+                _check(space, full | {name: ()})
+        except TracingError:
+            return f"group {name!r}: "
+    return ""
+
+
+def multiply_adds(jaxpr: Any) -> int:
+    """Multiply-adds of a jaxpr, counted on its own equations: nothing of the engine's is used."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        p, name = eqn.params, eqn.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = p["dimension_numbers"]
+            total += prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
+        elif name.startswith("ragged_dot"):
+            (contracted, _), _ = p["ragged_dot_dimension_numbers"].dot_dimension_numbers
+            total += prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
+        elif name == "conv_general_dilated":
+            total += _convolution(eqn)
+        elif name == "scan":
+            total += p["length"] * multiply_adds(p["jaxpr"].jaxpr)
+        elif name == "cond":
+            total += max(multiply_adds(branch.jaxpr) for branch in p["branches"])
+        elif name == "shard_map":
+            names = {n for spec in p["in_specs"] for e in spec if e for n in ((e,) if isinstance(e, str) else e)}
+            total += prod(p["mesh"].shape[n] for n in names) * multiply_adds(p["jaxpr"])
+        elif name != "reduce":
+            inner = [p[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if p.get(key) is not None]
+            total += multiply_adds(getattr(inner[0], "jaxpr", inner[0])) if inner else 0
+    return total
+
+
+def _convolution(eqn: Any) -> int:
+    x, kernel, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    spec, dilated = eqn.params["dimension_numbers"], eqn.params["lhs_dilation"]
+    spatial = zip(spec.lhs_spec[2:], spec.out_spec[2:], dilated, strict=True)
+    places = prod(x[i] if d > 1 else out[o] for i, o, d in spatial)
+    return out[spec.out_spec[0]] * places * prod(kernel)

@@ -1,0 +1,133 @@
+"""Custom derivatives, traced on the axes of what they differentiate, so that they can run at other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from dms_jax.program.axes import Ties
+from dms_jax.program.sizes import Sizes
+from dms_jax.program.trace import Program, Step, Value, trace
+
+
+@dataclass(frozen=True, eq=False)
+class JvpRule:
+    """The derivative of a `custom_jvp` function: operands and tangents to results and tangents.
+
+    Attributes:
+      program: traced on the operands' axes, twice.
+      zeros: which tangents of results are zero.
+    """
+
+    program: Program
+    zeros: tuple[bool, ...]
+
+    def evaluator(self, sizes: Sizes) -> Any:
+        from dms_jax.program.evaluate import Evaluator
+
+        return Evaluator(self.program, sizes)
+
+    def apply(self, evaluator: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+        outs = evaluator.run([*primals, *tangents])
+        values, rest = outs[: len(self.zeros)], iter(outs[len(self.zeros) :])
+        moved = [_zero_tangent(x) if zero else next(rest) for x, zero in zip(values, self.zeros, strict=True)]
+        return tuple(values), tuple(moved)
+
+
+def _zero_tangent(x: Any) -> Any:
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.zeros_like(x)
+    return np.zeros(jnp.shape(x), jax.dtypes.float0)
+
+
+def jvp_rule(step: Step, ties: Ties) -> JvpRule | None:
+    """The derivative of a `custom_jvp_call`; None where it has one of its own kind that cannot be traced."""
+    if step.derivative is None:
+        p = step.eqn.params
+        if p.get("num_consts"):
+            step.derivative = False
+        else:
+            jaxpr, consts, zeros = p["jvp_jaxpr_fun"].call_wrapped(*[False] * len(step.ins))
+            values = [*step.ins, *(Value(value.axes) for value in step.ins)]
+            step.derivative = JvpRule(trace(ClosedJaxpr(jaxpr, consts), values, ties), tuple(zeros))
+    return step.derivative or None
+
+
+@dataclass(frozen=True, eq=False)
+class VjpRules:
+    """The derivative of a `custom_vjp` function.
+
+    Attributes:
+      forward: operands to residuals (but for those that are operands) and results.
+      backward: all residuals and the cotangents of results to those of operands, where there is one.
+      forwarded: of every residual, the number of the operand that it is, or None.
+      there: of every operand, whether `backward` has a cotangent for it.
+    """
+
+    forward: Program
+    backward: Program
+    forwarded: tuple[int | None, ...]
+    there: tuple[bool, ...]
+
+    def functions(self, sizes: Sizes) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The two functions that `defvjp` takes."""
+        from dms_jax.program.evaluate import Evaluator
+
+        ahead, back = Evaluator(self.forward, sizes), Evaluator(self.backward, sizes)
+        made = sum(number is None for number in self.forwarded)
+
+        def forward(*arrays: Any) -> tuple[Any, Any]:
+            outs = ahead.run(arrays)
+            new = iter(outs[:made])
+            residuals = [next(new) if number is None else arrays[number] for number in self.forwarded]
+            return tuple(outs[made:]), tuple(residuals)
+
+        def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+            outs = iter(back.run([*residuals, *cotangents]))
+            return tuple(next(outs) if there else None for there in self.there)
+
+        return forward, backward
+
+
+def vjp_rules(step: Step, ties: Ties) -> VjpRules | None:
+    """The derivative of a `custom_vjp_call`; None where it has one of its own kind that cannot be traced."""
+    if step.derivative is None:
+        step.derivative = _traced_vjp(step, ties) or False
+    return step.derivative or None
+
+
+def _traced_vjp(step: Step, ties: Ties) -> VjpRules | None:
+    p = step.eqn.params
+    if p.get("num_consts") or p.get("symbolic_zeros"):
+        return None
+    jaxpr, consts = p["fwd_jaxpr_thunk"].call_wrapped(*[False] * len(step.ins))[:2]
+    forwarded = tuple(p["out_trees"]()[2])
+    made = sum(number is None for number in forwarded)
+    forward = trace(ClosedJaxpr(jaxpr, consts), step.ins, ties)
+    new = iter(forward.outputs[:made])
+    residuals = [next(new) if number is None else step.ins[number] for number in forwarded]
+    fresh_avals = iter(var.aval for var in jaxpr.outvars[:made])
+    avals = [next(fresh_avals) if number is None else step.eqn.invars[number].aval for number in forwarded]
+    there: list[bool] = []
+
+    def backward_outputs(*arrays: Any) -> list[Any]:
+        outs = p["bwd"].call_wrapped(*arrays)
+        there.extend(isinstance(out, jax.Array | np.ndarray) for out in outs)
+        return [out for out in outs if isinstance(out, jax.Array | np.ndarray)]
+
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*avals, *(var.aval for var in step.eqn.outvars))]
+    closed = jax.make_jaxpr(backward_outputs)(*shapes)
+    values = [Value(value.axes) for value in (*residuals, *step.outs)]
+    backward = trace(closed, values, ties)
+    outs = iter(backward.outputs)
+    for has, operand in zip(there, step.ins, strict=True):
+        if has:
+            for a, b in zip(next(outs).axes, operand.axes, strict=True):
+                ties.tie(a, b, "a custom derivative")
+    return VjpRules(forward, backward, forwarded, tuple(there))

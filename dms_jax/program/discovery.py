@@ -1,0 +1,416 @@
+"""What there is to search in a function of parameters: its groups, and which gates every parameter goes with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dms_jax.errors import TracingError, UserError
+from dms_jax.groups import Group
+from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
+from dms_jax.program.branches import Branch, find_branches, find_rows, reach
+from dms_jax.program.candidates import Candidate, common_module, find_candidates, module_of, named_axes
+from dms_jax.program.exactness import Element
+from dms_jax.program.parameters import Parameters
+from dms_jax.program.reading import Classes, traced
+from dms_jax.program.trace import Node, Program, Value, describe
+
+TAKEN = ("width", "heads")
+"""Kinds that a search takes by itself; others by `include`. Features of heads are often tied to positions of rotary
+embeddings and to kernels of devices; a norm over groups of channels has other statistics with other groups."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One group as a marked network declares it."""
+
+    name: str
+    size: int
+    kind: str | None
+    least: int | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to search; glob patterns on names.
+
+    Attributes:
+      include: candidates to search that are not searched by themselves.
+      freeze: candidates to leave alone.
+      blocks: module paths; residual branches below one of them are one element ("layers/*").
+      declared: the groups of a marked network, which are then the only ones.
+    """
+
+    include: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    declared: Mapping[str, Declared] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """What was found.
+
+    Attributes:
+      program: of the inference function, on the classes' own atoms.
+      leaves: values of the parameters.
+      classes: axes, owners, gates.
+      groups: name -> `Group`, in the order of the network.
+      left: candidates that are not searched, with the reason.
+      behind: of every value of `program` that reaches an output, the gates in front of it.
+      sites: group -> an axis where it stands in the network, for explanations.
+    """
+
+    program: Program
+    leaves: list[Value]
+    classes: Classes
+    groups: dict[str, Group]
+    left: dict[str, str]
+    behind: Mapping[Value, frozenset[Element]]
+    sites: dict[str, Axis]
+
+
+@dataclass(frozen=True, eq=False)
+class Extra:
+    """Another function of the same parameters: a training step. Outputs by the paths of leaves are their new values."""
+
+    name: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def discover(
+    parameters: Parameters,
+    fn: Callable[..., Any],
+    inputs: Sequence[Any],
+    extras: Sequence[Extra] = (),
+    choice: Choice | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Discovery:
+    """Read a function of parameters, and others of the same.
+
+    Raises:
+      TracingError: a group that the network names, and of which nothing can be taken.
+      UserError: a pattern that matches nothing.
+    """
+    choice = choice or Choice()
+    ties, leaves = Ties(), [Value(tuple(_atom(n) for n in shape.shape)) for shape in parameters.shapes]
+    numbers = {value: i for i, value in enumerate(leaves)}
+    with context():
+        main, arguments, _ = traced(parameters, fn, inputs, leaves, ties)
+    _freeze(ties, arguments, "its being an axis of an input of the network")
+    _freeze(ties, main.outputs, "its being an axis of an output of the network")
+    programs, states = [main], [()]
+    for extra in extras:
+        with context():
+            program, arguments, tree = traced(parameters, extra.fn, extra.args, leaves, ties)
+        _freeze(ties, arguments, f"its being an axis of an input of {extra.name}")
+        states.append(_tie_state(ties, parameters, leaves, program, tree, extra.name))
+        programs.append(program)
+    named = named_axes(programs)
+    for places in named.values():
+        for node, axis in places[1:]:
+            ties.tie(places[0][1], axis, node)
+    axes = [value.axes for value in leaves]
+    rows = _rows(programs, numbers, ties, axes)
+    candidates = find_candidates(parameters, axes, programs, numbers)
+    if choice.declared is None:
+        groups, owned, left, sites = _chosen(candidates, named, choice)
+    else:
+        groups, owned, left, sites = _declared(choice.declared, named)
+    depth = _depth(parameters, programs, numbers, states, choice, rows)
+    for name, group in depth.groups.items():
+        groups[_free(name, groups)] = group
+    owned |= depth.owned
+    if choice.declared is not None:
+        groups = {name: groups[name] for name in choice.declared if name in groups}
+    marks = [
+        {node: (operand, {element}) for element, sums in found.items() for node, operand in sums}
+        for found in depth.sums
+    ]
+    through = [reach(p, mark, state) for p, mark, state in zip(programs, marks, states, strict=True)]
+    gates = _leaf_gates(parameters, leaves, through)
+    branches = frozenset(name for name in depth.groups if name not in depth.rows)
+    classes = Classes(parameters, axes, owned, depth.elements, gates, branches, frozenset(depth.rows), context)
+    return Discovery(main, leaves, classes, groups, left, through[0], sites)
+
+
+def _atom(n: int) -> Axis:
+    return Atom(n) if n != 1 else UNIT
+
+
+def _freeze(ties: Ties, values: Sequence[Value], why: str) -> None:
+    for value in values:
+        for axis in value.axes:
+            ties.freeze(axis, why)
+
+
+def _tie_state(
+    ties: Ties, parameters: Parameters, leaves: Sequence[Value], program: Program, tree: Any, name: str
+) -> tuple[int, ...]:
+    """Outputs that are new values of leaves are tied to them by their paths; nothing may go from the others."""
+    import jax
+
+    from dms_jax.program.parameters import path_of
+
+    paths = [path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, program.outputs))[0]]
+    state = []
+    for i, (path, value) in enumerate(zip(paths, program.outputs, strict=True)):
+        shape = tuple(axis.size for axis in value.axes)
+        mine = [
+            k
+            for k, known in enumerate(parameters.paths)
+            if (path == known or path.endswith("/" + known)) and tuple(parameters.shapes[k].shape) == shape
+        ]
+        if not mine:
+            _freeze(ties, [value], f"its being an axis of an output of {name}")
+            continue
+        leaf = max(mine, key=lambda k: len(parameters.paths[k]))
+        state.append(i)
+        for a, b in zip(value.axes, leaves[leaf].axes, strict=True):
+            ties.tie(a, b, f"the new value of {parameters.paths[leaf]}")
+    return tuple(state)
+
+
+def _rows(
+    programs: Sequence[Program], leaves: Mapping[Value, int], ties: Ties, axes: Sequence[tuple[Axis, ...]]
+) -> list[Atom]:
+    """Rows of stacked parameters that are layers which can go one by one; others are frozen."""
+    inside = {id(scan.step): found for p in programs for found in find_rows(p, leaves) for scan in [found.scan]}
+    for program in programs:
+        for scan in program.scans:
+            if id(scan.step) not in inside:
+                ties.freeze(scan.rows, Node("scan", [], [], scan.step.eqn))
+    mine = {resolve(axis) for terms in axes for axis in terms}
+    found = [resolve(scan.rows) for scan in programs[0].scans if id(scan.step) in inside]
+    return [a for a in dict.fromkeys(found) if isinstance(a, Atom) and a.frozen is None and a.size > 1 and a in mine]
+
+
+def _chosen(
+    candidates: Sequence[Candidate], named: Mapping[str, list[tuple[Any, Axis]]], choice: Choice
+) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, str], dict[str, Axis]]:
+    called: dict[Atom, str] = {}
+    groups: dict[str, Group] = {}
+    owned: dict[Atom, tuple[str, int]] = {}
+    for name, places in named.items():
+        mine = _parts(name, places[0][1])
+        called |= dict.fromkeys(mine, name)
+    left: dict[str, str] = {}
+    sites: dict[str, Axis] = {}
+    names = [called.get(c.atom, c.name) for c in candidates]
+    for pattern in (*choice.include, *choice.freeze):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"pattern {pattern!r} matches no group; there are {', '.join(names[:8])}, ...")
+    for candidate, name in zip(candidates, names, strict=True):
+        wanted = candidate.kind in TAKEN or candidate.atom in called or _matches(name, choice.include)
+        if candidate.why is not None:
+            left[name] = f"nothing can be taken out of it because of {candidate.why}"
+        elif _matches(name, choice.freeze):
+            left[name] = "frozen"
+        elif not wanted:
+            left[name] = f"{candidate.kind}; searched with include={name!r}"
+        elif name in groups:  # an axis of several parts under one name
+            owned[candidate.atom] = (name, groups[name].size)
+            groups[name] = Group(name, groups[name].size + candidate.atom.size, groups[name].kind, 1)
+        else:
+            kind = "width" if candidate.kind == "bundle" else candidate.kind
+            groups[name] = Group(name, candidate.atom.size, kind, 1)
+            owned[candidate.atom] = (name, 0)
+            sites[name] = candidate.atom
+    for name in named:
+        if name not in groups and not _matches(name, choice.freeze):
+            raise TracingError(f"group {name!r} slices no parameter: no parameter has the axis that is named")
+    return groups, owned, left, sites
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _parts(name: str, axis: Axis) -> list[Atom]:
+    """The atoms that a named axis is laid out of.
+
+    Raises:
+      TracingError: it is split into factors, or an operation needs all of it.
+    """
+    axis = resolve(axis)
+    found = []
+    for part in axis.parts if isinstance(axis, Concat) else (axis,):
+        if isinstance(part, Product):
+            sizes = " x ".join(str(factor.size) for factor in part.factors)
+            raise TracingError(
+                f"group {name!r}: the network splits its axis into {sizes}, so its elements cannot go one by one; "
+                "declare a group for one of the factors"
+            )
+        assert isinstance(part, Atom)  # concatenations are flat
+        if part.frozen is not None:
+            raise TracingError(
+                f"group {name!r}: no element can be taken out of its axis because of {describe(part.frozen)}"
+            )
+        found.append(part)
+    return found
+
+
+def _declared(
+    declared: Mapping[str, Declared], named: Mapping[str, list[tuple[Any, Axis]]]
+) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, str], dict[str, Axis]]:
+    groups: dict[str, Group] = {}
+    owned: dict[Atom, tuple[str, int]] = {}
+    sites: dict[str, Axis] = {}
+    for name, d in declared.items():
+        if d.kind == "depth" or (d.kind is None and name not in named):
+            continue
+        groups[name] = Group(name, d.size, d.kind or "width", min(1 if d.least is None else d.least, d.size))
+        if name not in named or d.size == 1:
+            continue
+        sites[name], start = named[name][0][1], 0
+        for part in _parts(name, sites[name]):
+            if part in owned:
+                other = owned[part][0]
+                same = "two of its own elements are" if other == name else f"its axis is also that of group {other!r},"
+                raise TracingError(f"group {name!r}: {same} tied together; declare one group and hand it down")
+            owned[part] = (name, start)
+            start += part.size
+    return groups, owned, {}, sites
+
+
+@dataclass(frozen=True, eq=False)
+class _Depth:
+    groups: dict[str, Group]
+    owned: dict[Atom, tuple[str, int]]
+    elements: dict[Any, Element]
+    sums: list[dict[Element, list[tuple[Node, int]]]]  # of every program
+    rows: list[str]
+
+
+def _depth(
+    parameters: Parameters,
+    programs: Sequence[Program],
+    leaves: Mapping[Value, int],
+    states: Sequence[Sequence[int]],
+    choice: Choice,
+    rows: Sequence[Atom],
+) -> _Depth:
+    """Residual branches as groups: those of one stream together, or as the network names them."""
+    every = [find_branches(p, leaves, parameters.trained, s) for p, s in zip(programs, states, strict=True)]
+    if choice.declared is not None:
+        return _declared_depth(choice.declared, programs, every)
+    keys = [{branch.key for branch in branches} for branches in every[1:]]
+    usable = [branch for branch in every[0] if all(branch.key in known for known in keys)]
+    streams: dict[Any, dict[Any, list[Branch]]] = {}
+    for branch in usable:
+        stem = common_module(parameters.paths[leaf] for leaf in branch.leaves)
+        block = _block(stem, choice.blocks)
+        streams.setdefault(branch.stream, {}).setdefault(block or branch.key, []).append(branch)
+    groups: dict[str, Group] = {}
+    elements: dict[Any, Element] = {}
+    for blocks in streams.values():
+        paths = [parameters.paths[leaf] for several in blocks.values() for b in several for leaf in b.leaves]
+        stem = common_module(paths)
+        name = _free(f"{stem}/depth" if stem else "depth", groups)
+        if _matches(name, choice.freeze):
+            continue
+        groups[name] = Group(name, len(blocks), "depth", 0)
+        for i, several in enumerate(blocks.values()):
+            elements |= {branch.key: (name, i) for branch in several}
+    owned: dict[Atom, tuple[str, int]] = {}
+    stacked = []
+    for atom in rows:
+        paths = [path for path, value in zip(parameters.paths, leaves, strict=True) if resolve(value.axes[0] if value.axes else UNIT) is atom]
+        stem = common_module(paths) or module_of(paths[0])
+        name = _free(f"{stem}/depth", groups)
+        if not _matches(name, choice.freeze):
+            groups[name] = Group(name, atom.size, "depth", 0)
+            owned[atom] = (name, 0)
+            stacked.append(name)
+    sums = []
+    for branches in every:
+        found: dict[Element, list[tuple[Node, int]]] = {}
+        for branch in branches:
+            if branch.key in elements:
+                found.setdefault(elements[branch.key], []).append((branch.node, branch.operand))
+        sums.append(found)
+    return _Depth(groups, owned, elements, sums, stacked)
+
+
+def _block(stem: str, patterns: Sequence[str]) -> str | None:
+    """The part of a module path that a pattern matches, from its beginning."""
+    parts = stem.split("/")
+    for pattern in patterns:
+        for i in range(1, len(parts) + 1):
+            if fnmatchcase("/".join(parts[:i]), pattern):
+                return "/".join(parts[:i])
+    return None
+
+
+def _declared_depth(
+    declared: Mapping[str, Declared], programs: Sequence[Program], every: Sequence[Sequence[Branch]]
+) -> _Depth:
+    marked = {n.eqn.params["name"] for p in programs for n in p.marks if n.eqn.params["element"] is not None}
+    groups: dict[str, Group] = {}
+    sums: list[dict[Element, list[tuple[Node, int]]]] = [{} for _ in programs]
+    for found, branches in zip(sums, every, strict=True):
+        for branch in branches:
+            if branch.mark is not None and branch.mark[0] in declared:
+                found.setdefault(branch.mark, []).append((branch.node, branch.operand))
+    for name, d in declared.items():
+        if d.kind not in (None, "depth") or name not in marked:
+            if d.kind == "depth":
+                raise TracingError(f"group {name!r} slices no parameter: none of its gates multiplies a residual branch")
+            continue
+        groups[name] = Group(name, d.size, "depth", min(d.least or 0, d.size))
+        if d.least is not None and d.least >= d.size:
+            continue
+        for element in range(d.size):
+            if (name, element) not in sums[0]:
+                node = next((n for n in programs[0].marks if n.eqn.params["name"] == name), None)
+                where = "" if node is None else f" ({describe(node)})"
+                raise TracingError(
+                    f"group {name!r}: the gate of element {element}{where} multiplies no residual branch: a block can "
+                    "go where it is one term of a sum, x + gate * f(x), and reaches outputs through that sum alone"
+                )
+    return _Depth(groups, {}, {}, sums, [])
+
+
+def _free(name: str, groups: Mapping[str, Any]) -> str:
+    """A name that is not taken."""
+    number = 2
+    while name in groups:
+        name = f"{name.split('#')[0]}#{number}"
+        number += 1
+    return name
+
+
+def _leaf_gates(
+    parameters: Parameters, leaves: Sequence[Value], through: Sequence[Mapping[Value, frozenset[Element]]]
+) -> list[frozenset[Element]]:
+    """Which gates every leaf goes with: those in front of all of its uses in all programs.
+
+    A leaf that nothing uses goes with the nearest module around it: with what all used leaves there go with.
+    """
+    gates: list[frozenset[Element] | None] = []
+    for value in leaves:
+        found = [t[value] for t in through if value in t]
+        gates.append(frozenset.intersection(*found) if found else None)
+    filled = []
+    for path, own in zip(parameters.paths, gates, strict=True):
+        if own is None:
+            stem = path
+            own = frozenset()
+            while "/" in stem:
+                stem = stem.rsplit("/", 1)[0]
+                near = [g for p, g in zip(parameters.paths, gates, strict=True) if g is not None and _below(p, stem)]
+                if near:
+                    own = frozenset.intersection(*near)
+                    break
+        filled.append(own)
+    return filled
+
+
+def _below(path: str, stem: str) -> bool:
+    """Whether a leaf lies in a module, or in the same module of another collection."""
+    inner = stem.split("/", 1)[1] if "/" in stem else stem
+    return path.startswith(stem + "/") or ("/" in path and path.split("/", 1)[1].startswith(inner + "/"))

@@ -1,0 +1,356 @@
+"""A program run again: at other sizes, with masks where they are read, without removed branches.
+
+Every equation whose axes have not changed is bound as it stands, so custom derivatives, remat policies, shardings and
+kernels survive. Others are bound with the parameters that `operations` gives them at their new sizes; nested programs
+are rebuilt around their frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from dms_jax.errors import TracingError, UserError
+from dms_jax.program.derivatives import jvp_rule, vjp_rules
+from dms_jax.program.operations import OPERATIONS
+from dms_jax.program.sizes import Sizes
+from dms_jax.program.trace import Frame, Node, Program, Step, Value, describe, scan_counts
+
+Change = Callable[[list[Any]], list[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Removed:
+    """Branches that are gone: node of a residual sum -> the operand that stays."""
+
+    stays: Mapping[Node, int] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Runs the frames of one program.
+
+    Args:
+      program: the program.
+      sizes: of its axes.
+      stays: nodes of residual sums whose branch is removed -> the number of the operand that stays.
+      changes: node -> a function from its operands to other operands (masks, counts of kept elements).
+      gates: node -> (operand, row -> scalar): a factor on a branch inside a loop over rows; see `rows`.
+      wanted: which outputs are needed; None: all.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: Sizes,
+        stays: Mapping[Node, int] | None = None,
+        changes: Mapping[Node, Change] | None = None,
+        wanted: Sequence[bool] | None = None,
+        rows: Mapping[int, Any] | None = None,
+    ):
+        self.program, self.sizes = program, sizes
+        self.stays, self.changes = stays or {}, changes or {}
+        self.rows = rows or {}  # id of a scan's step -> (mask of its rows, nodes inside whose branch it gates)
+        self.row_masks: dict[int, Any] = {}  # id of a scan's step -> the mask of the row that is running
+        self.live = Live(program, self.stays, wanted)
+        self._touched: dict[int, bool] = {}
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        """The outputs for arrays of all inputs; None stands for inputs and outputs that nothing needs."""
+        return self.frame(self.program.frame, arrays)
+
+    def frame(self, frame: Frame, arrays: Sequence[Any]) -> list[Any]:
+        env: dict[Any, Any] = {}
+        jaxpr = frame.jaxpr
+        for var, value, array in zip(jaxpr.constvars, frame.consts, frame.const_arrays, strict=True):
+            env[var] = lambda value=value, array=array: self.constant(value, array)
+        env.update(zip(jaxpr.invars, arrays, strict=True))
+
+        def read(atom: Any, value: Value | None = None) -> Any:
+            if isinstance(atom, core.Literal):
+                return self.constant(value, atom.val) if value is not None and np.ndim(atom.val) else atom.val
+            found = env.get(atom)
+            if callable(found) and atom in constvars:
+                found = env[atom] = found()
+            return found
+
+        constvars = set(jaxpr.constvars)
+        for step in frame.steps:
+            if not self.live.needs(step):
+                continue
+            ins = [read(atom, value) for atom, value in zip(step.eqn.invars, step.ins, strict=True)]
+            env.update(zip(step.eqn.outvars, self.step(step, ins), strict=True))
+        return [read(atom, value) for atom, value in zip(jaxpr.outvars, frame.outs, strict=True)]
+
+    def step(self, step: Step, ins: list[Any]) -> list[Any]:
+        try:
+            return self._step(step, ins)
+        except UserError:
+            raise
+        except (TypeError, ValueError, NotImplementedError) as error:
+            line = str(error).strip().splitlines()
+            where = describe(step.node) if step.node is not None else describe(Node("", [], [], step.eqn))
+            raise TracingError(f"{where} cannot run at these sizes: {line[0] if line else error!r}") from error
+
+    def _step(self, step: Step, ins: list[Any]) -> list[Any]:
+        node = step.node
+        if node is not None:
+            if node in self.stays:
+                return [ins[self.stays[node]]]
+            if node in self.changes:
+                ins = self.changes[node](ins)
+        if not self.touched(step):
+            return _bind(step.eqn, ins)
+        if node is None:
+            rebuild = getattr(self, f"_{step.eqn.primitive.name}", None)
+            return rebuild(step, ins) if rebuild else self.frame(step.frames[0], ins)
+        operation = OPERATIONS.get(node.name)
+        if operation is None:  # no group reaches it: only what is around it has changed
+            return _bind(step.eqn, ins)
+        if operation.apply is not None:
+            found = operation.apply(self.sizes, step, ins)
+            if found is not None:
+                return found
+        changed = operation.resize(self.sizes, step) if operation.resize is not None else {}
+        return _bind(step.eqn, ins, **changed)
+
+    def touched(self, step: Step) -> bool:
+        """Whether a step is anything else than it was: its sizes, or something inside."""
+        key = id(step)
+        if key not in self._touched:
+            axes = [axis for value in (*step.ins, *step.outs) for axis in value.axes]
+            self._touched[key] = (
+                any(self.sizes.changed(axis) for axis in axes)
+                or key in self.rows
+                or any(self._inside(frame) for frame in step.frames)
+            )
+        return self._touched[key]
+
+    def _inside(self, frame: Frame) -> bool:
+        if any(self.sizes.changed(axis) for value in frame.consts for axis in value.axes):
+            return True
+        for step in frame.steps:
+            if step.node is not None and (step.node in self.changes or step.node in self.stays):
+                return True
+            if self.touched(step):
+                return True
+        return False
+
+    def constant(self, value: Value, array: Any) -> Any:
+        """A constant array at its new size: kept positions; along an axis of free size it has to be uniform."""
+        for i, axis in enumerate(value.axes):
+            if self.sizes.touched(axis):
+                array = jnp.take(array, self.sizes.positions(axis), axis=i)
+        shape = self.sizes.shape(value)
+        for i, (new, old) in enumerate(zip(shape, np.shape(array), strict=True)):
+            if new is old or (isinstance(new, int) and new == old):
+                continue
+            one = jax.lax.slice_in_dim(jnp.asarray(array), 0, 1, axis=i)
+            if isinstance(array, jax.core.Tracer) or not np.array_equal(np.broadcast_to(one, np.shape(array)), array):
+                raise TracingError(
+                    f"a constant array of shape {np.shape(array)} varies along an axis of {old} positions that is to "
+                    f"have {new}: its values depend on the size of the inputs; trace the function at that size"
+                )
+            array = jnp.broadcast_to(one, tuple(new if i == j else n for j, n in enumerate(np.shape(array))))
+        return array
+
+    # --- programs inside programs ---
+
+    def _some(self, frame: Frame, ins: Sequence[Any]) -> Callable[..., list[Any]]:
+        """A function of the operands that are there to the outputs that are there."""
+        there = [x is not None for x in ins]
+
+        def run(*given: Any) -> list[Any]:
+            rest = iter(given)
+            outs = self.frame(frame, [next(rest) if has else None for has in there])
+            return [out for out in outs if out is not None]
+
+        return run
+
+    def _spread(self, step: Step, outs: Sequence[Any]) -> list[Any]:
+        """Outputs that are there, in their places among all."""
+        rest = iter(outs)
+        return [next(rest) if has else None for has in self.live.outputs(step.frames[0])]
+
+    def _remat2(self, step: Step, ins: list[Any]) -> list[Any]:
+        p = step.eqn.params
+        run = jax.checkpoint(self._some(step.frames[0], ins), prevent_cse=p["prevent_cse"], policy=p["policy"])
+        return self._spread(step, run(*[x for x in ins if x is not None]))
+
+    _checkpoint = _remat2
+
+    def _custom_jvp_call(self, step: Step, ins: list[Any]) -> list[Any]:
+        """With its own derivative, traced on the same axes; the plain program where it is none of another size."""
+        rule = jvp_rule(step, self.program.ties)
+        if rule is None or self._changed_inside(step) or any(x is None for x in ins):
+            return self.frame(step.frames[0], ins)
+        inner = rule.evaluator(self.sizes)
+
+        @jax.custom_jvp
+        def run(*arrays: Any) -> tuple[Any, ...]:
+            return tuple(self.frame(step.frames[0], arrays))
+
+        @run.defjvp
+        def derivative(primals: Any, tangents: Any) -> Any:
+            return rule.apply(inner, primals, tangents)
+
+        return list(run(*ins))
+
+    def _custom_vjp_call(self, step: Step, ins: list[Any]) -> list[Any]:
+        """With its own derivative: forward and backward programs, traced on the same axes."""
+        rules = vjp_rules(step, self.program.ties)
+        if rules is None or self._changed_inside(step) or any(x is None for x in ins):
+            return self.frame(step.frames[0], ins)
+
+        @jax.custom_vjp
+        def run(*arrays: Any) -> tuple[Any, ...]:
+            return tuple(self.frame(step.frames[0], arrays))
+
+        forward, backward = rules.functions(self.sizes)
+        run.defvjp(forward, backward)
+        return list(run(*ins))
+
+    def _changed_inside(self, step: Step) -> bool:
+        """Whether masks or removed branches act inside: then the derivative is that of what is computed."""
+
+        def inside(frame: Frame) -> bool:
+            return any(
+                s.node in self.changes or s.node in self.stays if s.node is not None else any(map(inside, s.frames))
+                for s in frame.steps
+            )
+
+        return any(map(inside, step.frames))
+
+    def _scan(self, step: Step, ins: list[Any]) -> list[Any]:
+        p = step.eqn.params
+        n, c = scan_counts(p)
+        consts, init, rows = ins[:n], ins[n : n + c], ins[n + c :]
+        (frame,) = step.frames
+        gates = self.rows.get(id(step))
+        length = self.sizes.size(_rows_axis(step)) if _rows_axis(step) is not None else p["length"]
+        live_rows = [x is not None for x in rows]
+
+        def body(carry: Any, xs: Any) -> Any:
+            row, gate = xs
+            self.row_masks[id(step)] = gate
+            given = iter(row)
+            outs = self.frame(frame, [*consts, *carry, *(next(given) if has else None for has in live_rows)])
+            return tuple(outs[:c]), tuple(out for out in outs[c:] if out is not None)
+
+        xs = (tuple(x for x in rows if x is not None), gates)
+        options = {"reverse": p["reverse"], "unroll": p["unroll"]}
+        if p.get("_split_transpose"):
+            options["_split_transpose"] = True
+        carry, stacked = jax.lax.scan(body, tuple(init), xs, length=length, **options)
+        rest = iter(stacked)
+        wanted = self.live.outputs(frame)[c:]
+        return [*carry, *(next(rest) if has else None for has in wanted)]
+
+    def _while(self, step: Step, ins: list[Any]) -> list[Any]:
+        p = step.eqn.params
+        n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+        stop, body = step.frames
+        out = jax.lax.while_loop(
+            lambda carry: self.frame(stop, [*ins[:n], *carry])[0],
+            lambda carry: tuple(self.frame(body, [*ins[n:m], *carry])),
+            tuple(ins[m:]),
+        )
+        return list(out)
+
+    def _cond(self, step: Step, ins: list[Any]) -> list[Any]:
+        there = [x is not None for x in ins[1:]]
+
+        def branch(frame: Frame) -> Callable[..., Any]:
+            def run(*given: Any) -> Any:
+                rest = iter(given)
+                return tuple(self.frame(frame, [next(rest) if has else None for has in there]))
+
+            return run
+
+        index = jnp.asarray(ins[0], jnp.int32)
+        given = [x for x in ins[1:] if x is not None]
+        return list(jax.lax.switch(index, [branch(frame) for frame in step.frames], *given))
+
+    def _shard_map(self, step: Step, ins: list[Any]) -> list[Any]:
+        p = step.eqn.params
+        run = jax.shard_map(
+            lambda *arrays: tuple(self.frame(step.frames[0], arrays)),
+            mesh=p["mesh"],
+            in_specs=tuple(p["in_specs"]),
+            out_specs=tuple(p["out_specs"]),
+            check_vma=p.get("check_vma", True),
+            axis_names=set(p.get("manual_axes", p["mesh"].axis_names)),
+        )
+        return list(run(*ins))
+
+
+def _rows_axis(step: Step) -> Any:
+    """The axis of the rows of a scan; None where nothing has rows."""
+    n, c = scan_counts(step.eqn.params)
+    rows = [value.axes[0] for value in (*step.ins[n + c :], *step.outs[c:])]
+    return rows[0] if rows else None
+
+
+def _bind(eqn: Any, ins: Sequence[Any], **changed: Any) -> list[Any]:
+    """The equation as it stands, with some of its parameters changed."""
+    found = eqn.primitive.get_bind_params({**eqn.params, **changed})
+    functions, params = found if isinstance(found, tuple) else ((), found)
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*functions, *ins, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+class Live:
+    """Which steps are needed for the outputs that are wanted, once branches are removed."""
+
+    def __init__(self, program: Program, stays: Mapping[Node, int], wanted: Sequence[bool] | None = None):
+        self._stays, self._needed, self._outputs = stays, set(), {}
+        self._all = not stays and wanted is None
+        outs = program.frame.outs
+        self.inputs = [True] * len(program.inputs)
+        if not self._all:
+            self.inputs = self._frame(program.frame, [True] * len(outs) if wanted is None else list(wanted))
+
+    def needs(self, step: Step) -> bool:
+        return self._all or id(step) in self._needed
+
+    def outputs(self, frame: Frame) -> list[bool]:
+        """Which outputs of a frame inside are computed."""
+        return [True] * len(frame.outs) if self._all else self._outputs.get(id(frame), [True] * len(frame.outs))
+
+    def _frame(self, frame: Frame, wanted: list[bool]) -> list[bool]:
+        """Marks the steps of a frame; which of its arguments they need."""
+        self._outputs[id(frame)] = wanted
+        need = {
+            var for var, want in zip(frame.jaxpr.outvars, wanted, strict=True) if want and not isinstance(var, core.Literal)
+        }
+        for step in reversed(frame.steps):
+            outs = [var in need for var in step.eqn.outvars]
+            if not any(outs) and not step.eqn.effects:
+                continue
+            self._needed.add(id(step))
+            stays = None if step.node is None else self._stays.get(step.node)
+            if stays is not None:
+                ins = [i == stays for i in range(len(step.ins))]
+            elif step.frames and step.eqn.primitive.name not in ("scan", "while", "cond", "shard_map"):
+                ins = self._frame(step.frames[0], outs)
+            else:
+                ins = self._whole(step)
+            need |= {var for var, n in zip(step.eqn.invars, ins, strict=True) if n and not isinstance(var, core.Literal)}
+        return [var in need for var in frame.jaxpr.invars]
+
+    def _whole(self, step: Step) -> list[bool]:
+        """A loop, a choice or a shard runs as a whole, but for operands that no part of it needs."""
+        needed = [self._frame(frame, [True] * len(frame.outs)) for frame in step.frames]
+        if step.eqn.primitive.name == "cond":
+            return [True, *(any(flags) for flags in zip(*needed, strict=True))]
+        if step.eqn.primitive.name == "scan":
+            n, c = scan_counts(step.eqn.params)
+            (flags,) = needed
+            return [flag or n <= i < n + c for i, flag in enumerate(flags)]
+        return [True] * len(step.ins)

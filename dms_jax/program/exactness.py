@@ -1,0 +1,278 @@
+"""Where masks act, and the proof that nothing dropped is ever read.
+
+A network may compute anything at dropped positions as long as no operation runs over them. Operations that run over an
+axis (products, reductions, cumulative sums) are known (`Operation.reads`), and each of them reads its operand times the
+mask: that is the meaning of a mask, soft or hard, and with a mask of zeros and ones it is what the smaller network
+computes. A `Plan` says how each of those reads comes by the mask: multiplied into parameters, where `scaling` proves
+that it is the same; or inserted right there. Means over a masked axis count kept elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from dms_jax.program.axes import Atom, Axis, atoms, resolve
+from dms_jax.program.operations import Refused
+from dms_jax.program.scaling import Graph, Scaling, Site
+from dms_jax.program.sizes import owners
+from dms_jax.program.trace import Node, Program, Value
+
+Owned: TypeAlias = Mapping[Atom, tuple[str, int]]
+Element: TypeAlias = tuple[str, int]  # (depth group, element)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One parameter to multiply: by a mask along `axis`, or as a whole by the gate `element`; the other is None."""
+
+    leaf: int
+    axis: int | None
+    element: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Insertion:
+    """A mask to multiply in before an operation reads: `how` says what is neutral to it (see `operations.Read`)."""
+
+    node: Node
+    operand: int
+    axis: int
+    how: str
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """A sum divided by how many were summed: operand `operand` of `node` is that number (or its inverse)."""
+
+    node: Node
+    operand: int
+    axes: tuple[Axis, ...]
+    size: int
+
+    @property
+    def inverse(self) -> bool:
+        return self.node.name == "mul"
+
+
+@dataclass(eq=False)
+class Plan:
+    """How the masks of a program come to where they are read.
+
+    Attributes:
+      factors: group -> parameters to multiply.
+      insertions: group -> masks to insert.
+      gates: (group, element) -> branches to multiply: (node of the residual sum, operand).
+      means: means over axes of groups.
+      counted: groups that a mean counts.
+    """
+
+    factors: dict[str, tuple[Factor, ...]] = field(default_factory=dict)
+    insertions: dict[str, list[Insertion]] = field(default_factory=dict)
+    gates: dict[Element, list[tuple[Node, int]]] = field(default_factory=dict)
+    means: list[Mean] = field(default_factory=list)
+    counted: set[str] = field(default_factory=set)
+
+    def folds(self, name: str) -> bool:
+        """Whether a group's mask is multiplied into parameters and nothing else."""
+        inserted = self.insertions.get(name) or any(group == name for group, _ in self.gates)
+        return name in self.factors and not inserted and name not in self.counted
+
+
+def reads(program: Program, owned: Owned) -> dict[str, list[tuple[Node, tuple[tuple[int, int], ...], str]]]:
+    """{group: [(operation, sides, how)]} of every operation that runs over an axis of the group."""
+    found: dict[str, list[tuple[Node, tuple[tuple[int, int], ...], str]]] = {}
+    known: dict[int, tuple[list[str], Axis]] = {}
+    for node in program.nodes:
+        operation = node.operation
+        if operation is None or operation.reads is None:
+            continue
+        for read in operation.reads(node):
+            operand, axis = read.sides[0]
+            where = node.inputs[operand].axes[axis]
+            if id(where) not in known:
+                known[id(where)] = (owners(where, owned), where)
+            for name in known[id(where)][0]:
+                found.setdefault(name, []).append((node, read.sides, read.how))
+    return found
+
+
+def plan(
+    program: Program,
+    owned: Owned,
+    leaves: Mapping[Value, int],
+    trained: Sequence[bool],
+    gates: Mapping[Element, Sequence[tuple[Node, int]]],
+    *,
+    writes: bool = True,
+    fold: bool = True,
+) -> Plan:
+    """Decide for every group: parameters that read it, parameters that write it, or insertion; the fewest numbers.
+
+    A leaf that other masks go into counts half: it is copied anyway, and one more factor is cheap. So groups with the
+    fewest choices come first.
+
+    Args:
+      program: the program.
+      owned: atoms of groups.
+      leaves: the parameter values of the program and their numbers.
+      trained: of every leaf; masks go into no other.
+      gates: (group, element) -> the residual branches that go with it.
+      writes: whether masks may go into what writes an axis. False for masks that reach 0: m relu(x) = relu(m x) has no
+        derivative in m at 0 on the right-hand side.
+      fold: False inserts every mask (the reference).
+    """
+    graph = Graph(program, leaves, [i for i, train in enumerate(trained) if not train])
+    found = Plan(means=means(program, owned))
+    found.counted = {name for mean in found.means for axis in mean.axes for name in owners(axis, owned)}
+    options = {name: _options(graph, owned, name, sites, writes, fold) for name, sites in reads(program, owned).items()}
+    scaled: set[int] = set()
+
+    def numbers(option: _Option) -> float:
+        sizes = {leaf: math.prod(a.size for a in value.axes) for value, leaf in leaves.items()}
+        folded = sum(sizes[leaf] / 2 if leaf in scaled else sizes[leaf] for leaf in {f.leaf for f in option.factors})
+        return folded + 2 * option.inserted
+
+    for name in sorted(options, key=lambda name: len(options[name])):
+        best = min(options[name], key=numbers)
+        scaled |= {f.leaf for f in best.factors}
+        if best.factors:
+            found.factors[name] = best.factors
+        if best.insertions:
+            found.insertions[name] = best.insertions
+    for (name, element), sums in gates.items():
+        folded = _gate_factors(graph, element, sums) if fold and writes else None
+        if folded is None:
+            found.gates[name, element] = list(sums)
+        else:
+            found.factors[name] = (*found.factors.get(name, ()), *folded)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Option:
+    factors: tuple[Factor, ...]
+    insertions: list[Insertion]
+
+    @property
+    def inserted(self) -> int:
+        """How many numbers are multiplied where masks are inserted."""
+        values = [(i.node.inputs[i.operand]) for i in self.insertions]
+        return sum(math.prod(axis.size for axis in value.axes) for value in values)
+
+
+def _options(graph: Graph, owned: Owned, name: str, sites: Iterable, writes: bool, fold: bool) -> list[_Option]:
+    """Into the parameters that read, where they are read by nothing else, and inserted elsewhere; or all into writers."""
+    mine = {atom for atom, (owner, _) in owned.items() if owner == name}
+
+    def holds(value: Value, axis: int) -> bool:
+        return any(atom in mine for atom in atoms(resolve(value.axes[axis])))
+
+    scaling = Scaling(graph, holds)
+    if not fold:
+        return [_Option((), [_cheapest(node, sides, how) for node, sides, how in sites])]
+    factors: list[Factor] = []
+    insertions: list[Insertion] = []
+    clusters: dict[frozenset[Value], list[tuple]] = {}
+    for node, sides, how in sites:
+        read = _parameter_side(graph, node, sides) if how == "sum" else None
+        if read is None:
+            insertions.append(_cheapest(node, sides, how))
+        else:
+            clusters.setdefault(frozenset({node.inputs[read[0]]}), []).append((node, read, sides))
+    for several in _merged(graph, clusters):
+        try:
+            found = scaling.leaves([(node, read[0], read[1]) for node, read, _ in several])
+            factors += [Factor(leaf, axis) for leaf, axis in found]
+        except Refused:
+            insertions += [_cheapest(node, sides, "sum") for node, _, sides in several]
+    options = [_Option(tuple(dict.fromkeys(factors)), insertions)]
+    written = _written(graph, scaling, sites) if writes else None
+    return [*options, *([written] if written is not None else [])]
+
+
+def _parameter_side(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
+    """The side of a product that is a parameter, moved or cast at most."""
+    for operand, axis in sides:
+        if _origin(graph, node.inputs[operand]) is not None:
+            return operand, axis
+    return None
+
+
+_MOVED = frozenset("convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row name".split())
+
+
+def _origin(graph: Graph, value: Value) -> Value | None:
+    """The trained parameter that a value is, moved or cast at most."""
+    while value not in graph.leaves:
+        makers = graph.makers.get(value, ())
+        if len(makers) != 1 or makers[0].name not in _MOVED:
+            return None
+        value = makers[0].inputs[0]
+    return value if graph.leaves[value] not in graph.fixed else None
+
+
+def _merged(graph: Graph, clusters: Mapping[frozenset[Value], list]) -> list[list]:
+    """Reads of one parameter together: it is scaled for all of them or for none."""
+    by_leaf: dict[Value | None, list] = {}
+    for values, several in clusters.items():
+        (value,) = values
+        by_leaf.setdefault(_origin(graph, value), []).extend(several)
+    return list(by_leaf.values())
+
+
+def _cheapest(node: Node, sides: tuple[tuple[int, int], ...], how: str) -> Insertion:
+    """At the smaller operand."""
+    operand, axis = min(sides, key=lambda side: math.prod(a.size for a in node.inputs[side[0]].axes))
+    return Insertion(node, operand, axis, how)
+
+
+def _written(graph: Graph, scaling: Scaling, sites: Iterable) -> _Option | None:
+    """Into what writes the axis, for all sites at once; None where it is not the same."""
+    wanted: list[Site] = []
+    for node, sides, how in sites:
+        if how != "sum":
+            return None
+        operand, axis = next(((k, i) for k, i in sides if _origin(graph, node.inputs[k]) is None), sides[0])
+        wanted.append((node, operand, axis))
+    try:
+        found = scaling.leaves(wanted)
+    except Refused:
+        return None
+    return _Option(tuple(Factor(leaf, axis) for leaf, axis in found), []) if found else None
+
+
+def _gate_factors(graph: Graph, element: int, sums: Sequence[tuple[Node, int]]) -> list[Factor] | None:
+    """Parameters that, multiplied, scale the branches of one gate."""
+    if any(node.in_loop for node, _ in sums):
+        return None
+    scaling = Scaling(graph, lambda value, axis: True)
+    try:
+        found = scaling.leaves([(node, operand, None) for node, operand in sums])
+    except Refused:
+        return None
+    return [Factor(leaf, None, element) for leaf, _ in found] or None
+
+
+def means(program: Program, owned: Owned) -> list[Mean]:
+    """Divisions of a sum by the size of what was summed, where that has elements of groups."""
+    summed: dict[Value, tuple[Axis, ...]] = {}
+    found = []
+    for node in program.nodes:
+        if node.name == "reduce_sum":
+            summed[node.outputs[0]] = tuple(node.inputs[0].axes[i] for i in node.eqn.params["axes"])
+        elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias"):
+            if node.inputs[0] in summed:
+                summed[node.outputs[0]] = summed[node.inputs[0]]
+        elif node.name in ("div", "mul"):
+            number = 1 if node.name == "div" or node.inputs[0] in summed else 0
+            total, by = node.inputs[1 - number], node.inputs[number].constant
+            if total not in summed or not by:
+                continue
+            axes, size = summed[total], math.prod(axis.size for axis in summed[total])
+            value = by if node.name == "div" else 1 / by
+            if size > 1 and math.isclose(value, size, rel_tol=1e-5) and any(owners(axis, owned) for axis in axes):
+                found.append(Mean(node, number, axes, size))
+    return found

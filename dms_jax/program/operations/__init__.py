@@ -1,0 +1,64 @@
+"""ONE entry a primitive: its axes, its size elsewhere, which axes it runs over, how a factor passes it, what it costs.
+
+Operations that run other programs (jit, scan, cond, custom derivatives, ...) are in `trace.py` and `evaluate.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dms_jax.program.operations import devices, elementwise, indexing, products, reductions, shapes
+from dms_jax.program.operations.operation import (
+    ApplyRule,
+    AxesOf,
+    AxesRule,
+    Operation,
+    PassesRule,
+    Place,
+    Read,
+    ReadsRule,
+    Refused,
+    ResizeRule,
+    Scaled,
+    fresh,
+    unknown,
+)
+
+OPERATIONS: dict[str, Operation] = {
+    name: operation
+    for room in (elementwise, shapes, reductions, indexing, products, devices)
+    for name, operation in room.OPERATIONS.items()
+}
+
+
+def register_operation(
+    primitive: Any,
+    axes: AxesRule,
+    *,
+    resize: ResizeRule | None = None,
+    reads: ReadsRule | None = None,
+    passes: PassesRule | None = None,
+    apply: ApplyRule | None = None,
+) -> None:
+    """Tell the engine of a primitive that it does not know, or tell it otherwise: a Pallas kernel, say.
+
+    Args:
+      primitive: a JAX primitive, or its name. (A Pallas kernel is the primitive `pallas_call`; put it behind a
+        primitive of your own, or look at `eqn.params` to tell kernels apart.)
+      axes, resize, reads, passes, apply: as `Operation` has them.
+    """
+    OPERATIONS[getattr(primitive, "name", primitive)] = Operation(axes, resize, reads, passes, apply)
+
+
+__all__ = [
+    "AxesOf",
+    "OPERATIONS",
+    "Operation",
+    "Place",
+    "Read",
+    "Refused",
+    "Scaled",
+    "fresh",
+    "register_operation",
+    "unknown",
+]

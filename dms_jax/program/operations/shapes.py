@@ -1,0 +1,271 @@
+"""Operations that move, merge, split, cut and repeat axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dms_jax.program.axes import UNIT, Atom, Axis, concat, product
+from dms_jax.program.operations.operation import (
+    AxesOf,
+    Operation,
+    Place,
+    Refused,
+    Scaled,
+    Shape,
+    fresh,
+    is_zero,
+    kept_axes,
+    moves,
+    out_shapes,
+)
+
+
+def broadcast_in_dim(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    (shape,) = out_shapes(eqn)
+    axes = list(fresh(shape))
+    for source, target in zip(ins[0], eqn.params["broadcast_dimensions"], strict=True):
+        if source.size == shape[target]:
+            axes[target] = source
+    return [tuple(axes)]
+
+
+def _broadcast_moved(node: Any) -> list[tuple[int, ...]]:
+    source, out = node.inputs[0], node.outputs[0]
+    at = {j: i for i, j in enumerate(node.eqn.params["broadcast_dimensions"])}
+    return [
+        (at[j],) if j in at and source.axes[at[j]].size == axis.size else () for j, axis in enumerate(out.axes)
+    ]
+
+
+def transpose(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    return [tuple(ins[0][i] for i in eqn.params["permutation"])]
+
+
+def squeeze(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    return [kept_axes(ins[0], eqn.params["dimensions"])]
+
+
+def _squeeze_moved(node: Any) -> list[tuple[int, ...]]:
+    return [(i,) for i in range(len(node.inputs[0].axes)) if i not in node.eqn.params["dimensions"]]
+
+
+def reshape_blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+    """The smallest runs of dimensions with equal products: a reshape merges and splits inside each run only."""
+    blocks, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        left, right, a, b = [], [], 1, 1
+        while not (left or right) or a != b:
+            if (a <= b and i < len(before)) or j == len(after):
+                a, i = a * before[i], i + 1
+                left.append(i - 1)
+            else:
+                b, j = b * after[j], j + 1
+                right.append(j - 1)
+        blocks.append((left, right))
+    return blocks
+
+
+def reshape(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    (after,) = out_shapes(eqn)
+    before = tuple(axis.size for axis in ins[0])
+    axes = list(fresh(after))
+    if 0 in before:
+        return [tuple(axes)]
+    for left, right in reshape_blocks(before, after):
+        real = [j for j in right if after[j] != 1]
+        merged = product(ins[0][i] for i in left)
+        if len(real) == 1:
+            axes[real[0]] = merged
+        elif real:
+            t.tie(merged, product(axes[j] for j in real))
+    return [tuple(axes)]
+
+
+def _reshape_moved(node: Any) -> list[tuple[int, ...]]:
+    before, after = ([axis.size for axis in v.axes] for v in (node.inputs[0], node.outputs[0]))
+    moved: list[tuple[int, ...]] = [()] * len(after)
+    if 0 in before:
+        return moved
+    for left, right in reshape_blocks(tuple(before), tuple(after)):
+        for j in right:
+            if after[j] != 1:
+                moved[j] = tuple(i for i in left if before[i] != 1)
+    return moved
+
+
+def _result_shape(name: str) -> Any:
+    def resize(sizes: Any, step: Any) -> dict[str, Any]:
+        return {name: sizes.shape(step.outs[0]), "sharding": None}
+
+    return resize
+
+
+def concatenate(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    along = eqn.params["dimension"]
+    axes = list(ins[0])
+    for other in ins[1:]:
+        for i, axis in enumerate(other):
+            if i != along:
+                t.tie(axes[i], axis)
+    axes[along] = concat(end_to_end(t, [operand[along] for operand in ins]))
+    return [tuple(axes)]
+
+
+def _concatenate_passes(node: Any, place: Place, holds: Any) -> list[Scaled]:
+    """All pieces, but along the axis itself those alone that have the group; each must be one whole piece of it."""
+    along = node.eqn.params["dimension"]
+    if place == along:
+        held = [v for v in node.inputs if holds(v, along)]
+        return [[(v, along) for v in held]]
+    return [[(v, place) for v in node.inputs if not is_zero(v)]]
+
+
+def end_to_end(t: Any, parts: Sequence[Axis]) -> list[Axis]:
+    """Parts of a longer axis; one of size 1 is one of its positions, which cannot go: all size-1 axes are alike."""
+    named = [Atom(1) if part is UNIT else part for part in parts]
+    t.freeze(*(new for new, part in zip(named, parts, strict=True) if part is UNIT))
+    return named
+
+
+def stack(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    for other in ins[1:]:
+        for a, b in zip(ins[0], other, strict=True):
+            t.tie(a, b)
+    axes, along = list(ins[0]), eqn.params["axis"]
+    axes.insert(along, t.meaningful(UNIT, len(ins)))
+    return [tuple(axes)]
+
+
+def unstack(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    along = eqn.params["axis"]
+    t.freeze(ins[0][along])
+    return [kept_axes(ins[0], (along,))] * len(eqn.outvars)
+
+
+def tile(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """n positions repeated r times are r x n, the copies being the slower factor."""
+    axes = []
+    for axis, r in zip(ins[0], eqn.params["reps"], strict=True):
+        (copies,) = fresh((r,))
+        t.freeze(copies)
+        axes.append(product((copies, axis)))
+    return [tuple(axes)]
+
+
+def piece(t: Any, axis: Axis, start: int, stop: int, stride: int = 1) -> Axis:
+    """Positions [start:stop:stride] of an axis."""
+    if (start, stop, stride) == (0, axis.size, 1):
+        return axis
+    cut = Atom(len(range(start, stop, stride)))
+    if stride != 1:
+        t.freeze(axis, cut)
+        return UNIT if cut.size == 1 else cut
+    if cut.size == 1:  # one chosen position: it must not be taken out, and its size-1 axis ties to nothing
+        t.freeze(cut)
+    t.tie(axis, concat((Atom(start), cut, Atom(axis.size - stop))))
+    return UNIT if cut.size == 1 else cut
+
+
+def slice_(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    p = eqn.params
+    strides = p["strides"] or (1,) * len(ins[0])
+    bounds = zip(ins[0], p["start_indices"], p["limit_indices"], strides, strict=True)
+    return [tuple(piece(t, axis, *bound) for axis, *bound in bounds)]
+
+
+def _slice_resize(sizes: Any, step: Any) -> dict[str, Any]:
+    p = step.eqn.params
+    bounds = [
+        sizes.bounds(axis, *bound)
+        for axis, *bound in zip(step.ins[0].axes, p["start_indices"], p["limit_indices"], strict=True)
+    ]
+    return {"start_indices": tuple(a for a, _ in bounds), "limit_indices": tuple(b for _, b in bounds)}
+
+
+def split(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    along, start, outs = eqn.params["axis"], 0, []
+    for size in eqn.params["sizes"]:
+        part = piece(t, ins[0][along], start, start + size)
+        outs.append((*ins[0][:along], part, *ins[0][along + 1 :]))
+        start += size
+    return outs
+
+
+def _split_resize(sizes: Any, step: Any) -> dict[str, Any]:
+    along, start, parts = step.eqn.params["axis"], 0, []
+    for size in step.eqn.params["sizes"]:
+        low, high = sizes.bounds(step.ins[0].axes[along], start, start + size)
+        parts.append(high - low)
+        start += size
+    return {"sizes": tuple(parts)}
+
+
+def pad(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    axes = []
+    for axis, (low, high, interior) in zip(ins[0], eqn.params["padding_config"], strict=True):
+        if interior:
+            axis = t.meaningful(axis, axis.size + interior * max(axis.size - 1, 0))
+        axis = piece(t, axis, max(-low, 0), axis.size - max(-high, 0))
+        if low > 0 or high > 0:
+            before, after = Atom(max(low, 0)), Atom(max(high, 0))
+            t.freeze(before, after)  # the padding is there in the small network too
+            axis = concat(end_to_end(t, (before, axis, after)))
+        axes.append(axis)
+    return [tuple(axes)]
+
+
+def _pad_resize(sizes: Any, step: Any) -> dict[str, Any]:
+    config = []
+    for axis, (low, high, interior) in zip(step.ins[0].axes, step.eqn.params["padding_config"], strict=True):
+        if low < 0 or high < 0:  # what is cut away
+            start, stop = sizes.bounds(axis, max(-low, 0), axis.size - max(-high, 0))
+            low = -start if low < 0 else low
+            high = stop - sizes.size(axis) if high < 0 else high
+        config.append((low, high, interior))
+    return {"padding_config": tuple(config)}
+
+
+def _pad_passes(node: Any, place: Place, holds: Any) -> list[Scaled]:
+    """Zeros stay zeros; along an axis that is itself padded the factor would be of another length."""
+    if not is_zero(node.inputs[1]) or (place is not None and node.eqn.params["padding_config"][place] != (0, 0, 0)):
+        raise Refused("pad")
+    return [[(node.inputs[0], place)]]
+
+
+def rev(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    return [t.frozen_at(ins[0], eqn.params["dimensions"])]
+
+
+def iota(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    return [fresh(out_shapes(eqn)[0])]
+
+
+def _iota_apply(sizes: Any, step: Any, arrays: list[Any]) -> list[Any]:
+    """Kept positions keep their numbers."""
+    p, (out,) = step.eqn.params, step.outs
+    along, shape = p["dimension"], sizes.shape(out)
+    if sizes.touched(out.axes[along]):
+        numbers = jnp.asarray(sizes.positions(out.axes[along]), p["dtype"])
+        return [jax.lax.broadcast_in_dim(numbers, shape, (along,))]
+    return [jax.lax.broadcasted_iota(p["dtype"], shape, along)]
+
+
+OPERATIONS: dict[str, Operation] = {
+    "broadcast_in_dim": Operation(broadcast_in_dim, _result_shape("shape"), passes=moves(_broadcast_moved)),
+    "transpose": Operation(transpose, passes=moves(lambda node: [(i,) for i in node.eqn.params["permutation"]])),
+    "squeeze": Operation(squeeze, passes=moves(_squeeze_moved)),
+    "reshape": Operation(reshape, _result_shape("new_sizes"), passes=moves(_reshape_moved)),
+    "concatenate": Operation(concatenate, passes=_concatenate_passes),
+    "stack": Operation(stack),
+    "unstack": Operation(unstack),
+    "tile": Operation(tile),
+    "slice": Operation(slice_, _slice_resize),
+    "split": Operation(split, _split_resize),
+    "pad": Operation(pad, _pad_resize, passes=_pad_passes),
+    "rev": Operation(rev),
+    "iota": Operation(iota, apply=_iota_apply),
+}

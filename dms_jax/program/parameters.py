@@ -1,0 +1,153 @@
+"""A pytree of parameters as a list of arrays: what is sliced, what is trained, and what each leaf is called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dms_jax.errors import UserError
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf of a tree is an array, concrete or abstract."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def path_of(keys: Sequence[Any]) -> str:
+    """A key path for people: "encoder/layer0/kernel"."""
+    texts = [str(key) for key in keys]
+    if texts and texts[-1] == ".value":  # of a variable object, which holds one array
+        texts = texts[:-1]
+    parts = (re.sub(r"^[\[.]?'?|'?\]?$", "", text) for text in texts)
+    return "/".join(part for part in parts if part) or "parameter"
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """The leaves of one tree of parameters that are arrays, in its own order.
+
+    Attributes:
+      template: the tree, with `jax.ShapeDtypeStruct` for arrays; other leaves as they are.
+      paths: of every array.
+      keys: their key paths.
+      shapes: `jax.ShapeDtypeStruct` of every array.
+      trained: of every array.
+    """
+
+    template: Any
+    paths: tuple[str, ...]
+    keys: tuple[Any, ...]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+    trained: tuple[bool, ...]
+
+    @staticmethod
+    def of(params: Any, trainable: Any = None, paths: Sequence[str] | None = None) -> Parameters:
+        """Read a tree.
+
+        Args:
+          params: the tree; arrays or `jax.ShapeDtypeStruct`.
+          trainable: a predicate on paths, a tree of booleans like `params`, or None: all floating-point arrays.
+          paths: names of all leaves in the order of flattening; None: from their keys.
+
+        Raises:
+          UserError: there are no arrays, or `trainable` fits another tree.
+        """
+        flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+        template = [_shape(leaf) if is_array(leaf) else leaf for _, leaf in flat]
+        there = [i for i, (_, leaf) in enumerate(flat) if is_array(leaf)]
+        if not there:
+            raise UserError("the parameters hold no arrays; give the network's own, or their shapes")
+        names = [path_of(keys) for keys, _ in flat] if paths is None else list(paths)
+        if len(names) != len(flat):
+            raise UserError(f"{len(names)} paths for {len(flat)} leaves of the parameters; give one a leaf")
+        shapes = [template[i] for i in there]
+        return Parameters(
+            jax.tree_util.tree_unflatten(treedef, template),
+            tuple(_unique([names[i] for i in there])),
+            tuple(flat[i][0] for i in there),
+            tuple(shapes),
+            tuple(_trained(params, trainable, [names[i] for i in there], there, shapes)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def arrays(self, tree: Any) -> list[Any]:
+        """The arrays of a tree of this structure; None where one is not there.
+
+        Raises:
+          UserError: a tree of another structure.
+        """
+        found = {keys: leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0] if is_array(leaf) or _number(leaf)}
+        known = set(self.keys)
+        strange = next((keys for keys in found if keys not in known), None)
+        if strange is not None:
+            raise UserError(f"these are parameters of another network: {path_of(strange)} is not among this one's")
+        return [found.get(keys) for keys in self.keys]
+
+    def tree(self, arrays: Sequence[Any]) -> Any:
+        """The tree of some arrays: those that are None are left out of dictionaries, and None elsewhere."""
+        rest = iter(arrays)
+        full = jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else leaf, self.template)
+        return full if all(array is not None for array in arrays) else pruned(full, self.template)
+
+    def partition(self, tree: Any) -> tuple[Any, Any]:
+        """(what is trained, what is not), each the whole tree with None in the other's places."""
+        arrays = self.arrays(tree)
+        train = [x if t else None for x, t in zip(arrays, self.trained, strict=True)]
+        rest = [None if t else x for x, t in zip(arrays, self.trained, strict=True)]
+        return self._filled(train), self._filled(rest)
+
+    def _filled(self, arrays: Sequence[Any]) -> Any:
+        rest = iter(arrays)
+        return jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else None, self.template)
+
+
+def pruned(tree: Any, template: Any) -> Any:
+    """Leave entries of dictionaries out that are None, or empty, where the template has arrays."""
+    if isinstance(template, dict):
+        inner = {key: pruned(tree[key], child) for key, child in template.items()}
+        return type(template)({k: v for k, v in inner.items() if not (_empty(v) and not _empty(template[k]))})
+    return tree
+
+
+def _empty(tree: Any) -> bool:
+    return not jax.tree.leaves(tree)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+
+
+def _number(leaf: Any) -> bool:
+    return isinstance(leaf, int | float | complex | np.number)
+
+
+def _trained(
+    params: Any, trainable: Any, paths: Sequence[str], there: Sequence[int], shapes: Sequence[jax.ShapeDtypeStruct]
+) -> Iterable[bool]:
+    inexact = [jnp.issubdtype(shape.dtype, jnp.inexact) for shape in shapes]
+    if trainable is None:
+        return inexact
+    marks = jax.tree.leaves(trainable, is_leaf=lambda x: x is None)
+    if callable(trainable) and not all(mark is None or isinstance(mark, bool | np.bool_) for mark in marks):
+        return [bool(trainable(path)) and real for path, real in zip(paths, inexact, strict=True)]
+    count = len(jax.tree.leaves(params))
+    if len(marks) != count:
+        raise UserError(f"`trainable` has {len(marks)} leaves, the parameters {count}; give a tree of booleans like them")
+    return [bool(marks[i]) and real for i, real in zip(there, inexact, strict=True)]
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return found

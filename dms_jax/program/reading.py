@@ -1,0 +1,207 @@
+"""One function of the parameters, read for the shapes of its arguments on the classes that a space has found.
+
+The space's atoms are copied first: whatever this function ties, splits or freezes changes nothing in the space. Where
+it would take a group apart that is searched, it is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from dms_jax.errors import TracingError
+from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
+from dms_jax.program.branches import Key, find_branches, find_rows, reach
+from dms_jax.program.exactness import Element
+from dms_jax.program.parameters import Parameters
+from dms_jax.program.trace import Node, Program, Value, describe, trace
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What a space has found: the axes of its parameters, who owns them, and what goes with which gate.
+
+    Attributes:
+      parameters: the leaves.
+      axes: of every leaf.
+      owned: atom -> (group, offset of its first position in the group).
+      elements: what a residual branch has in any program -> the gate that it goes with.
+      gates: of every leaf, the gates that it goes with.
+      depth: names of depth groups whose elements are residual branches.
+      row_groups: depth groups whose elements are rows of stacked parameters.
+      context: what to trace in: a network that marks its groups does so inside.
+    """
+
+    parameters: Parameters
+    axes: Sequence[tuple[Axis, ...]]
+    owned: Mapping[Atom, tuple[str, int]]
+    elements: Mapping[Key, Element] = field(default_factory=dict)
+    gates: Sequence[frozenset[Element]] = ()
+    depth: frozenset[str] = frozenset()
+    row_groups: frozenset[str] = frozenset()
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(eq=False)
+class Reading:
+    """A function, traced.
+
+    Attributes:
+      program: its program.
+      leaves: values of the parameters -> their numbers.
+      arguments: values of the other inputs.
+      owned: this program's atoms of the groups.
+      gates: (group, element) -> its residual sums: (node, operand of the branch).
+      rows: of loops over layers: id of the step -> (depth group, step).
+      out_tree: of the outputs.
+    """
+
+    program: Program
+    leaves: dict[Value, int]
+    arguments: list[Value]
+    owned: dict[Atom, tuple[str, int]]
+    gates: dict[Element, list[tuple[Node, int]]]
+    row_sums: dict[Node, tuple[int, int]]  # node of a sum in a loop over layers -> (its branch, id of the loop's step)
+    rows: dict[int, str]  # id of a loop's step -> the depth group of its rows
+    out_tree: Any
+
+    def stays(self, gone: frozenset[Element]) -> dict[Node, int]:
+        """Residual sums without their branch -> the operand that stays."""
+        return {node: 1 - operand for element in gone for node, operand in self.gates.get(element, ())}
+
+
+def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
+    """Trace `fn(params, *args)` on copies of the classes.
+
+    Args:
+      classes: of the space.
+      fn: pure, of the whole tree of parameters first.
+      *args: arrays or shapes; static leaves stay as they are.
+
+    Raises:
+      TracingError: the function ties, splits or freezes a group, or uses what goes with a gate elsewhere, too.
+    """
+    copies: dict[Atom, Atom] = {}
+
+    def copy(axis: Axis) -> Axis:
+        axis = resolve(axis)
+        if axis is UNIT:
+            return UNIT
+        if isinstance(axis, Concat):
+            return Concat(tuple(copy(part) for part in axis.parts))
+        if isinstance(axis, Product):
+            return Product(tuple(copy(factor) for factor in axis.factors))
+        if axis not in copies:
+            copies[axis] = Atom(axis.size)
+        return copies[axis]
+
+    leaves = [Value(tuple(copy(axis) for axis in axes)) for axes in classes.axes]
+    with classes.context():
+        program, arguments, out_tree = traced(classes.parameters, fn, args, leaves, Ties())
+    numbers = {value: i for i, value in enumerate(leaves)}
+    for value in arguments:
+        for axis in value.axes:
+            program.ties.freeze(axis, "an axis of one of its arguments")
+    owned = _owned(classes, copies)
+    rows, row_sums = _rows(program, numbers, classes, owned)
+    branches = find_branches(program, numbers, classes.parameters.trained)
+    gates: dict[Element, list[tuple[Node, int]]] = {}
+    for branch in branches:
+        marked = branch.mark is not None and branch.mark[0] in classes.depth
+        element = branch.mark if marked else classes.elements.get(branch.key)
+        if element is not None:
+            gates.setdefault(element, []).append((branch.node, branch.operand))
+    reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, out_tree)
+    _check_gates(classes, reading)
+    return reading
+
+
+def traced(
+    parameters: Parameters, fn: Callable[..., Any], args: Sequence[Any], leaves: Sequence[Value], ties: Ties
+) -> tuple[Program, list[Value], Any]:
+    """Trace a function on given values of its parameters: (program, values of the arguments, tree of the outputs)."""
+    shapes = jax.tree.map(_abstract, tuple(args))
+    out: list[Any] = []
+
+    def flat(arrays: Sequence[Any], args: Any) -> Any:
+        found = fn(parameters.tree(arrays), *args)
+        arrays_out, tree = jax.tree.flatten(found)
+        out.append(tree)
+        return arrays_out
+
+    closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
+    arguments = [Value(_fresh(var.aval.shape)) for var in closed.jaxpr.invars[len(leaves) :]]
+    return trace(closed, [*leaves, *arguments], ties), arguments, out[-1]
+
+
+def _abstract(leaf: Any) -> Any:
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+    return leaf
+
+
+def _fresh(shape: Sequence[int]) -> tuple[Axis, ...]:
+    return tuple(Atom(n) if n != 1 else UNIT for n in shape)
+
+
+def _owned(classes: Classes, copies: Mapping[Atom, Atom]) -> dict[Atom, tuple[str, int]]:
+    owned: dict[Atom, tuple[str, int]] = {}
+    for atom, (name, start) in classes.owned.items():
+        root = resolve(copies[atom])
+        if not isinstance(root, Atom):
+            raise TracingError(f"group {name!r}: this function splits its axis; trace it with the space (`also=`)")
+        if root.frozen is not None:
+            raise TracingError(
+                f"group {name!r}: this function leaves nothing to take out of its axis, because of "
+                f"{describe(root.frozen)}; trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+            )
+        if root in owned and owned[root] != (name, start):
+            raise TracingError(
+                f"groups {owned[root][0]!r} and {name!r} are tied together in this function; trace it with the space "
+                "(`also=`)"
+            )
+        owned[root] = (name, start)
+    return owned
+
+
+def _rows(
+    program: Program, leaves: Mapping[Value, int], classes: Classes, owned: Mapping[Atom, tuple[str, int]]
+) -> tuple[dict[int, str], dict[Node, tuple[int, int]]]:
+    rows: dict[int, str] = {}
+    sums: dict[Node, tuple[int, int]] = {}
+    if not classes.row_groups:
+        return rows, sums
+    residual = {id(found.scan.step): found for found in find_rows(program, leaves)}
+    for scan in program.scans:
+        root = resolve(scan.rows)
+        name = owned[root][0] if isinstance(root, Atom) and root in owned else None
+        if name not in classes.row_groups:
+            continue
+        found = residual.get(id(scan.step))
+        if found is None:
+            raise TracingError(
+                f"group {name!r}: a layer of the loop at {describe(Node('scan', [], [], scan.step.eqn))} is not a "
+                "residual branch in this function, so that no layer can go"
+            )
+        rows[id(scan.step)] = name
+        sums |= {node: (operand, id(scan.step)) for node, operand in found.sums}
+    return rows, sums
+
+
+def _check_gates(classes: Classes, reading: Reading) -> None:
+    """What goes with a gate must go with it in this function, too."""
+    if not any(classes.gates):
+        return
+    marks = {node: (operand, {element}) for element, sums in reading.gates.items() for node, operand in sums}
+    through = reach(reading.program, marks)
+    for value, number in reading.leaves.items():
+        if value in through and not classes.gates[number] <= through[value]:
+            name, element = sorted(classes.gates[number] - through[value])[0]
+            raise TracingError(
+                f"{classes.parameters.paths[number]} goes with element {element} of group {name!r}, but this function "
+                "uses it elsewhere, too; trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+            )

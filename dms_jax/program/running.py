@@ -1,0 +1,154 @@
+"""A function of the parameters at the sizes of a structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dms_jax.errors import TracingError, UserError
+from dms_jax.program.axes import resolve
+from dms_jax.program.evaluate import Change, Evaluator
+from dms_jax.program.exactness import Element, Mean, means
+from dms_jax.program.masking import Readings
+from dms_jax.program.reading import Reading
+from dms_jax.program.sizes import Sizes, bind
+
+SURROGATES = (61, 67)
+"""Sizes that stand for a symbolic dimension while a function is read; two, to see what depends on it."""
+
+
+class Small:
+    """`(small params, *inputs) -> outputs`: a function of the full network's parameters, run smaller.
+
+    Args:
+      readings: of the space.
+      fn: `(params, *inputs)`.
+      sizes: of the axes of the space's parameters.
+      gone: the gates that are closed.
+    """
+
+    def __init__(self, readings: Readings, fn: Callable[..., Any], sizes: Sizes, gone: frozenset[Element]):
+        self._readings, self.fn, self._sizes, self._gone = readings, fn, sizes, gone
+        self.parameters = readings.classes.parameters
+        self.__name__ = getattr(fn, "__name__", "small")
+
+    @property
+    def shapes(self) -> list[jax.ShapeDtypeStruct | None]:
+        """Of every array of the small network; None: it is gone."""
+        classes, found = self._readings.classes, []
+        for shape, axes, gates in zip(self.parameters.shapes, classes.axes, classes.gates, strict=True):
+            size = tuple(self._sizes.size(axis) for axis in axes)
+            found.append(None if gates & self._gone else jax.ShapeDtypeStruct(size, shape.dtype))
+        return found
+
+    def __call__(self, small: Any, *args: Any) -> Any:
+        arrays = self._checked(small)
+        leaves, tree = jax.tree.flatten(args)
+        shapes = [getattr(x, "shape", ()) for x in leaves]
+        symbolic = any(not isinstance(n, int) for shape in shapes for n in shape)
+        reading = self._read(self._standing(leaves, tree, SURROGATES[0]) if symbolic else args)
+        if symbolic:
+            self._check_symbolic(reading, leaves, tree)
+        evaluator = self.evaluator(reading, shapes)
+        outs = evaluator.run([*arrays, *(jnp.asarray(x) for x in leaves)])
+        return jax.tree.unflatten(reading.out_tree, outs)
+
+    def evaluator(self, reading: Reading, shapes: Sequence[Sequence[Any]]) -> Evaluator:
+        """What runs a function that was read, at these sizes."""
+        owners = {owner: atom for atom, owner in reading.owned.items()}
+        classes = self._readings.classes
+        kept = {owners[classes.owned[atom]]: positions for atom, positions in self._sizes.kept.items()}
+        sizes = Sizes(kept, bind(reading.arguments, shapes))
+        stays = reading.stays(self._gone)
+        changes = {mean.node: _recounted(mean, sizes) for mean in means(reading.program, reading.owned)}
+        wanted = self._wanted(reading) if self._gone else None
+        evaluator = Evaluator(reading.program, sizes, stays, changes, wanted)
+        for value, number in reading.leaves.items():
+            if classes.gates[number] & self._gone and evaluator.live.inputs[number]:
+                name, element = sorted(classes.gates[number] & self._gone)[0]
+                raise TracingError(
+                    f"this function needs {self.parameters.paths[number]}, which went with element {element} of group "
+                    f"{name!r}"
+                )
+            del value
+        return evaluator
+
+    def _wanted(self, reading: Reading) -> list[bool] | None:
+        """New values of leaves that are gone are not wanted."""
+        from dms_jax.program.parameters import path_of
+
+        outputs = jax.tree.unflatten(reading.out_tree, list(range(len(reading.program.outputs))))
+        flat = jax.tree_util.tree_flatten_with_path(outputs)[0]
+        classes = self._readings.classes
+        gone = {p for p, gates in zip(self.parameters.paths, classes.gates, strict=True) if gates & self._gone}
+        wanted = []
+        for keys, _ in flat:
+            path = path_of(keys)
+            wanted.append(not any(path == leaf or path.endswith("/" + leaf) for leaf in gone))
+        return wanted
+
+    def _read(self, args: Sequence[Any]) -> Reading:
+        return self._readings.read(self.fn, args)
+
+    def _standing(self, leaves: Sequence[Any], tree: Any, size: int) -> Any:
+        """Shapes with numbers for symbolic dimensions: the same one for the same symbol."""
+        numbers: dict[str, int] = {}
+
+        def number(n: Any) -> int:
+            return n if isinstance(n, int) else numbers.setdefault(str(n), size + 12 * len(numbers))
+
+        shapes = [
+            jax.ShapeDtypeStruct(tuple(number(n) for n in x.shape), x.dtype) if hasattr(x, "shape") else x for x in leaves
+        ]
+        return jax.tree.unflatten(tree, shapes)
+
+    def _check_symbolic(self, reading: Reading, leaves: Sequence[Any], tree: Any) -> None:
+        """No number of the program may depend on a symbolic size."""
+        other = self._read(self._standing(leaves, tree, SURROGATES[1]))
+        pairs = zip(reading.program.nodes, other.program.nodes, strict=False)
+        same = len(reading.program.nodes) == len(other.program.nodes)
+        for a, b in pairs:
+            constants = [(x.constant, y.constant) for x, y in zip(a.inputs, b.inputs, strict=False)]
+            if a.name != b.name or any(x != y and not (x != x and y != y) for x, y in constants):
+                same = False
+            if not same:
+                from dms_jax.program.trace import describe
+
+                raise UserError(
+                    f"the inputs cannot have a symbolic size here: {describe(a)} computes with a number that depends "
+                    "on it; export at a fixed size"
+                )
+
+    def _checked(self, small: Any) -> list[Any]:
+        arrays = self.parameters.arrays(small)
+        for path, array, shape in zip(self.parameters.paths, arrays, self.shapes, strict=True):
+            found = None if array is None else tuple(getattr(array, "shape", ()))
+            if shape is None:
+                if array is not None:
+                    raise UserError(f"{path} went with a removed block; these are parameters of another structure")
+            elif found != tuple(shape.shape):
+                what = "is missing" if found is None else f"has shape {found}"
+                raise UserError(f"{path} {what}; this structure's has {tuple(shape.shape)} (see dms_jax.shrink)")
+        return arrays
+
+
+def _recounted(mean: Mean, sizes: Sizes) -> Change:
+    """sum / N divides by the new N."""
+
+    def change(ins: list[Any]) -> list[Any]:
+        size: Any = 1
+        for axis in mean.axes:
+            size = size * sizes.size(resolve(axis))
+        if isinstance(size, int) and size == mean.size:
+            return ins
+        out, by = list(ins), jnp.asarray(ins[mean.operand])
+        number = jnp.asarray(size, by.dtype)
+        out[mean.operand] = 1 / number if mean.inverse else number
+        return out
+
+    return change
+
+

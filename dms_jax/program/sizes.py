@@ -1,0 +1,110 @@
+"""Sizes and kept positions of axes, once some atoms have lost elements or stand for other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from dms_jax.errors import TracingError
+from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, atoms, resolve
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """The axes of a program at other sizes.
+
+    Attributes:
+      kept: atom -> ascending positions that stay.
+      free: atom -> another size (an integer or a symbolic dimension), for axes of inputs: the batch.
+    """
+
+    kept: Mapping[Atom, np.ndarray]
+    free: Mapping[Atom, Any] = field(default_factory=dict)
+
+    def size(self, axis: Axis) -> Any:
+        """How many positions an axis has."""
+        axis = resolve(axis)
+        if isinstance(axis, Atom):
+            return len(self.kept[axis]) if axis in self.kept else self.free.get(axis, axis.size)
+        if isinstance(axis, Concat):
+            return sum((self.size(part) for part in axis.parts[1:]), self.size(axis.parts[0]))
+        return prod((self.size(factor) for factor in axis.factors[1:]), start=self.size(axis.factors[0]))
+
+    def shape(self, value: Any) -> tuple[Any, ...]:
+        """The shape of a value."""
+        return tuple(self.size(axis) for axis in value.axes)
+
+    def touched(self, axis: Axis) -> bool:
+        """Whether an axis has atoms that lost elements."""
+        return any(atom in self.kept for atom in atoms(resolve(axis)))
+
+    def changed(self, axis: Axis) -> bool:
+        """Whether an axis has atoms that lost elements or are of another size."""
+        return any(atom in self.kept or atom in self.free for atom in atoms(resolve(axis)))
+
+    def positions(self, axis: Axis) -> np.ndarray:
+        """Which positions of the axis, as it was traced, stay; ascending."""
+        axis = resolve(axis)
+        if isinstance(axis, Concat):
+            starts = np.cumsum([0, *(part.size for part in axis.parts)])
+            return np.concatenate(
+                [self.positions(part) + start for part, start in zip(axis.parts, starts[:-1], strict=True)]
+            )
+        if isinstance(axis, Product):
+            total = np.zeros(1, np.int64)
+            for factor in axis.factors:
+                total = (total[:, None] * factor.size + self.positions(factor)[None, :]).reshape(-1)
+            return total
+        return np.asarray(self.kept[axis]) if axis in self.kept else np.arange(axis.size)
+
+    def bounds(self, axis: Axis, start: int, stop: int) -> tuple[Any, Any]:
+        """Where positions [start:stop] of an axis begin and end; the whole axis stays whole."""
+        if start == 0 and stop == axis.size:
+            return 0, self.size(axis)
+        if self.touched(axis):
+            positions = self.positions(axis)
+            return int(np.searchsorted(positions, start)), int(np.searchsorted(positions, stop))
+        return start, stop  # of a batch: its first positions stay the first
+
+
+def element_at(axis: Axis, owned: Mapping[Atom, tuple[str, int]], name: str) -> np.ndarray:
+    """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""
+    axis = resolve(axis)
+    if isinstance(axis, Concat):
+        return np.concatenate([element_at(part, owned, name) for part in axis.parts])
+    if isinstance(axis, Product):
+        at = np.full(1, -1)
+        for factor in axis.factors:
+            at = np.maximum.outer(at, element_at(factor, owned, name)).reshape(-1)
+        return at
+    owner, start = owned.get(axis, ("", 0))
+    return np.arange(start, start + axis.size) if owner == name else np.full(axis.size, -1)
+
+
+def owners(axis: Axis, owned: Mapping[Atom, tuple[str, int]]) -> list[str]:
+    """The groups whose elements an axis is made of."""
+    return list(dict.fromkeys(owned[atom][0] for atom in atoms(resolve(axis)) if atom in owned))
+
+
+def bind(values: Sequence[Any], shapes: Sequence[Sequence[Any]]) -> dict[Atom, Any]:
+    """Which atoms of inputs have other sizes than they were traced with.
+
+    Raises:
+      TracingError: an axis that is made of several, whose new size does not say which of them changed.
+    """
+    free: dict[Atom, Any] = {}
+    for value, shape in zip(values, shapes, strict=True):
+        for axis, size in zip(value.axes, shape, strict=True):
+            axis = resolve(axis)
+            if isinstance(size, int) and size == axis.size:
+                continue
+            head = axis.factors[0] if isinstance(axis, Product) else axis
+            rest = prod(factor.size for factor in axis.factors[1:]) if isinstance(axis, Product) else 1
+            if not isinstance(head, Atom) or head is UNIT:
+                raise TracingError(f"an input axis of size {axis.size} cannot have size {size}: it is cut into parts")
+            free[head] = size // rest
+    return free
