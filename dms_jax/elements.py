@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dms_jax.errors import UserError
+from dms_jax.program.marks import mark
 from dms_jax.structure import Structure
 
 Kind = Literal["width", "heads", "depth"]
@@ -63,7 +64,7 @@ class Elements:
                 f"group {self.name!r} has {self.size} elements; axis {axis} of {x.shape} has {x.shape[axis]}"
             )
         if self.mask is None:
-            return x
+            return mark(x, self.name, axis=axis if axis < 0 else axis - x.ndim) if _NAMING.get() else x
         shape = [1] * x.ndim
         shape[axis] = self.size
         return x * self.mask.astype(x.dtype).reshape(shape)
@@ -77,7 +78,8 @@ class Elements:
         if element not in self.kept:
             raise UserError(f"group {self.name!r} keeps elements {self.kept}, not {element}")
         if self.mask is None:
-            return jnp.ones((), dtype)
+            one = jnp.ones((), dtype)
+            return mark(one, self.name, element=self.kept.index(element)) if _NAMING.get() else one
         return jax.lax.index_in_dim(self.mask, self.kept.index(element), keepdims=False).astype(dtype)
 
 
@@ -140,12 +142,23 @@ def _inherited(module: Any) -> Structure | None:
 
 
 _RECORD: ContextVar[dict[str, Declaration] | None] = ContextVar("declared_groups", default=None)
+_NAMING: ContextVar[bool] = ContextVar("named_groups", default=False)
 _PORTABLE: ContextVar[bool] = ContextVar("portable_program", default=False)
 
 
 def is_portable() -> bool:
     """Whether a program is traced that a `SearchSpace` reads or other machines run: no kernel of one device then."""
     return _PORTABLE.get()
+
+
+@contextmanager
+def naming() -> Iterator[None]:
+    """Mark every array that is given to `Elements`, so that a program that is traced inside names its groups."""
+    token = _NAMING.set(True)
+    try:
+        yield
+    finally:
+        _NAMING.reset(token)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,14 +15,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dms_jax.errors import UserError
 from dms_jax.placement import FSDP, sharding_of
+from dms_jax.program.axes import UNIT, Atom, Axis, resolve
+from dms_jax.program.parameters import GONE, holes_filled, is_array, path_of
+from dms_jax.program.sizes import Sizes
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
-_GONE = object()
-
-
-def shrink(space: SearchSpace, variables: Any, structure: Structure) -> Any:
-    """Slice a pytree of the full network's variables down to a structure.
+def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Sequence[int]]) -> Any:
+    """Slice a pytree of the full network's parameters down to a structure.
 
     Arrays on a mesh stay on it, in one process or several. Where the mesh has an "fsdp" axis they lie as
     `dms_jax.training.shardings` puts the smaller ones; on another mesh an axis that is cut keeps its sharding where the
@@ -30,65 +31,143 @@ def shrink(space: SearchSpace, variables: Any, structure: Structure) -> Any:
 
     Args:
       space: the full network's space.
-      variables: any pytree with sub-trees shaped like the model's collections: `{"params": ..., "batch_stats": ...}`,
-        an optax state (moments are sliced with their parameters), a moving average of weights, a train state. Leaves
-        are matched by the end of their path and may be `jax.Array`, numpy or `jax.ShapeDtypeStruct`. What has no
-        matching path (step counts, keys) is passed through; a "masks" collection is dropped.
+      tree: the parameters, or any pytree with sub-trees of their structure: an optax state (moments are sliced with
+        their parameters), a moving average of weights, a train state. A sub-tree is recognized by its whole structure:
+        that of the parameters, of one of their collections, or of either with None (or `optax.MaskedNode`) in places;
+        never by a name. Where it holds other arrays than the parameters themselves (factored moments, a history of
+        updates), their axes say how they are sliced. Everything else (step counts, keys) is passed through. Leaves may
+        be `jax.Array`, numpy or `jax.ShapeDtypeStruct`.
       structure: what to keep.
 
     Returns:
-      The same tree, smaller: removed blocks are gone, kept ones keep their names.
+      The same tree, smaller: what a removed block held is left out of dictionaries, and None elsewhere.
 
     Raises:
-      UserError: a structure of another model, or an array whose path is a variable's and whose shape is not.
+      UserError: a structure of another network, or an array in such a sub-tree whose axes cannot be told.
     """
-    kept = space.kept(structure)
-    by_end: dict[tuple[str, ...], Leaf] = {leaf.path[1:]: leaf for leaf in space.leaves.values()}
+    cut = _Cut(space, space.kept(structure))
+    return holes_filled(cut.walk(tree, ""))
 
-    def find(path: tuple[str, ...]) -> Leaf | None:
-        for start in range(len(path)):
-            leaf = space.leaves.get(path[start:]) or by_end.get(path[start:])
-            if leaf is not None:
-                return leaf
-        return None
 
-    def walk(node: Any, path: tuple[str, ...]) -> Any:
-        if isinstance(node, Mapping):
-            dropped = "masks" if "params" in node else None  # the collection; a layer may have the name, too
-            inner = {key: walk(child, (*path, str(key))) for key, child in node.items() if key != dropped}
-            left = {key: child for key, child in inner.items() if child is not _GONE}
-            return type(node)(left) if left or not node else _GONE  # type: ignore[call-arg]
-        if hasattr(node, "shape"):
-            leaf = find(path)
-            return node if leaf is None else _slice(space, leaf, node, kept, "/".join(path))
-        if jax.tree_util.all_leaves([node]):  # a Python number
-            return node
-        if not jax.tree.leaves(node) and _gone(find(path), kept):  # optax.MaskedNode stands for a parameter
-            return _GONE
-        return jax.tree.map(
-            lambda child: walk(child, path), node, is_leaf=lambda x: x is not node and isinstance(x, Mapping)
+class _Cut:
+    """Walks a tree down to the sub-trees that are shaped like parameters."""
+
+    def __init__(self, space: SearchSpace, kept: Mapping[str, tuple[int, ...]]):
+        self.sizes, self.gone = space.sizes(kept), space.gone(kept)
+        leaves = list(space.leaves.values())
+        numbers = jax.tree.map(lambda _: 0, space.parameters.template)
+        rest = iter(leaves)
+        marked = jax.tree.map(lambda leaf, _: next(rest) if is_array(leaf) else None, space.parameters.template, numbers)
+        self.templates = [marked, *self._collections(marked)]
+        self.keys = [dict(jax.tree_util.tree_flatten_with_path(t)[0]) for t in self.templates]
+        self.trained = [leaf for leaf in leaves if leaf.trained]
+
+    @staticmethod
+    def _collections(marked: Any) -> list[Any]:
+        return list(marked.values()) if isinstance(marked, Mapping) and len(marked) > 1 or _single(marked) else []
+
+    def walk(self, node: Any, path: str) -> Any:
+        found = self._like_parameters(node)
+        if found is not None:
+            flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
+            cut = [self._leaf(found.get(keys), leaf, path + path_of(keys)) for keys, leaf in flat]
+            return jax.tree_util.tree_unflatten(treedef, cut)
+        if hasattr(node, "shape") or jax.tree_util.all_leaves([node]):
+            return self._alone(node, path)
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, child: self.walk(child, f"{path}{path_of(keys)}/"), node, is_leaf=lambda x: x is not node
         )
 
-    return walk(variables, ())
+    def _like_parameters(self, node: Any) -> dict[Any, Leaf] | None:
+        """key path -> leaf, where a tree has the structure of the parameters; holders of several arrays may be deeper."""
+        if hasattr(node, "shape") and self.keys[0].keys() != {()}:
+            return None
+        keys = [k for k, _ in jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)[0]]
+        for known in self.keys:
+            if not known or not keys:
+                continue
+            starts = {k: next((k[:n] for n in range(len(k), -1, -1) if k[:n] in known), None) for k in keys}
+            covered = {start for start in starts.values() if start is not None}
+            if covered == known.keys() and (None not in starts.values() or self._static(starts, known)):
+                return {k: known[start] for k, start in starts.items() if start is not None}
+        return None
 
+    @staticmethod
+    def _static(starts: Mapping[Any, Any], known: Mapping[Any, Leaf]) -> bool:
+        """Whether the leaves beside those of parameters could be static ones: theirs is the whole tree."""
+        return len(known) > 1 and sum(start is None for start in starts.values()) < len(starts) / 2
 
-def _gone(leaf: Leaf | None, kept: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a variable lies in a removed block."""
-    return leaf is not None and any(element not in kept[name] for name, element in leaf.gates)
-
-
-def _slice(space: SearchSpace, leaf: Leaf, array: Any, kept: Mapping[str, tuple[int, ...]], path: str) -> Any:
-    if _gone(leaf, kept):
-        return _GONE
-    if tuple(array.shape) != leaf.shape:
-        if array.shape == () or leaf.shape == ():
+    def _leaf(self, leaf: Leaf | None, array: Any, path: str) -> Any:
+        if leaf is None:
             return array
-        raise UserError(f"{path} has shape {tuple(array.shape)}; the model's {'/'.join(leaf.path)} has {leaf.shape}")
-    chosen = {axis: space.indices(term, kept) for axis, term in enumerate(leaf.axes)}
-    chosen = {axis: indices for axis, indices in chosen.items() if len(indices) < leaf.shape[axis]}
+        if leaf.gates & self.gone:
+            return GONE
+        if not hasattr(array, "shape"):
+            return array
+        axes = _axes_of(leaf, tuple(array.shape), path)
+        return array if axes is None else _sliced(self.sizes, axes, array)
+
+    def _alone(self, array: Any, path: str) -> Any:
+        """An array outside of all such trees: all trained parameters end to end, or nothing of theirs."""
+        total = sum(math.prod(leaf.shape) for leaf in self.trained)
+        if getattr(array, "shape", None) != (total,) or total == 1:
+            return array
+        pieces, start = [], 0
+        for leaf in self.trained:
+            size = math.prod(leaf.shape)
+            if not leaf.gates & self.gone:
+                piece = array[start : start + size].reshape(leaf.shape)
+                pieces.append(_sliced(self.sizes, leaf.axes, piece).reshape(-1))
+            start += size
+        return np.concatenate(pieces) if isinstance(array, np.ndarray) else jnp.concatenate(pieces)
+
+
+def _single(marked: Any) -> bool:
+    return isinstance(marked, Mapping) and len(marked) == 1 and all(isinstance(v, Mapping) for v in marked.values())
+
+
+def _hole(node: Any) -> bool:
+    """None and `optax.MaskedNode` stand for an array that is not there."""
+    return node is None or (isinstance(node, tuple) and not node and hasattr(node, "_fields"))
+
+
+def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] | None:
+    """The axes of an array that an optimizer keeps for a parameter; None: none of the parameter's.
+
+    Its own shape; with leading axes in front (a history); one axis alone, others of size 1; or one axis missing (a
+    factored moment).
+
+    Raises:
+      UserError: the shape does not say which axes these are.
+    """
+    own = leaf.shape
+    if shape == own:
+        return leaf.axes
+    if all(n == 1 for n in shape):
+        return None
+    if len(shape) > len(own) and shape[len(shape) - len(own) :] == own:
+        return (*(Atom(n) for n in shape[: len(shape) - len(own)]), *leaf.axes)
+    if len(shape) == len(own) and all(n in (1, m) for n, m in zip(shape, own, strict=True)):
+        return tuple(axis if n == m else UNIT for axis, n, m in zip(leaf.axes, shape, own, strict=True))
+    missing = [i for i in range(len(own)) if own[:i] + own[i + 1 :] == shape]
+    if len(missing) > 1 and (".v_row" in path or ".v_col" in path or "v_row/" in path or "v_col/" in path):
+        largest = np.argsort(own)  # optax's rule: rows lack the largest axis, columns the next
+        missing = [int(largest[-1] if "v_row" in path else largest[-2])]
+    choices = {tuple(id(resolve(a)) for a in leaf.axes[:i] + leaf.axes[i + 1 :]) for i in missing}
+    if len(choices) == 1:
+        return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
+    raise UserError(
+        f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; start "
+        "this optimizer anew, optimizer.init(small parameters)"
+    )
+
+
+def _sliced(sizes: Sizes, axes: Sequence[Axis], array: Any) -> Any:
+    chosen = {i: sizes.positions(axis) for i, axis in enumerate(axes) if sizes.touched(axis)}
+    chosen = {i: at for i, at in chosen.items() if len(at) < array.shape[i]}
     if not chosen:
         return array
-    shape = tuple(len(chosen[i]) if i in chosen else n for i, n in enumerate(leaf.shape))
+    shape = tuple(len(chosen[i]) if i in chosen else n for i, n in enumerate(array.shape))
     sharding = _kept_sharding(array, shape)
     if isinstance(array, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(shape, array.dtype, sharding=sharding)

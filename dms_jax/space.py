@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dms_jax import budgets, explanation, groups
+from dms_jax.adapters import equinox, haiku, keras, linen, nnx
+from dms_jax.adapters.marked import marked_space
 from dms_jax.adapters.source import Source
 from dms_jax.budgets import Network, Resource
 from dms_jax.budgets.polynomial import Variables
@@ -136,6 +138,57 @@ class SearchSpace:
         source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
         choice = Choice(tuple(include), tuple(freeze), tuple(blocks))
         return SearchSpace(source, inputs, also=also, tie=tie, choice=choice)
+
+    @staticmethod
+    def from_linen(model: Any, variables: Any, *inputs: Any, **options: Any) -> SearchSpace:
+        """A Flax Linen module and its variables; parameters are all collections, trained is "params".
+
+        Args:
+          model: any module; it needs no marks.
+          variables: what `init` gives, arrays or shapes.
+          *inputs: of `__call__`.
+          **options: of `from_function`; others are keywords of `__call__`. Whatever tells it that it does not train
+            (train=False, deterministic=True, ...) is added where it takes it.
+        """
+        return _space(linen.source, (model, variables, *inputs), inputs, options, model)
+
+    @staticmethod
+    def from_nnx(module: Any, *inputs: Any, **options: Any) -> SearchSpace:
+        """A Flax NNX module; parameters are its `nnx.State`, trained are its `nnx.Param`s. Options as `from_linen`."""
+        return _space(nnx.source, (module, *inputs), inputs, options, module)
+
+    @staticmethod
+    def from_equinox(module: Any, *inputs: Any, **options: Any) -> SearchSpace:
+        """An Equinox module, which is its own parameters; inputs have a leading batch axis (or `batched=False`)."""
+        return _space(equinox.source, (module, *inputs), inputs, options, module)
+
+    @staticmethod
+    def from_keras(model: Any, *inputs: Any, **options: Any) -> SearchSpace:
+        """A built Keras 3 model on the JAX backend; parameters are {"trainable": [...], "non_trainable": [...]}."""
+        return _space(keras.source, (model, *inputs), inputs, options, model)
+
+    @staticmethod
+    def from_haiku(transformed: Any, params: Any, *inputs: Any, **options: Any) -> SearchSpace:
+        """What `hk.transform` gives, and its parameters; with state a pair of both. Options as `from_linen`."""
+        return _space(haiku.source, (transformed, params, *inputs), inputs, options, transformed)
+
+    @staticmethod
+    def from_model(model: Any, *example: Any, tie: Sequence[str] = (), **call: Any) -> SearchSpace:
+        """A Linen module that declares its groups: modules inside that derive from `Searchable`.
+
+        The groups are those that are declared, under their names; where masks act is found in the program.
+
+        Args:
+          model: the module.
+          *example: its positional arguments; arrays or `jax.ShapeDtypeStruct`s.
+          tie: as in `from_function`.
+          **call: keyword arguments, static. `train=False` is added where the model takes `train`.
+
+        Raises:
+          TracingError: an operation that no group may go through, or a group that slices nothing.
+          UserError: a model without groups, or a pattern to tie that matches none, or groups of different sizes.
+        """
+        return marked_space(SearchSpace, model, example, tie, call)
 
     # --- costs ---
 
@@ -450,6 +503,18 @@ class SearchSpace:
         """The operations that tie a group to an axis, nearest the group's name first."""
         site = self._found.sites.get(group)
         return [] if site is None else [describe(why) for why in self._found.program.ties.path(site, axis)]
+
+
+_OPTIONS = ("also", "tie")
+_CHOICES = ("include", "freeze", "blocks")
+
+
+def _space(make: Callable[..., Source], given: Any, inputs: Any, options: dict[str, Any], model: Any) -> SearchSpace:
+    """A space of what an adapter makes of a model; options that are not the space's go to the model."""
+    call = {key: value for key, value in options.items() if key not in (*_OPTIONS, *_CHOICES)}
+    choice = Choice(**{key: tuple(options[key]) for key in _CHOICES if key in options})
+    rest = {key: options[key] for key in _OPTIONS if key in options}
+    return SearchSpace(make(*given, **call), inputs, choice=choice, model=model, **rest)
 
 
 def _abstract(leaf: Any) -> Any:

@@ -50,6 +50,8 @@ def find_candidates(
         if names[name] > 1:
             name = f"{name}#{names[name]}"
         why = None if atom.frozen is None else describe(atom.frozen)
+        if not any(leaf in order for leaf, _ in places):
+            why = "no program that was traced uses it"
         found.append(Candidate(atom, name, kind, why))
     return found
 

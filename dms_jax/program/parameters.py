@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,18 +84,17 @@ class Parameters:
         Raises:
           UserError: a tree of another structure.
         """
-        found = {keys: leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0] if is_array(leaf) or _number(leaf)}
+        found = dict(jax.tree_util.tree_flatten_with_path(tree)[0])
         known = set(self.keys)
-        strange = next((keys for keys in found if keys not in known), None)
+        strange = next((keys for keys, leaf in found.items() if is_array(leaf) and keys not in known), None)
         if strange is not None:
             raise UserError(f"these are parameters of another network: {path_of(strange)} is not among this one's")
         return [found.get(keys) for keys in self.keys]
 
     def tree(self, arrays: Sequence[Any]) -> Any:
         """The tree of some arrays: those that are None are left out of dictionaries, and None elsewhere."""
-        rest = iter(arrays)
-        full = jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else leaf, self.template)
-        return full if all(array is not None for array in arrays) else pruned(full, self.template)
+        rest = iter(GONE if array is None else array for array in arrays)
+        return holes_filled(jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else leaf, self.template))
 
     def partition(self, tree: Any) -> tuple[Any, Any]:
         """(what is trained, what is not), each the whole tree with None in the other's places."""
@@ -109,24 +108,29 @@ class Parameters:
         return jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else None, self.template)
 
 
-def pruned(tree: Any, template: Any) -> Any:
-    """Leave entries of dictionaries out that are None, or empty, where the template has arrays."""
-    if isinstance(template, dict):
-        inner = {key: pruned(tree[key], child) for key, child in template.items()}
-        return type(template)({k: v for k, v in inner.items() if not (_empty(v) and not _empty(template[k]))})
-    return tree
+GONE = object()
+"""Stands for an array that went with a removed block."""
 
 
-def _empty(tree: Any) -> bool:
-    return not jax.tree.leaves(tree)
+def holes_filled(tree: Any) -> Any:
+    """What is `GONE`, and what holds nothing else, is left out of dictionaries; it is None elsewhere."""
+    if tree is GONE:
+        return None
+    if isinstance(tree, Mapping):
+        left = {key: child for key, child in tree.items() if not _all_gone(child)}
+        return type(tree)({key: holes_filled(child) for key, child in left.items()})  # type: ignore[call-arg]
+    if not any(leaf is GONE for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(holes_filled, tree, is_leaf=lambda x: x is GONE or isinstance(x, Mapping))
+
+
+def _all_gone(tree: Any) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(leaf is GONE for leaf in leaves)
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
-
-
-def _number(leaf: Any) -> bool:
-    return isinstance(leaf, int | float | complex | np.number)
 
 
 def _trained(
@@ -139,6 +143,8 @@ def _trained(
     if callable(trainable) and not all(mark is None or isinstance(mark, bool | np.bool_) for mark in marks):
         return [bool(trainable(path)) and real for path, real in zip(paths, inexact, strict=True)]
     count = len(jax.tree.leaves(params))
+    if len(marks) != count:
+        marks = jax.tree.leaves(trainable)
     if len(marks) != count:
         raise UserError(f"`trainable` has {len(marks)} leaves, the parameters {count}; give a tree of booleans like them")
     return [bool(marks[i]) and real for i, real in zip(there, inexact, strict=True)]

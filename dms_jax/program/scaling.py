@@ -61,24 +61,40 @@ class Scaling:
 
     def price(self, value: Value, place: Place) -> Price:
         """What it would take to scale a value, looking back alone; infinite if it cannot be scaled."""
-        key = (value, place)
-        if key not in self._prices:
-            self._prices[key] = IMPOSSIBLE  # a loop leads back here: no
-            self._prices[key] = self._priced(value, place)
-        return self._prices[key]
+        stack: list[tuple[Value, Place]] = [(value, place)]
+        ways: dict[tuple[Value, Place], list[Scaled]] = {}
+        while stack:  # as deep as the network: no recursion
+            key = stack[-1]
+            if key in self._prices and key not in ways:
+                stack.pop()
+            elif key in ways:
+                self._prices[key] = self._cheapest(key, ways.pop(key))
+                stack.pop()
+            else:
+                self._prices[key] = IMPOSSIBLE  # a loop leads back here: no
+                ways[key] = self._ways(*key)
+                stack += [need for needed in ways[key] for need in needed if need not in self._prices]
+        return self._prices[value, place]
 
-    def _priced(self, value: Value, place: Place) -> Price:
-        if value in self.graph.leaves:
-            if self.graph.leaves[value] in self.graph.fixed:
-                return IMPOSSIBLE
-            return 0, math.prod(axis.size for axis in value.axes)
-        if value.constant is not None:
-            return IMPOSSIBLE
+    def _ways(self, value: Value, place: Place) -> list[Scaled]:
+        if value in self.graph.leaves or value.constant is not None:
+            return []
         try:
-            shared, numbers = min(map(self._total, sources(self.graph.maker(value), place, self.holds)))
+            return sources(self.graph.maker(value), place, self.holds)
         except Refused:
-            return IMPOSSIBLE
+            return []
+
+    def _cheapest(self, key: tuple[Value, Place], ways: list[Scaled]) -> Price:
+        value, _ = key
+        if value in self.graph.leaves:
+            free = self.graph.leaves[value] not in self.graph.fixed
+            return (0, math.prod(axis.size for axis in value.axes)) if free else IMPOSSIBLE
+        shared, numbers = min(map(self._sum, ways), default=IMPOSSIBLE)
         return shared + (len(self.graph.users.get(value, ())) > 1), numbers
+
+    def _sum(self, needed: Scaled) -> Price:
+        prices = [self._prices[need] for need in needed]
+        return sum(shared for shared, _ in prices), sum(numbers for _, numbers in prices)
 
     def _total(self, needed: Scaled) -> Price:
         """What it would take to scale several values together."""
