@@ -30,9 +30,10 @@ from benchmarks.pictures import save
 from dms_jax import models
 from dms_jax.data import batches, digits
 from dms_jax.errors import exit_on_user_error
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.report import pictures
 from dms_jax.report.run_files import Record
-from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, metrics, replicate, shard_batch, supervised
 from dms_jax.training.job import Job

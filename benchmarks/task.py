@@ -15,7 +15,7 @@ import jax
 import optax
 
 from benchmarks.sharing import in_turns
-from dms_jax.search import Loss
+from dms_jax.method.loss import Loss
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
@@ -131,4 +131,4 @@ class Task:
         with Run(self._run(seed), self._identity | {"seed": seed}) as run:
             name, steps = f"pretrain {self.name} seed {seed}", self.pretrain_steps
             key, batches = jax.random.key(seed), self.batches(seed)
-            return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).variables
+            return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).params

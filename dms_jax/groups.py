@@ -6,10 +6,49 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from dms_jax import checks, topk
 from dms_jax.axes import Atom, Axis, Concat, Product, resolve
 from dms_jax.elements import Declaration
 from dms_jax.errors import TracingError, UserError
 from dms_jax.tracing import describe
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a search does differently for one kind of group.
+
+    Attributes:
+      name: of the kind.
+      sharpness: lambda in units of N (METHOD, "Words").
+      least: how many elements must stay unless a model says otherwise.
+      settles_early: frozen at its hard masks while the search refines.
+      moves_together: its ratio takes part in what ratios have in common (`method.optimizer`).
+      counts_towards_multiple: `Limits(multiple=...)` is about it: its elements are an axis of a kernel.
+      gates: its elements gate blocks; they are no part of any axis.
+    """
+
+    name: str
+    sharpness: float = 1.0
+    least: int = 1
+    settles_early: bool = False
+    moves_together: bool = True
+    counts_towards_multiple: bool = True
+    gates: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("width"),
+        Kind("features"),
+        Kind("heads", sharpness=4.0, settles_early=True),
+        Kind(
+            "depth", sharpness=4.0, least=0, settles_early=True, moves_together=False, counts_towards_multiple=False,
+            gates=True,
+        ),
+    )
+}  # fmt: skip
+"""width: channels, hidden features; features: of a head; heads: of attention; depth: blocks."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +58,11 @@ class Group:
     Attributes:
       name: module path of the declaration.
       size: number of elements N.
-      kind: "width", "heads" or "depth".
+      kind: a name of `KINDS`.
       least: how many must stay.
+
+    Raises:
+      UserError: no such kind, or numbers that are not whole.
     """
 
     name: str
@@ -28,12 +70,21 @@ class Group:
     kind: str
     least: int
 
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(f"group {self.name!r} of kind {self.kind!r} is not possible; there are {', '.join(KINDS)}")
+        checks.whole("size", self.size, 1, f"of group {self.name!r}")
+        checks.whole("least", self.least, 0, f"of group {self.name!r}")
+
+    @property
+    def rules(self) -> Kind:
+        """What its kind means for a search."""
+        return KINDS[self.kind]
+
     @property
     def sharpness(self) -> float:
         """lambda: N for widths, 4N for heads and depth, 8 for one element (METHOD, "Words")."""
-        if self.size == 1:
-            return 8.0
-        return float(self.size if self.kind == "width" else 4 * self.size)
+        return float(topk.usual_sharpness(self.size, self.rules.sharpness))
 
 
 Owned = dict[Atom, tuple[str, int]]  # atom -> group and offset of its first position in the group
@@ -44,7 +95,10 @@ def declare(record: Mapping[str, Declaration], gated: set[str]) -> dict[str, Gro
     groups = {}
     for name, d in record.items():
         kind = d.kind or ("depth" if name in gated else "width")
-        least = d.least if d.least is not None else (0 if kind == "depth" else 1)
+        least = d.least
+        if least is None:
+            least = KINDS[kind].least if kind in KINDS else 0  # `Group` refuses what is no kind
+        checks.whole("least", least, 0, f"of group {name!r}")
         groups[name] = Group(name, d.size, kind, min(least, d.size))
     return groups
 
@@ -70,7 +124,7 @@ def own(groups: Mapping[str, Group], mask_axes: Mapping[str, Axis]) -> Owned:
     """Which atoms belong to which group: those that its mask's axis turned out to be made of."""
     owned: Owned = {}
     for name, group in groups.items():
-        if group.kind == "depth" or group.size == 1:
+        if group.rules.gates or group.size == 1:
             continue
         axis = resolve(mask_axes[name])
         start = 0

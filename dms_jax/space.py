@@ -27,6 +27,7 @@ from dms_jax.elements import Declaration, declared, portable
 from dms_jax.errors import TracingError, UserError
 from dms_jax.folding import Reads, find_reads
 from dms_jax.groups import Group
+from dms_jax.partition import partition
 from dms_jax.structure import Structure
 from dms_jax.tracing import Gate, Program, Value, control, describe, trace
 from dms_jax.writing import Factor, cheapest, find_writes
@@ -294,8 +295,18 @@ class SearchSpace:
         For masks that reach 0: m relu(x) = relu(m x) has no derivative in m at 0 on the right-hand side.
         """
         space = copy.copy(self)
-        space.folds = self._reading()
+        space.folds = {name: factors for name, factors in self._reading().items() if name in self.folds}
         return space
+
+    def unfolded(self) -> SearchSpace:
+        """The same space with every mask on activations: the reference that folding is tested against."""
+        space = copy.copy(self)
+        space.folds = {}
+        return space
+
+    def partition(self, tree: Any) -> tuple[Any, Any]:
+        """Variables -> what is trained and the rest, None in the other's places; `partition.combine` undoes it."""
+        return partition(tree)
 
     def element_at(self, axis: Axis, name: str) -> np.ndarray:
         """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""

@@ -23,7 +23,7 @@ from dms_jax.data.images import ImageData
 from dms_jax.data.randaugment import RandAugment
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
-from dms_jax.search import Loss
+from dms_jax.method.loss import Loss
 from dms_jax.structure import Structure
 from dms_jax.training import make_mesh, optimizers, place, processes, schedules, shard_batch, supervised
 from dms_jax.training.distillation import Distillation, image_teacher, taught

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dms_jax import projection
+from dms_jax.baselines import uniform
 from dms_jax.errors import UserError
-from dms_jax.search import Search
+from dms_jax.method.search import Search
 from dms_jax.shrink import shrink, verify
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
@@ -117,11 +117,11 @@ class Pipeline:
         state = pupil.search("search", search, pretrained)
         chosen = state.replace(ratios=local(state.ratios), importance=local(state.importance))  # type: ignore[attr-defined]
         structure = search.structure(chosen, self.model)
-        difference = verify(_exact(space), state.variables, structure, self.example)
+        difference = verify(_exact(space), state.params, structure, self.example)
         if not difference < 1e-2:
             raise UserError(f"masked and shrunk network differ by {difference:.2g}: the model reads an axis unmasked")
         small = model.clone(structure=structure)
-        start = self._start(small, state.variables)
+        start = self._start(small, state.params)
         del state, chosen  # a supernet with its optimiser's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
         found = self._train(after, "finetune", small, start, self.steps.finetune, self.average)
@@ -134,10 +134,10 @@ class Pipeline:
     def _controls(self, pretrained: Any, after: Job) -> dict[str, tuple[nn.Module, Any]]:
         search, space, model, steps = self.search, self.search.space, self.search.space.model, self.steps.controls
         ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained["params"]).items()}
-        even = Structure(projection.uniform(space, ranking, search.targets, search.limits))
-        uniform = model.clone(structure=even)
-        thin = self._train(after, "uniform", uniform, self._start(uniform, pretrained), steps, self.average)
-        networks = {UNIFORM: (uniform, thin)}
+        even = uniform(space, ranking, search.targets, search.limits)
+        thin = model.clone(structure=even)
+        trained = self._train(after, "uniform", thin, self._start(thin, pretrained), steps, self.average)
+        networks = {UNIFORM: (thin, trained)}
         if steps:
             job = self.job if self.retaught is None else after
             networks[LONGER] = (model, self._train(job, "full", model, pretrained, steps, self.average))

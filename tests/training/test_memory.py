@@ -62,7 +62,7 @@ def test_finetuning_holds_the_small_network_and_the_original():
     search = search_of()
     space, model = search.space, search.space.model
     small = model.clone(structure=space.structure({"layer0/feed_forward/hidden": tuple(range(64))}))
-    original = memory.abstract_variables(model)["params"]
+    original = memory.abstract_variables(model)
     plan = memory.finetune_plan(small, language_loss(small), OPTIMIZER, original, SHAPE, teacher=False)
     state = jax.eval_shape(lambda v: supervised.init(v, OPTIMIZER), memory.abstract_variables(small))
     assert plan.held["parameters"] == memory.bytes_per_device(state.params, SHAPE.mesh)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
-from dms_jax.projection import _Problem, largest, project, smallest, uniform
+from dms_jax.baselines import uniform
+from dms_jax.method.limits import largest, smallest
+from dms_jax.method.projection import Problem, filled, project
 
 
 class Two(Searchable):
@@ -54,25 +56,25 @@ def test_a_common_shift_keeps_differences(space):
     assert len(kept["a"]) > len(kept["b"]) and kept["depth"] == ()
 
 
-def filled(space, counts, importance, budget):
+def filled_up(space, counts, importance, budget):
     alone = {(name,): count for name, count in counts.items()}  # every group has a count of its own here
-    filled = _Problem(space, importance, {"macs": budget}, Limits().counts(space)).fill(alone)
-    return {name: count for (name,), count in filled.items()}
+    found = filled(Problem(space, importance, {"macs": budget}, Limits().counts(space)), alone)
+    return {name: count for (name,), count in found.items()}
 
 
 def test_the_most_important_element_per_cost_comes_back_first(space):
     counts, c = {"a": 2, "b": 3, "inner": 5, "depth": 0}, ranking(space)
     room = macs(2, 3) + 7  # one more a costs 4 + b = 7, one more b costs 3 + a = 5
-    assert filled(space, counts, {**c, "a": c["a"] * 100}, room) == {**counts, "a": 3}
-    assert filled(space, counts, {**c, "a": c["a"] / 100}, room) == {**counts, "b": 4}
+    assert filled_up(space, counts, {**c, "a": c["a"] * 100}, room) == {**counts, "a": 3}
+    assert filled_up(space, counts, {**c, "a": c["a"] / 100}, room) == {**counts, "b": 4}
 
 
 def test_what_costs_nothing_comes_last(space):
     """`inner` is free while its block is out; filled up first, the block would not come back."""
     counts, c = {"a": 4, "b": 3, "inner": 2, "depth": 0}, ranking(space)
     c["depth"] += 1000
-    assert filled(space, counts, c, macs(4, 3, 2)) == {**counts, "depth": 1}
-    assert filled(space, counts, c, macs(4, 3, 1)) == {"a": 5, "b": 3, "inner": 5, "depth": 0}
+    assert filled_up(space, counts, c, macs(4, 3, 2)) == {**counts, "depth": 1}
+    assert filled_up(space, counts, c, macs(4, 3, 1)) == {"a": 5, "b": 3, "inner": 5, "depth": 0}
 
 
 def test_ties_fall_as_the_operators_ranks_do(space):
@@ -163,7 +165,7 @@ class Stack(Searchable):
 )
 def test_uniform_thins_all_widths_alike_and_takes_as_few_blocks_as_it_can(macs, blocks, depth, hidden):
     space = SearchSpace.from_model(Stack(), jnp.ones((1, 4)))
-    kept = uniform(space, ranking(space), {"macs": macs}, blocks=blocks)
+    kept = uniform(space, ranking(space), {"macs": macs}, blocks=blocks).kept
     assert len(kept["depth"]) == depth and space.resources(kept)["macs"] <= macs
     counts = sorted(len(kept[f"hidden{i}"]) for i in kept["depth"])
     assert counts[0] == hidden and counts[-1] <= hidden + 1  # what is left over goes to the best ones

@@ -12,10 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, resources
-from dms_jax.strategies import DMS, GradientEstimated, Iterative
+from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError
+from dms_jax.baselines.gradient_estimated import GradientEstimated
+from dms_jax.baselines.iterative import Iterative
+from dms_jax.method import resources
+from dms_jax.method.dms import DMS
 from tests.counting import random_variables
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_GRADIENTS
+from tests.moved import moved_by
 
 
 class Toy(Searchable):
@@ -46,13 +50,13 @@ def variables(space):
     return random_variables(space)
 
 
-def loss(variables, batch, key):
+def loss(params, batch, key):
     x, y = batch
-    return jnp.mean(jnp.square(Toy().apply(variables, x) - y)), ({}, {"seen": jnp.float32(1)})
+    return jnp.mean(jnp.square(Toy().apply(params, x) - y)), {"metrics": {"seen": jnp.float32(1)}}
 
 
 def searcher(space, **options):
-    given = dict(optimizer=optax.sgd(0.01), budget={"macs": 0.4}, schedule=Schedule(20, warmup=4))
+    given = dict(optimizer=optax.sgd(0.01), budget={"macs": 0.4}, steps=Schedule(20, warmup=4))
     return Search(space, options.pop("loss", loss), **(given | options))
 
 
@@ -78,7 +82,7 @@ def usual(space, variables):
 def test_the_start(space, variables):
     search = searcher(space, budget={"macs": 0.4, "params": 0.5})
     state = search.init({**variables, "masks": space.masks()})
-    assert state.variables.keys() == {"params"}
+    assert state.params.keys() == {"params"}
     opened = [-4 / group.sharpness for group in space.groups.values()]
     np.testing.assert_allclose(state.ratios, opened, rtol=1e-6)
     assert {name: c.shape for name, c in state.importance.items()} == {n: (g.size,) for n, g in space.groups.items()}
@@ -94,7 +98,7 @@ def test_warm_up_gathers_importance_and_trains_weights_but_leaves_ratios(usual):
         chex.assert_trees_all_equal(state.ratio_opt_state, states[0].ratio_opt_state)
         assert state.task_norm == 0 and state.weights["macs"] == 1
     assert (states[4].importance["wide"] > 0).any()
-    assert (states[4].params["in"]["kernel"] != states[0].params["in"]["kernel"]).any()
+    assert (states[4].params["params"]["in"]["kernel"] != states[0].params["params"]["in"]["kernel"]).any()
     assert (states[5].ratios != states[4].ratios).any()
     assert all(m["macs_target"] == 1 for m in metrics[:5])
 
@@ -115,7 +119,7 @@ def gradients(search, state):
     space, masks = search.space, search.masks(state)
 
     def task(flat):
-        return loss({**state.variables, "masks": space.collection(flat)}, (X, Y), KEY)[0]
+        return loss({**state.params, "masks": space.collection(flat)}, (X, Y), KEY)[0]
 
     return space.by_group(jax.grad(task)(space.flat(masks))), masks
 
@@ -141,7 +145,7 @@ def test_no_gradient_to_the_importance(space, variables):
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_importance_and_is_counted(space, variables):
-    search = searcher(space, loss=lambda v, b, k: (loss(v, b, k)[0] * jnp.nan, ({}, {})))
+    search = searcher(space, loss=lambda v, b, k: loss(v, b, k)[0] * jnp.nan)
     states, metrics = run(search, variables, 1)
     chex.assert_trees_all_equal(states[1].importance, states[0].importance)
     assert metrics[0]["importance_skipped"] == 4
@@ -164,12 +168,12 @@ def test_the_rate_of_the_ratios_falls_from_twice_its_mean_to_nothing(space):
     falling = _rates(searcher(space))[:, wide]
     assert falling[0] == pytest.approx(2 * mean, rel=1e-4) and falling[-1] < 0.02 * mean
     assert np.mean(falling) == pytest.approx(mean, rel=0.1) and list(sorted(falling, reverse=True)) == list(falling)
-    constant = _rates(searcher(space, ratio_schedule="constant"))[:, wide]
+    constant = _rates(searcher(space, strategy=DMS(schedule="constant")))[:, wide]
     np.testing.assert_allclose(constant, mean, rtol=1e-4)
     rival = _rates(searcher(space, strategy=GradientEstimated()))
     np.testing.assert_allclose(rival, GradientEstimated().rate / 16, rtol=1e-4)
-    with pytest.raises(UserError, match="ratio_schedule 'linear' is not possible"):
-        searcher(space, ratio_schedule="linear")
+    with pytest.raises(UserError, match="schedule 'linear' of the rate is not possible"):
+        DMS(schedule="linear")
 
 
 def test_widths_move_together_and_depth_by_itself(space):
@@ -181,17 +185,17 @@ def test_widths_move_together_and_depth_by_itself(space):
     assert wide.sum() == 3 and signs[wide].sum() == 0
 
     def first(**options):
-        search = searcher(space, ratio_schedule="constant", **options)
+        search = searcher(space, strategy=DMS(schedule="constant", **options))
         optimizer, ratios = search._ratio_optimizer, search.strategy.init(search.layout)
         update, _ = optimizer.update(jnp.asarray(signs), optimizer.init(ratios), ratios)
         return -np.asarray(update) * 16 / DMS().rate
 
     np.testing.assert_allclose(first(), np.where(wide, 0.2, 1.0) * signs, rtol=1e-4)
-    np.testing.assert_allclose(first(ratio_together=0.0), signs, rtol=1e-4)  # the paper's
-    with pytest.raises(UserError, match="ratio_together 1.0 is not possible"):
-        searcher(space, ratio_together=1.0)
+    np.testing.assert_allclose(first(together=0.0), signs, rtol=1e-4)  # the paper's
+    with pytest.raises(UserError, match="together 1.0 is not possible"):
+        DMS(together=1.0)
     with pytest.raises(UserError, match="iterative threshold has no ratios that could move together"):
-        searcher(space, strategy=Iterative(), ratio_together=0.5)
+        Iterative(together=0.5)
 
 
 # --- the gradient on the ratios ----------------------------------------------------------------------------------
@@ -199,7 +203,7 @@ def test_widths_move_together_and_depth_by_itself(space):
 
 def test_the_papers_plain_loss(space, variables):
     """d/da [task + w log(r / r_t)], r counted hard and differentiated soft, moved by plain gradient descent."""
-    search = searcher(space, weight=0.3, ratio_optimizer=optax.sgd(1e-3), schedule=Schedule(20, warmup=1))
+    search = searcher(space, resource_weight=0.3, strategy=moved_by(optax.sgd(1e-3)), steps=Schedule(20, warmup=1))
     (_, state, new), metrics = run(search, variables, 2)
     final, full = search.targets["macs"], space.resources()["macs"]
     state = state.replace(step=jnp.int32(15), ratios=state.ratios + 0.2)  # at the final target, inside the range
@@ -221,7 +225,7 @@ def test_the_papers_plain_loss(space, variables):
 
 def test_balance_and_multiplier(space, variables):
     """The resource gradient has w times the task gradient's (averaged) norm; w follows the miss."""
-    search = searcher(space, ratio_optimizer=optax.sgd(1.0), schedule=Schedule(20, warmup=1, decay=0.05))
+    search = searcher(space, strategy=moved_by(optax.sgd(1.0)), steps=Schedule(20, warmup=1, decay=0.05))
     states, metrics = run(search, variables, 6)
     average, weight = 0.0, 1.0
     for i in range(1, 6):
@@ -250,7 +254,7 @@ def test_gradients_of_fractions_and_of_the_excess(space):
 
 
 def test_ratios_stay_within_their_range(space, variables):
-    search = searcher(space, ratio_optimizer=optax.sgd(1e6), weight=100.0)
+    search = searcher(space, strategy=moved_by(optax.sgd(1e6)), resource_weight=100.0)
     states, _ = run(search, variables, 8)
     closed = [1.0 if g.least == 0 else 1 - (g.least + 0.5) / g.size for g in space.groups.values()]
     opened = [-4 / g.sharpness for g in space.groups.values()]
@@ -288,13 +292,13 @@ def test_groups_left_alone_have_masks_of_exactly_one(space, variables):
 def test_ratios_alone(space, variables):
     search = searcher(space, optimizer=None)
     states, _ = run(search, variables, 10)
-    chex.assert_trees_all_equal(states[-1].params, variables["params"])
+    chex.assert_trees_all_equal(states[-1].params, {"params": variables["params"]})
     assert (states[-1].ratios != states[0].ratios).any()
 
 
 def test_folded_and_masked_steps_are_one(space, variables, usual):
     _, states, metrics = usual
-    reference, reports = run(searcher(space, fold=False), variables, 6)
+    reference, reports = run(searcher(space.unfolded()), variables, 6)
     np.testing.assert_allclose(reports[5]["loss"], metrics[5]["loss"], rtol=1e-4)
     chex.assert_trees_all_close(reference[6].params, states[6].params, atol=1e-4)
 
@@ -302,11 +306,12 @@ def test_folded_and_masked_steps_are_one(space, variables, usual):
 def test_collections_and_metrics_of_the_loss_are_carried(space, variables):
     def counting(v, batch, key):
         value, _ = loss({"params": v["params"], "masks": v["masks"]}, batch, key)
-        return value, ({"batch_stats": {"n": v["batch_stats"]["n"] + 1}}, {"draw": jax.random.uniform(key)})
+        state = {"batch_stats": {"n": v["batch_stats"]["n"] + 1}}
+        return value, {"state": state, "metrics": {"draw": jax.random.uniform(key)}}
 
     search = searcher(space, loss=counting)
     states, metrics = run(search, {**variables, "batch_stats": {"n": jnp.zeros(())}, "other": {}}, 3)
-    assert states[3].model_state == {"batch_stats": {"n": 3}, "other": {}}
+    assert {k: v for k, v in states[3].params.items() if k != "params"} == {"batch_stats": {"n": 3}, "other": {}}
     draws = [float(m["draw"]) for m in metrics]
     expected = [float(jax.random.uniform(jax.random.fold_in(KEY, i))) for i in range(3)]
     np.testing.assert_allclose(draws, expected)
@@ -318,15 +323,15 @@ def test_collections_and_metrics_of_the_loss_are_carried(space, variables):
         dict(budget={"macs": 0.3}),
         dict(budget={"params": 0.3}),
         dict(budget={"macs": 0.4, "params": 0.3}),
-        dict(budget={"macs": 0.3}, weight=1.0),
+        dict(budget={"macs": 0.3}, resource_weight=1.0),
         dict(budget={"macs": 60.0}, limits=Limits(multiple={"wide": 4})),
     ],
 )
 def test_the_search_reaches_its_budget(space, variables, options):
     """After 150 steps the network that would be exported is near the budget; the exported one is never above it."""
-    search = searcher(space, schedule=Schedule(150, warmup=20), **options)
+    search = searcher(space, steps=Schedule(150, warmup=20), **options)
     step = jax.jit(search.step, donate_argnums=0)
-    state = search.init(jax.tree.map(jnp.copy, variables))
+    state = search.init(variables)  # donated: what `variables` holds is not
     for _ in range(150):
         state, metrics = step(state, (X, Y), KEY)
     full = space.resources()

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dms_jax import UserError, resources
+from dms_jax import UserError
+from dms_jax.method import resources
 from tests.helpers import FLOAT32_ROUNDING
 
 
