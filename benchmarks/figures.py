@@ -130,7 +130,7 @@ def search(setting: Setting, directory: Path) -> Story:
         first = replicate(jax.jit(model.init)(key, jnp.zeros(EXAMPLE.shape)), mesh)
         optimizer = sgd(warm_cosine(config.learning_rate, config.pretrain_steps))
         pretrained = job.train("pretrain", model, first, optimizer, config.pretrain_steps)
-        # all of it is warm-up but the last step, so that every mask stays open, and there is no optimiser of weights
+        # all of it is warm-up but the last step, so that every mask stays open, and there is no optimizer of weights
         schedule = Schedule(setting.gather_steps, warmup=setting.gather_steps - 1)
         gather = Search(space, loss, None, {"macs": setting.budget}, schedule)
         gathered = job.search("gather", gather, pretrained)

@@ -46,7 +46,7 @@ class Task:
       space: of the full network.
       loss: from a network to its loss.
       batches: from a seed to the batch of any step; the same ones for every method.
-      optimizer: from a schedule to the optimiser of the weights.
+      optimizer: from a schedule to the optimizer of the weights.
       pretrain_rate: peak of the cosine of pretraining.
       learning_rate: peak of the cosine after it.
       pretrain_steps: of the supernet.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from dms_jax.method.importance import Importance
     from dms_jax.method.limits import Limits
     from dms_jax.method.schedule import Schedule
-    from dms_jax.method.search import Search, SearchState
+    from dms_jax.method.search import Search
+    from dms_jax.method.state import SearchState
     from dms_jax.shrink import shrink, verify
     from dms_jax.space import SearchSpace
     from dms_jax.structure import Structure
@@ -55,7 +56,7 @@ _WHERE = {
     "Schedule": "method.schedule",
     "Search": "method.search",
     "SearchSpace": "space",
-    "SearchState": "method.search",
+    "SearchState": "method.state",
     "Searchable": "elements",
     "Structure": "structure",
     "TracingError": "errors",

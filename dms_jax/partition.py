@@ -65,6 +65,11 @@ def merged(rest: Any, changes: Any, where: str = "") -> Any:
                 raise UserError(f'the loss gives "state" for {where}{key}, which is not among the variables')
         new = {k: merged(leaf, changes.get(k), f"{where}{k}/") for k, leaf in rest.items()}
         return type(rest)(new)  # type: ignore[call-arg]
+    return _merged_node(rest, changes, where)
+
+
+def _merged_node(rest: Any, changes: Any, where: str) -> Any:
+    """`merged` of a leaf, and of nodes whose children are all there: lists, modules, dataclasses."""
     path = where.rstrip("/") or "the whole tree"
     inner, structure = jax.tree.flatten(rest, is_leaf=lambda x: x is not rest)
     new, other = jax.tree.flatten(changes, is_leaf=lambda x: x is not changes)

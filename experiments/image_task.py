@@ -115,7 +115,7 @@ class Task:
         return f"{self.data.name}: {train:,} training and {test:,} test images of {self.data.num_classes} classes"
 
     def steps(self, epochs: float) -> int:
-        """Optimiser steps of so many epochs, at least 1."""
+        """Optimizer steps of so many epochs, at least 1."""
         return max(schedules.steps_of(epochs, len(self.data.train), self.batch), 1)
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
@@ -132,7 +132,7 @@ class Task:
         return self.optimizer_at(rate)
 
     def optimizer_at(self, rate: optax.Schedule) -> optax.GradientTransformation:
-        """The recipe's optimiser at a learning rate."""
+        """The recipe's optimizer at a learning rate."""
         make = getattr(optimizers, self.recipe.optimizer)
         return make(rate, weight_decay=self.recipe.weight_decay, clip=self.recipe.clip)
 

@@ -50,7 +50,7 @@ class Config:
     devices: int = 8
     """Of the mesh."""
     fsdp: int = 8
-    """Over how many devices parameters and optimiser states are cut."""
+    """Over how many devices parameters and optimizer states are cut."""
     batch: int = 8
     """Windows a step, over all devices."""
     length: int = 2048

@@ -99,7 +99,7 @@ class Config:
     remat: bool = False
     """Compute every layer again in the backward pass instead of keeping its activations: for large models."""
     fsdp: int = 1
-    """Over how many devices parameters and optimiser states are cut."""
+    """Over how many devices parameters and optimizer states are cut."""
     seed: int = 0
     """Of batches and new weights."""
     workdir: Path = Path("runs/llama")

@@ -1,6 +1,7 @@
 """A strategy whose parameters another optimizer moves: plain gradient descent shows what the gradient is."""
 
 import dataclasses
+from typing import Any
 
 import optax
 
@@ -13,7 +14,9 @@ def moved_by(optimizer: optax.GradientTransformation, strategy: Strategy | None 
 
     strategy = strategy or DMS()
 
-    class Moved(type(strategy)):
+    base: Any = type(strategy)
+
+    class Moved(base):
         def optimizer(self, layout, steps):
             return optimizer
 

@@ -118,6 +118,10 @@ class Layout:
         """`[groups]` -> `[ratios]`: tied groups have the same size, kind and limits, so the first speaks for all."""
         return per_group[self.first]
 
+    def names(self, chosen: Any) -> list[str]:
+        """The names of the groups chosen, `[groups]` bool."""
+        return [name for name, yes in zip(self.space.groups, chosen, strict=True) if yes]
+
     # --- elements that tied groups have in common ---
 
     @cached_property

@@ -47,7 +47,7 @@ def outcome(loss: Loss) -> Callable[[Any, Any, jax.Array], tuple[jax.Array, tupl
     return run
 
 
-def _scalar(value: Any) -> jax.Array:
+def _scalar(value: Any) -> Any:
     if not hasattr(value, "dtype") and not isinstance(value, float | int):
         raise UserError(f"the loss returns a {type(value).__name__}; give {_EXPECTED}")
     if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
@@ -59,3 +59,14 @@ def _metrics(metrics: Any) -> dict[str, Any]:
     if not isinstance(metrics, Mapping | None):
         raise UserError(f'the loss returns "metrics" as a {type(metrics).__name__}; give {{name: scalar}}')
     return dict(metrics or {})
+
+
+def each_its_own(collection: Any, step: jax.Array) -> Any:
+    """Masks that XLA takes for arrays of their own.
+
+    Its CPU backend would cut a group's masks out of the flat ones within every loop that reads them, so that layers
+    alike are no longer alike to it: a Llama of six layers compiles in 17 seconds instead of 11. It does not repeat a
+    division, and cannot know that this one is by 1.
+    """
+    one = jnp.where(step < 0, 2.0, 1.0)
+    return jax.tree.map(lambda mask: mask / one, collection)

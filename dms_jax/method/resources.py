@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from dms_jax.errors import UserError
+from dms_jax.space import SearchSpace
 
 
 def target(step: jax.Array, final: float, decay_steps: float) -> jax.Array:
@@ -98,6 +99,12 @@ def balance(
 def _norm(gradient: Any) -> jax.Array:
     """The Euclidean norm over all leaves."""
     return jnp.linalg.norm(ravel_pytree(gradient)[0])
+
+
+def targets(space: SearchSpace, budgets: Mapping[str, float], least: Mapping[str, int]) -> dict[str, int]:
+    """The budgets of a space in absolute numbers; `least` is the smallest reachable. Raises as `budget` does."""
+    full = space.resources()
+    return {name: budget(name, asked, full[name], least[name], space.title) for name, asked in budgets.items()}
 
 
 def budget(name: str, asked: float, full: int, smallest: int, network: str) -> int:

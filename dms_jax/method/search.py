@@ -15,57 +15,29 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from dms_jax import checks
-from dms_jax.errors import UserError
 from dms_jax.method import importance as evaluation
-from dms_jax.method import limits as bounds
-from dms_jax.method import projection, resources
+from dms_jax.method import projection, refusals, resources
 from dms_jax.method.dms import DMS
 from dms_jax.method.gradients import value_and_grad
 from dms_jax.method.importance import Evidence, Importance
 from dms_jax.method.layout import Layout
-from dms_jax.method.limits import Limits
-from dms_jax.method.loss import Loss, outcome
+from dms_jax.method.limits import Limits, smallest
+from dms_jax.method.loss import Loss, each_its_own, outcome
 from dms_jax.method.resources import Balance
 from dms_jax.method.schedule import Schedule
+from dms_jax.method.state import SearchState
 from dms_jax.method.strategy import Context, Strategy
 from dms_jax.partition import combine, merged, owned, without_masks
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 
 NOISE = 1  # folded into the key of a step: the strategy's noise is not the loss's
-
-
-@flax.struct.dataclass
-class SearchState:
-    """Everything a search carries from step to step.
-
-    Attributes:
-      step: int32, steps done.
-      params: the supernet's variables, the whole tree, without masks.
-      opt_state, ratio_opt_state: optimizer states; that of the weights is over what is trained of `params`.
-      ratios: the strategy's parameters, a pytree. Of DMS: `[ratios]` float32 pruning ratios, in the order of
-        `space.counted`: one a group, but for tied groups.
-      importance: {group: [N]} float32 moving averages.
-      task_norm: float32, moving average of the norm of the task gradient on the ratios.
-      weights: {resource: float32} multipliers w.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    ratios: Any
-    ratio_opt_state: Any
-    importance: dict[str, jax.Array]
-    task_norm: jax.Array
-    weights: dict[str, jax.Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +85,10 @@ class Search:
     _ratio_optimizer: optax.GradientTransformation = field(init=False, repr=False)
 
     def __post_init__(self):
-        self._check()
+        refusals.check_arguments(self)
         derived = {
             "schedule": self.steps if isinstance(self.steps, Schedule) else Schedule(self.steps),
-            "targets": self._targets(),
+            "targets": resources.targets(self.space, self.budget, smallest(self.space, self.limits)),
             "layout": Layout.of(self.space, self.limits),
             "_outcome": outcome(self.loss),
             "_folding": self.space.folding_reads() if self.strategy.zeros else self.space,
@@ -124,27 +96,6 @@ class Search:
         derived["_ratio_optimizer"] = self.strategy.optimizer(derived["layout"], derived["schedule"].active)
         for name, value in derived.items():
             object.__setattr__(self, name, value)
-
-    def _check(self) -> None:
-        kinds = {"space": SearchSpace, "limits": Limits, "importance": Importance, "strategy": Strategy}
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                raise UserError(f"{name} {getattr(self, name)!r} is not possible; give a `{kind.__name__}`")
-        if not isinstance(self.optimizer, optax.GradientTransformation | None):
-            raise UserError(f"optimizer {self.optimizer!r} is not possible; give one of optax, or None")
-        if not isinstance(self.budget, Mapping):
-            raise UserError(f'budget {self.budget!r} does not say of what; give {{"macs": 0.5}}, say')
-        if set(self.budget) - set(self.space.costs) or not self.budget:
-            unknown = sorted(map(str, set(self.budget) - set(self.space.costs)))
-            raise UserError(f"budget on {unknown or 'nothing'}: give one on {' or '.join(self.space.costs)}, or both")
-        if self.resource_weight is not None:
-            checks.number("resource_weight", self.resource_weight, "[0, inf)")
-        checks.whole("accumulate", self.accumulate, 1)
-
-    def _targets(self) -> dict[str, int]:
-        full, least = self.space.resources(), bounds.smallest(self.space, self.limits)
-        title = self.space.title
-        return {name: resources.budget(name, x, full[name], least[name], title) for name, x in self.budget.items()}
 
     # --- state ---
 
@@ -273,7 +224,7 @@ class Search:
         """
         params, collection = combine(trained, rest), self.space.collection(masks)
         if step is not None:
-            collection = _each_its_own(collection, step)
+            collection = each_its_own(collection, step)
         # Flax's variables, as today's spaces have them
         folded, left = self._folding.fold(params["params"], collection)
         return self._outcome({**params, "params": folded, "masks": left}, batch, key)
@@ -330,11 +281,7 @@ class Search:
           UserError: the search diverged, or ended without having learned which elements of a group matter that has to
             lose some.
         """
-        weights = self.space.partition(state.params)[0]
-        learned = {"weights": weights, "ratios": state.ratios, "importances": state.importance}
-        for what, tree in learned.items():
-            if not bool(_all_finite(tree)):
-                raise UserError(f"the {what} are not finite after step {int(state.step)}: the search diverged")
+        refusals.check_finite(state, self.space.partition(state.params)[0])
         importance = self.space.flat(state.importance)
         found = self.strategy.decide(self.layout, state.ratios, self._context(importance, state.step))
         by_name = {n: float(a) for names, a in zip(self.space.counted, found.ratios, strict=True) for n in names}
@@ -345,32 +292,6 @@ class Search:
         )
         structure = self.space.structure(kept, model)
         if self.strategy.uses_importance and state.step >= self.schedule.steps:
-            self._refuse_uninformed(structure, np.asarray(self.layout.uninformative(importance)))
+            uninformative = np.asarray(self.layout.uninformative(importance))
+            refusals.check_informed(structure, self.layout.names(uninformative), self.schedule.steps)
         return structure
-
-    def _refuse_uninformed(self, structure: Structure, uninformative: np.ndarray) -> None:
-        for group, nothing in zip(self.space.groups.values(), uninformative, strict=True):
-            thinned = 0 < len(structure.kept[group.name]) < group.size and group.name not in structure.removed
-            if nothing and thinned:
-                raise UserError(
-                    f"nothing was learned of which elements of group {group.name!r} matter: their importances are all "
-                    f"equal after {self.schedule.steps} steps; does the loss depend on them? Or leave the group alone: "
-                    f"Limits(keep=({group.name!r},))"
-                )
-
-
-def _each_its_own(collection: Any, step: jax.Array) -> Any:
-    """Masks that XLA takes for arrays of their own.
-
-    Its CPU backend would cut a group's masks out of the flat ones within every loop that reads them, so that layers
-    alike are no longer alike to it: a Llama of six layers compiles in 17 seconds instead of 11. It does not repeat a
-    division, and cannot know that this one is by 1.
-    """
-    one = jnp.where(step < 0, 2.0, 1.0)
-    return jax.tree.map(lambda mask: mask / one, collection)
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    """Whether every number of a tree is finite, wherever it lies."""
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)], bool))

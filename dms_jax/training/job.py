@@ -12,7 +12,8 @@ import jax
 import optax
 
 from dms_jax.method.loss import Loss
-from dms_jax.method.search import Search, SearchState
+from dms_jax.method.search import Search
+from dms_jax.method.state import SearchState
 from dms_jax.partition import partition
 from dms_jax.training import supervised
 from dms_jax.training.calibration import calibrated

@@ -116,11 +116,11 @@ def search_plan(search: Search, shape: Shape, *, teacher: bool = True) -> Plan:
     masks = jax.eval_shape(search.space.flat, state.importance)
     held = {
         "parameters": bytes_per_device(state.params, shape.mesh),
-        "moments of the optimiser": bytes_per_device(state.opt_state, shape.mesh),
+        "moments of the optimizer": bytes_per_device(state.opt_state, shape.mesh),
         "ratios and importance": bytes_per_device(small, shape.mesh),
         "the original network": bytes_per_device(state.params, shape.mesh),
     }
-    # without an optimiser the weights stay, but their gradients are what the masks' are read off
+    # without an optimizer the weights stay, but their gradients are what the masks' are read off
     gradients = bytes_per_device(state.params, shape.mesh)
     return _plan(
         search.space.model, state.params, held, gradients, partial(_kept, task, (state.params, masks)), shape, teacher
@@ -148,7 +148,7 @@ def finetune_plan(
     state = jax.eval_shape(lambda variables: supervised.init(variables, optimizer), abstract_variables(model))
     held = {
         "parameters": bytes_per_device(state.params, shape.mesh),
-        "moments of the optimiser": bytes_per_device(state.opt_state, shape.mesh),
+        "moments of the optimizer": bytes_per_device(state.opt_state, shape.mesh),
         "the original network": bytes_per_device(original, shape.mesh),
     }
 
@@ -260,7 +260,7 @@ def _plan(
 
 
 def _layer_again(model: Any, batches: Any, shape: Shape) -> _Kept:
-    """What one layer keeps while rematerialisation computes it again: that of a network of one layer."""
+    """What one layer keeps while rematerialization computes it again: that of a network of one layer."""
     one = model.clone(remat=False, layers=1, window_layers=None, structure=None)
 
     def task(params: Any, batch: Any) -> jax.Array:

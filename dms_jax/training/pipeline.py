@@ -27,7 +27,7 @@ FULL, FOUND, UNIFORM, LONGER = "full network", "found", "same ratio everywhere",
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimiser steps of every phase; 0 leaves a phase out.
+    """Optimizer steps of every phase; 0 leaves a phase out.
 
     The controls get as many steps after pretraining as search and finetuning together, so that the table compares
     equal work; a pipeline that does not finetune (p-) does not train its controls either. Without `compare` there are
@@ -79,7 +79,7 @@ class Pipeline:
       job: trains; its loss and batches are those of the pretraining and of the full network's control.
       search: what is searched, under which budget.
       steps: of every phase.
-      optimizer: from a number of steps to the optimiser of a phase that long; the search has its own.
+      optimizer: from a number of steps to the optimizer of a phase that long; the search has its own.
       model: {"name", "arguments"} for `dms_jax.models.create`, to be written down.
       example: inputs to check on that masked and shrunk network agree.
       retrain: start the small network from the weights that the search left, or from new ones. The uniform control
@@ -122,7 +122,7 @@ class Pipeline:
             raise UserError(f"masked and shrunk network differ by {difference:.2g}: the model reads an axis unmasked")
         small = model.clone(structure=structure)
         start = self._start(small, state.params)
-        del state, chosen  # a supernet with its optimiser's moments
+        del state, chosen  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
         found = self._train(after, "finetune", small, start, self.steps.finetune, self.average)
         networks = {FULL: (model, pretrained)} if self.steps.pretrain or self.trained else {}

@@ -96,7 +96,7 @@ def test_a_decay_that_is_none_is_refused(decay):
     with pytest.raises(UserError, match=r"importance of decay .* is not possible; give a number in \[0, 1\)"):
         Importance(decay=decay)
     with pytest.raises(UserError, match="importance by 'taylor' is not possible; give a function"):
-        Importance("taylor")
+        Importance("taylor")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_program_adds_up_no_constants():

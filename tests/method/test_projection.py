@@ -12,6 +12,7 @@ import pytest
 
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
 from dms_jax.baselines import uniform
+from dms_jax.groups import KINDS, Group
 from dms_jax.method.limits import largest, smallest
 from dms_jax.method.projection import Problem, filled, project
 
@@ -180,3 +181,41 @@ def test_uniform_refuses_what_no_structure_reaches(space):
     for wrong in (0.0, -0.5, 2, "few"):
         with pytest.raises(UserError, match="at most 1"):
             uniform(stack, ranking(stack), {"macs": 5 * 8}, blocks=wrong)
+
+
+def test_one_pattern_is_a_pattern_and_not_its_letters(space):
+    assert Limits(keep="inner") == Limits(keep=("inner",))
+    assert Limits(keep=["a", "b"]).keep == ("a", "b")
+    counts = Limits(keep="inner").counts(space)
+    assert counts["inner"].tolist() == [5] and len(counts["a"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(keep=3), "keep 3 is not possible; give patterns"),
+        (dict(keep=("a", 3)), "keep .* is not possible; give patterns"),
+        (dict(least={"a": 1.5}), "least 1.5 for 'a' is not possible; give a whole number of at least 1"),
+        (dict(least={"a": True}), "least True for 'a' is not possible"),
+        (dict(multiple={"a": "8"}), "multiple '8' for 'a' is not possible"),
+        (dict(least=8), "least 8 is not possible; say of which groups"),
+        (dict(multiple={1: 8}), "multiple: 1 is no pattern"),
+    ],
+)
+def test_limits_of_another_kind_are_one_line(wrong, message):
+    with pytest.raises(UserError, match=message):
+        Limits(**wrong)
+
+
+def test_groups_are_of_a_kind_that_there_is():
+    assert {name: kind.sharpness for name, kind in KINDS.items()} == {
+        "width": 1.0, "features": 1.0, "heads": 4.0, "depth": 4.0,
+    }  # fmt: skip
+    assert Group("x", 6, "heads", 1).sharpness == 24 and Group("x", 1, "depth", 0).sharpness == 8
+    for wrong, message in (
+        (("x", 6, "zzz", 1), "group 'x' of kind 'zzz' is not possible; there are width, features, heads, depth"),
+        (("x", 6, "width", 1.5), "least 1.5 of group 'x' is not possible"),
+        (("x", 0, "width", 0), "size 0 of group 'x' is not possible"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Group(*wrong)

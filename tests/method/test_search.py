@@ -15,6 +15,7 @@ import pytest
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError
 from dms_jax.baselines.gradient_estimated import GradientEstimated
 from dms_jax.baselines.iterative import Iterative
+from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.method import resources
 from dms_jax.method.dms import DMS
 from tests.counting import random_variables
@@ -386,3 +387,135 @@ def test_bad_schedules(given):
         Schedule(10, decay=0.0)
     with pytest.raises(UserError, match="must lie in"):
         Schedule(10, refine=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(budget=0.5), r'budget 0.5 does not say of what; give \{"macs": 0.5\}, say'),
+        (dict(steps=4.5), "a search of 4.5 steps with 0 of warm-up is not possible"),
+        (dict(steps=True), "a search of True steps"),
+        (dict(resource_weight=float("nan")), r"resource_weight nan is not possible; give a number in \[0, inf\)"),
+        (dict(resource_weight=-1.0), "resource_weight -1.0 is not possible"),
+        (dict(resource_weight="1"), "resource_weight '1' is not possible"),
+        (dict(accumulate=0), "accumulate 0 is not possible"),
+        (dict(accumulate=1.5), "accumulate 1.5 is not possible"),
+        (dict(optimizer="sgd"), "optimizer 'sgd' is not possible; give one of optax, or None"),
+        (dict(strategy="dms"), "strategy 'dms' is not possible; give a `Strategy`"),
+        (dict(strategy=DMS), "strategy <class .*> is not possible; give a `Strategy`"),
+        (dict(importance=0.99), "importance 0.99 is not possible; give a `Importance`"),
+        (dict(limits={"keep": "wide"}), "limits {'keep': 'wide'} is not possible; give a `Limits`"),
+        (dict(loss=lambda params, batch: 0.0), r"the loss takes \(params, batch\); it is called as loss\("),
+        (dict(loss=None), "loss None is not a function"),
+    ],
+)
+def test_arguments_of_another_kind_are_one_line(space, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        searcher(space, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [dict(rate=0.0), dict(rate=float("nan")), dict(rate="5"), dict(together=-0.1)])
+def test_a_strategy_with_knobs_it_cannot_have(wrong):
+    with pytest.raises(UserError, match="is not possible; give a number in"):
+        DMS(**wrong)
+
+
+def test_a_schedule_counts_whole_steps(space):
+    assert searcher(space, steps=12).schedule == Schedule(12)
+    for wrong in (dict(steps=4.5), dict(steps=10, warmup=0.5), dict(steps="10")):
+        with pytest.raises(UserError, match="give whole numbers"):
+            Schedule(**wrong)
+    for wrong in (dict(decay=float("nan")), dict(refine="0.2")):
+        with pytest.raises(UserError, match="must lie in"):
+            Schedule(10, **wrong)
+
+
+# --- what a loss may return ------------------------------------------------------------------------------------------
+
+
+def step_with(space, variables, returned):
+    """One step of a search whose loss gives this besides its value."""
+    search = searcher(space, loss=lambda p, b, k: (loss(p, b, k)[0], returned(p)))
+    return jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
+
+
+def test_a_loss_is_a_scalar_and_more_if_it_likes(space, variables):
+    whole = {**variables, "stats": {"n": jnp.zeros(3), "m": jnp.zeros(())}}
+    for returned in ({}, {"state": {}}, {"state": {"stats": {"n": jnp.ones(3)}}}, {"metrics": {"a": jnp.ones(())}}):
+        state, metrics = step_with(space, whole, lambda p, returned=returned: returned)
+        assert jax.tree.structure(state.params) == jax.tree.structure(whole)
+        assert ("a" in metrics) == ("metrics" in returned)
+    plain = searcher(space, loss=lambda p, b, k: loss(p, b, k)[0])
+    assert "seen" not in jax.eval_shape(plain.step, plain.init(variables), (X, Y), KEY)[1]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"metric": {}}, r"keys \['metric'\]; give a scalar, or"),
+        (({}, {}), "returns a scalar and a tuple; give a scalar, or"),
+        ({"metrics": 1.0}, 'returns "metrics" as a float'),
+        ({"state": {"stats": {"o": 1.0}}}, 'the loss gives "state" for stats/o, which is not among the variables'),
+        ({"state": {"stats": {"n": jnp.ones(2)}}}, r"for stats/n of shape \(2,\); the variable has \(3,\)"),
+        ({"state": {"params": {"in": {"bias": jnp.ones(12)}}}}, "for params/in/bias, which is trained"),
+        ({"state": {"stats": [1.0]}}, "for stats, which is a dict, as a list"),
+    ],
+)
+def test_what_a_loss_must_not_return_is_one_line(space, variables, returned, message):
+    with pytest.raises(UserError, match=message):
+        step_with(space, {**variables, "stats": {"n": jnp.zeros(3)}}, lambda p: returned)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(jnp.ones(3), r"float32\[3\]"), (jnp.int32(1), r"int32\[\]"), (None, "a NoneType"), ((0.0, {}, {}), "a tuple")],
+)
+def test_a_loss_that_is_no_scalar(space, variables, value, message):
+    search = searcher(space, loss=lambda p, b, k: value)
+    with pytest.raises(UserError, match=f"the loss returns {message}; give a scalar, or"):
+        jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
+
+
+# --- what a user has stays; what a search did not learn is said ---------------------------------------------------
+
+
+KEEPING = optax.GradientTransformation(lambda params: params, lambda updates, state, params=None: (updates, state))
+"""An optimizer whose state is the very weights that it got, as that of a lookahead may be."""
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam(0.01), KEEPING, None])
+def test_init_copies_and_a_donated_step_takes_nothing_from_the_user(space, variables, optimizer):
+    search = searcher(space, optimizer=optimizer)
+    kept, step = jax.tree.map(np.array, variables), jax.jit(search.step, donate_argnums=0)
+    state = search.init(variables)
+    step(state, (X, Y), KEY)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    chex.assert_trees_all_equal(jax.tree.map(np.array, variables), kept)
+
+
+@pytest.mark.parametrize("what", ["params", "ratios", "importance"])
+def test_a_state_that_is_not_finite_makes_no_structure(usual, what):
+    search, states, _ = usual
+    broken = states[-1].replace(**{what: jax.tree.map(lambda x: x * jnp.nan, getattr(states[-1], what))})
+    with pytest.raises(UserError, match="are not finite after step 20: the search diverged"):
+        search.structure(broken)
+
+
+def test_a_group_of_which_nothing_was_learned_is_not_thinned(space, variables):
+    """`wide` does not reach this loss: after the search that is an error, unless it is left alone or not judged."""
+
+    def blind(params, batch, key):
+        hidden = Toy().apply(params, batch[0], capture_intermediates=True, mutable=["intermediates"])[1]
+        return jnp.mean(jnp.square(hidden["intermediates"]["down1"]["__call__"][0]))
+
+    search = searcher(space, loss=blind, steps=4)
+    states, _ = run(search, variables, 4)
+    search.structure(states[3])  # on the way there it is not known yet
+    with pytest.raises(UserError, match="nothing was learned of which elements of group 'wide' matter") as error:
+        search.structure(states[4])
+    assert "Limits(keep=('wide',))" in str(error.value)
+    judged = searcher(space, loss=blind, steps=4, strategy=MultipleElement())
+    assert judged.structure(run(judged, variables, 4)[0][-1]).kept["wide"]
+    alone = searcher(space, loss=blind, steps=4, limits=Limits(keep="wide"), budget={"macs": 0.9})
+    assert len(alone.structure(run(alone, variables, 4)[0][-1]).kept["wide"]) == 12

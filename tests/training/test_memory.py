@@ -48,7 +48,7 @@ def test_what_a_step_takes_bounds_the_count_of_xla():
     assert 0.4 < counted / (sum(plan.during.values()) + plan.scores) < 2.0
 
 
-def test_activations_grow_with_layers_and_not_with_rematerialisation():
+def test_activations_grow_with_layers_and_not_with_rematerialization():
     kept, again = memory.search_plan(search_of(), SHAPE), memory.search_plan(search_of(remat=True), SHAPE)
     assert again.during["activations"] < kept.during["activations"] and again.scores < kept.scores
     # scores: float32 [batch, heads, T, T] a layer, and their softmax once more in half precision, at least
