@@ -24,16 +24,16 @@ def whole(what: str, value: Any, least: int, of: str = "") -> int:
     return number
 
 
-def number(what: str, value: Any, interval: str) -> float:
-    """A number in an interval: `"[0, 1)"`, `"(0, inf)"`.
+def number(what: str, value: Any, interval: str, of: str = "") -> float:
+    """A number in an interval, `"[0, 1)"` or `"(0, inf)"`, or an error: "`what` `value` `of` is not possible".
 
     Raises:
       UserError: it is something else, or lies outside.
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise UserError(f"{what} {value!r} is not possible; give a number in {interval}")
+        raise UserError(f"{what} {value!r}{of and ' ' + of} is not possible; give a number in {interval}")
     given = float(value)
     if math.isnan(given) or not (_OPEN[interval[0]](given, low) and _CLOSE[interval[-1]](given, high)):
-        raise UserError(f"{what} {value} is not possible; give a number in {interval}")
+        raise UserError(f"{what} {value}{of and ' ' + of} is not possible; give a number in {interval}")
     return given

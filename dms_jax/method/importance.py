@@ -61,7 +61,7 @@ class Importance:
     def __post_init__(self):
         if not callable(self.measure):
             raise UserError(f"importance by {self.measure!r} is not possible; give a function of `Evidence`")
-        checks.number("importance of decay", self.decay, "[0, 1)")
+        checks.number("decay", self.decay, "[0, 1)", "of the importance")
 
 
 taylor_last = Importance(taylor, 0.0)

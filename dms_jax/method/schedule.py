@@ -34,8 +34,8 @@ class Schedule:
                 f"a search of {self.steps!r} steps with {self.warmup!r} of warm-up is not possible; give "
                 "whole numbers: at least one step must follow"
             )
-        checks.number("decay must lie in (0, 1]:", self.decay, "(0, 1]")
-        checks.number("refine must lie in [0, 1):", self.refine, "[0, 1)")
+        checks.number("decay", self.decay, "(0, 1]")
+        checks.number("refine", self.refine, "[0, 1)")
 
     @property
     def active(self) -> int:

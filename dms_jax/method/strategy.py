@@ -86,8 +86,8 @@ class Strategy(ABC):
     across: ClassVar[bool] = False
 
     def __post_init__(self):
-        checks.number("rate of the structure parameters", self.rate, "(0, inf)")
-        checks.number("together", self.together, "[0, 1)")
+        checks.number("rate", self.rate, "(0, inf)", "of the structure parameters")
+        checks.number("together", self.together, "[0, 1)", "of the rate")
         if self.schedule not in ("cosine", "constant"):
             raise UserError(f"schedule {self.schedule!r} of the rate is not possible; give 'cosine' or 'constant'")
         if self.together and not self.ratios:

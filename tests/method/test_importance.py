@@ -93,7 +93,7 @@ def test_measures_are_the_ones_documented():
 
 @pytest.mark.parametrize("decay", [2, 1.0, -0.1, float("nan"), "0.9", None, True])
 def test_a_decay_that_is_none_is_refused(decay):
-    with pytest.raises(UserError, match=r"importance of decay .* is not possible; give a number in \[0, 1\)"):
+    with pytest.raises(UserError, match=r"decay .* of the importance is not possible; give a number in \[0, 1\)"):
         Importance(decay=decay)
     with pytest.raises(UserError, match="importance by 'taylor' is not possible; give a function"):
         Importance("taylor")  # pyright: ignore[reportArgumentType]

@@ -193,7 +193,7 @@ def test_widths_move_together_and_depth_by_itself(space):
 
     np.testing.assert_allclose(first(), np.where(wide, 0.2, 1.0) * signs, rtol=1e-4)
     np.testing.assert_allclose(first(together=0.0), signs, rtol=1e-4)  # the paper's
-    with pytest.raises(UserError, match="together 1.0 is not possible"):
+    with pytest.raises(UserError, match="together 1.0 of the rate is not possible"):
         DMS(together=1.0)
     with pytest.raises(UserError, match="iterative threshold has no ratios that could move together"):
         Iterative(together=0.5)
@@ -383,9 +383,9 @@ def test_limits_count_for_the_smallest_budget(space):
 def test_bad_schedules(given):
     with pytest.raises(UserError, match="at least one step must follow"):
         Schedule(given[0], warmup=given[1])
-    with pytest.raises(UserError, match="must lie in"):
+    with pytest.raises(UserError, match="give a number in"):
         Schedule(10, decay=0.0)
-    with pytest.raises(UserError, match="must lie in"):
+    with pytest.raises(UserError, match="give a number in"):
         Schedule(10, refine=1.0)
 
 
@@ -427,7 +427,7 @@ def test_a_schedule_counts_whole_steps(space):
         with pytest.raises(UserError, match="give whole numbers"):
             Schedule(**wrong)
     for wrong in (dict(decay=float("nan")), dict(refine="0.2")):
-        with pytest.raises(UserError, match="must lie in"):
+        with pytest.raises(UserError, match="give a number in"):
             Schedule(10, **wrong)
 
 
