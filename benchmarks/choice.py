@@ -131,7 +131,7 @@ def depths(contest: Contest, budget: float, steps: int, *, residual: bool = Fals
     space = (contest.task.with_residual() if residual else contest.task).space
     ranking = {name: np.zeros(group.size) for name, group in space.groups.items()}
     most = {"macs": int(budget * space.resources()["macs"])}
-    blocks = max((group.size for group in space.groups.values() if group.kind == "depth"), default=1)
+    blocks = max((group.size for group in space.groups.values() if group.rules.gates), default=1)
     fitting: list[float | None] = []
     for share in (k / blocks for k in range(blocks, 0, -1)):
         with contextlib.suppress(UserError):  # nothing of that depth fits

@@ -67,7 +67,7 @@ def compute(work: Work, method: str) -> dict[str, Any]:
     return {
         **task.scores(small, variables, work.seed),
         **space.resources(structure),
-        "blocks": sum(len(kept[name]) for name, group in space.groups.items() if group.kind == "depth"),
+        "blocks": sum(len(kept[name]) for name, group in space.groups.items() if group.rules.gates),
         "difference": work.difference,
         "seconds": {name: round(value, 2) for name, value in work.seconds.items()},
     }

@@ -243,7 +243,7 @@ def _fraction(rank: Array, size: np.ndarray) -> Array:
     """rank / size as the nearest float32.
 
     XLA multiplies by a rounded 1 / size instead of dividing, and one unit in the last place is enough to
-    lose an element at a ratio of j / N. The remainder, exact in wrapping integers, says which neighbour is
+    lose an element at a ratio of j / N. The remainder, exact in wrapping integers, says which neighbor is
     nearest.
     """
     divisor = jnp.asarray(size)

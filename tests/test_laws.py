@@ -20,7 +20,7 @@ import dms_jax
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, models
 from dms_jax.method import importance, projection
 from dms_jax.method.importance import Evidence
-from dms_jax.method.limits import largest, smallest
+from dms_jax.method.limits import smallest
 from dms_jax.models.resnet import Bottleneck, ResNet
 from tests.counting import (
     flat_masks,
@@ -190,7 +190,8 @@ def test_projection_never_exceeds_its_budget_and_nothing_more_fits(name):
         rng = np.random.default_rng(seed)
         ranking = dict(importances(space, rng, kind))
         ratios = {group: float(middle + spread * rng.normal()) for group in space.groups}
-        low, high = smallest(space, limits), largest(space, limits)
+        most = {name: tuple(range(numbers[-1])) for name, numbers in limits.counts(space).items()}
+        low, high = smallest(space, limits), space.resources(most)
         budget = {r: int(low[r] + at * (high[r] - low[r])) for r in on}
         kept = projection.project(space, ratios, ranking, budget, limits)
         now, allowed = space.resources(kept), limits.counts(space)

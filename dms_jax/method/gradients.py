@@ -65,7 +65,7 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, part
 
 
 def _cut(batch: Any, parts: int) -> Any:
-    """`[B, ...]` -> `[parts, B / parts, ...]`, neighbours in different parts.
+    """`[B, ...]` -> `[parts, B / parts, ...]`, neighbors in different parts.
 
     A device that holds the examples b to b + n of a batch holds n / parts of every part: nothing is sent.
     """

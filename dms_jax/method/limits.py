@@ -77,8 +77,3 @@ class Limits:
 def smallest(space: SearchSpace, limits: Limits) -> dict[str, int]:
     """The smallest resources reachable within limits."""
     return space.resources({name: tuple(range(int(allowed[0]))) for name, allowed in limits.counts(space).items()})
-
-
-def largest(space: SearchSpace, limits: Limits) -> dict[str, int]:
-    """The largest resources reachable within limits (multiples may rule the full network out)."""
-    return space.resources({name: tuple(range(int(allowed[-1]))) for name, allowed in limits.counts(space).items()})

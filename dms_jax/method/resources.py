@@ -43,9 +43,8 @@ def next_weight(weight: jax.Array, fraction: jax.Array, target: jax.Array) -> ja
     return jnp.clip(weight + jnp.log(jnp.maximum(fraction, 1e-12) / target), 1.0, 50.0)
 
 
-def straight_through(mask: jax.Array, hard: jax.Array | None = None) -> jax.Array:
-    """Forward the hard mask (None: m >= 1/2), backward that of the soft one: r counts the network exported now."""
-    hard = (mask >= 0.5).astype(mask.dtype) if hard is None else hard
+def straight_through(mask: jax.Array, hard: jax.Array) -> jax.Array:
+    """Forward the hard mask, backward that of the soft one: r counts the network exported now."""
     return mask + jax.lax.stop_gradient(hard - mask)
 
 

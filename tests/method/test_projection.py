@@ -12,8 +12,7 @@ import pytest
 
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
 from dms_jax.baselines import uniform
-from dms_jax.groups import KINDS, Group
-from dms_jax.method.limits import largest, smallest
+from dms_jax.method.limits import smallest
 from dms_jax.method.projection import Problem, filled, project
 
 
@@ -93,8 +92,6 @@ def test_limits(space):
     everywhere = Limits(multiple={"*": 4}).counts(space)
     assert everywhere["depth"].tolist() == [0, 1] and everywhere["a"].tolist() == [4, 8]  # blocks are no kernel's size
     assert smallest(space, Limits())["macs"] == macs(1, 1)
-    assert largest(space, Limits())["macs"] == macs(8, 6, 5)
-    assert largest(space, Limits(multiple={"b": 4}))["macs"] == macs(8, 4, 5)
 
 
 def test_bad_input(space):
@@ -205,17 +202,3 @@ def test_one_pattern_is_a_pattern_and_not_its_letters(space):
 def test_limits_of_another_kind_are_one_line(wrong, message):
     with pytest.raises(UserError, match=message):
         Limits(**wrong)
-
-
-def test_groups_are_of_a_kind_that_there_is():
-    assert {name: kind.sharpness for name, kind in KINDS.items()} == {
-        "width": 1.0, "features": 1.0, "heads": 4.0, "depth": 4.0,
-    }  # fmt: skip
-    assert Group("x", 6, "heads", 1).sharpness == 24 and Group("x", 1, "depth", 0).sharpness == 8
-    for wrong, message in (
-        (("x", 6, "zzz", 1), "group 'x' of kind 'zzz' is not possible; there are width, features, heads, depth"),
-        (("x", 6, "width", 1.5), "least 1.5 of group 'x' is not possible"),
-        (("x", 0, "width", 0), "size 0 of group 'x' is not possible"),
-    ):
-        with pytest.raises(UserError, match=message):
-            Group(*wrong)
