@@ -30,9 +30,9 @@ import tyro
 
 from benchmarks.command import table, write_section
 from benchmarks.timing import going_on, interleaved_seconds, spread
-from dms_jax import Schedule, Search, SearchSpace, models, strategies
+from dms_jax import Schedule, Search, SearchSpace, baselines, models
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.projection import Limits
+from dms_jax.method.limits import Limits
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
 from dms_jax.training.machine import machine
@@ -135,7 +135,7 @@ class Bench:
         dtype = jnp.int32 if case.language else jnp.float32
         space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, *case.shape), dtype))
         wide = [g.name for g in space.groups.values() if g.kind == "width" and g.size >= 2 * case.multiple]
-        structure = strategies.uniform(
+        structure = baselines.uniform(
             space,
             {name: np.arange(group.size) for name, group in space.groups.items()},
             {"macs": int(BUDGET * space.resources()["macs"])},

@@ -19,7 +19,7 @@ from benchmarks.comparison import percent
 from benchmarks.contest import Settings
 from benchmarks.methods import Methods
 from benchmarks.task import Unit
-from dms_jax import projection
+from dms_jax import baselines
 from dms_jax.errors import UserError
 
 SEED, SEEDS = 99, (99, 98)
@@ -131,11 +131,11 @@ def depths(contest: Contest, budget: float, steps: int, *, residual: bool = Fals
     space = (contest.task.with_residual() if residual else contest.task).space
     ranking = {name: np.zeros(group.size) for name, group in space.groups.items()}
     most = {"macs": int(budget * space.resources()["macs"])}
-    blocks = max((group.size for group in space.groups.values() if group.kind == "depth"), default=1)
+    blocks = max((group.size for group in space.groups.values() if group.rules.gates), default=1)
     fitting: list[float | None] = []
     for share in (k / blocks for k in range(blocks, 0, -1)):
         with contextlib.suppress(UserError):  # nothing of that depth fits
-            kept = projection.uniform(space, ranking, most, blocks=share)
+            kept = baselines.uniform(space, ranking, most, blocks=share).kept
             if space.resources(kept)["macs"] >= LEAST_USED * most["macs"]:
                 fitting.append(round(share, 6))
     fitting[:1] = [None]  # the rule itself: as many as fit

@@ -1,15 +1,15 @@
 """One method on one task with one seed: pretrained supernet -> structure -> the small network, finetuned -> scores.
 
 All methods of a seed start from the same supernet, see the same batches in the same order, take the same number of
-steps after pretraining (search and finetuning together), and use one optimiser with one schedule over all of these
-steps: a warm-up and a cosine. A search lies inside it, and the optimiser's moments are sliced with the weights.
+steps after pretraining (search and finetuning together), and use one optimizer with one schedule over all of these
+steps: a warm-up and a cosine. A search lies inside it, and the optimizer's moments are sliced with the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import optax
@@ -19,10 +19,11 @@ from benchmarks.cells import Cell, Say
 from benchmarks.phases import Phases
 from benchmarks.task import Task
 from benchmarks.variants import VariedDMS
-from dms_jax import strategies
+from dms_jax import baselines
 from dms_jax.errors import UserError
-from dms_jax.importance import MEASURES
-from dms_jax.search import Schedule, Search
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
+from dms_jax.method.strategy import Strategy
 from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
@@ -40,7 +41,7 @@ class Settings:
     """What a method does. The fields up to `pretrained` always tell cells apart, the others where they are not default.
 
     Attributes:
-      strategy: a name of `dms_jax.strategies`, or of `benchmarks.selection`, or "unpruned".
+      strategy: a name of `dms_jax.baselines`, or of `benchmarks.selection`, or "unpruned".
       budget: fraction of the full network's MACs.
       steps: after pretraining, search included; of retraining alone where it starts from new weights.
       search_steps: of them, for strategies that search.
@@ -53,9 +54,9 @@ class Settings:
       weight: None balances, a number is the paper's plain loss.
       sharpness, start_open: of `VariedDMS`.
       schedule: "joint", one over search and finetuning, or "restart": half the peak all through the search, then a
-        new optimiser with a schedule over what remains. The search for a structure to be trained from new weights has
+        new optimizer with a schedule over what remains. The search for a structure to be trained from new weights has
         that constant rate, too.
-      ratio_schedule, ratio_together: of `Search`.
+      ratio_schedule, ratio_together: of the strategy.
       residual: the residual width may shrink, too, on a task that leaves it alone.
       blocks: share of blocks that a rule keeps which thins evenly; None: as many as fit.
     """
@@ -130,7 +131,7 @@ def _compete(work: _Work, supernet: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Found:
-    """A structure (None: the full network), its variables, the optimiser's state if it goes on, and steps taken."""
+    """A structure (None: the full network), its variables, the optimizer's state if it goes on, and steps taken."""
 
     structure: Structure | None
     variables: Any
@@ -172,7 +173,7 @@ def _find(work: _Work, supernet: Any, offset: int) -> _Found:
     state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)
     structure = search.structure(state)
     opt_state = shrink(space, state.opt_state, structure) if _joint(settings) else None
-    return _Found(structure, shrink(space, state.variables, structure), opt_state, settings.search_steps)
+    return _Found(structure, shrink(space, state.params, structure), opt_state, settings.search_steps)
 
 
 def _joint(settings: Settings) -> bool:
@@ -188,21 +189,19 @@ def _search(task: Task, settings: Settings) -> Search:
         None if settings.retrain == "none" else task.optimizer(rate),
         {"macs": settings.budget},
         Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine),
-        measure=MEASURES[settings.importance],
-        importance_decay=settings.importance_decay,
+        importance=replace(baselines.importances()[settings.importance], decay=settings.importance_decay),
         strategy=_strategy(settings),
-        weight=settings.weight,
-        ratio_schedule=settings.ratio_schedule,
-        ratio_together=settings.ratio_together,
+        resource_weight=settings.weight,
     )
 
 
-def _strategy(settings: Settings) -> strategies.Strategy:
+def _strategy(settings: Settings) -> Strategy:
+    moved = {"rate": settings.rate, "schedule": settings.ratio_schedule, "together": settings.ratio_together}
     if settings.sharpness == 1.0 and settings.start_open:
-        return strategies.create(settings.strategy, settings.rate)
+        return baselines.create(settings.strategy, **moved)
     if settings.strategy != "dms":
         raise ValueError(f"sharpness and start are DMS's; {settings.strategy} has neither")
-    return VariedDMS(settings.rate, settings.sharpness, settings.start_open)
+    return VariedDMS(**moved, sharpness=settings.sharpness, start_open=settings.start_open)
 
 
 def _size(task: Task, structure: Structure | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.masked import masked_loss
 from dms_jax import models
 from dms_jax.data import text
-from dms_jax.projection import Limits
+from dms_jax.method.limits import Limits
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
@@ -135,7 +135,7 @@ class Space:
         """Parameters after training under 0/1 masks."""
         optimizer = adamw(warm_cosine(self.size.learning_rate, self.size.steps))
         step = supervised.make_step(masked_loss(self.space, self.loss, masks), optimizer)
-        return run(step, supervised.init({"params": params}, optimizer), tokens, jax.random.key(0)).params
+        return run(step, supervised.init({"params": params}, optimizer), tokens, jax.random.key(0)).params["params"]
 
 
 @cache

@@ -30,9 +30,10 @@ from benchmarks.pictures import save
 from dms_jax import models
 from dms_jax.data import batches, digits
 from dms_jax.errors import exit_on_user_error
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.report import pictures
 from dms_jax.report.run_files import Record
-from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, metrics, replicate, shard_batch, supervised
 from dms_jax.training.job import Job
@@ -129,7 +130,7 @@ def search(setting: Setting, directory: Path) -> Story:
         first = replicate(jax.jit(model.init)(key, jnp.zeros(EXAMPLE.shape)), mesh)
         optimizer = sgd(warm_cosine(config.learning_rate, config.pretrain_steps))
         pretrained = job.train("pretrain", model, first, optimizer, config.pretrain_steps)
-        # all of it is warm-up but the last step, so that every mask stays open, and there is no optimiser of weights
+        # all of it is warm-up but the last step, so that every mask stays open, and there is no optimizer of weights
         schedule = Schedule(setting.gather_steps, warmup=setting.gather_steps - 1)
         gather = Search(space, loss, None, {"macs": setting.budget}, schedule)
         gathered = job.search("gather", gather, pretrained)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.frontier [--quick | --tables]
 
-The text task of `benchmarks.llama`, with which it shares cells. Every strategy of `dms_jax.strategies` takes 800 steps
+The text task of `benchmarks.llama`, with which it shares cells. Every strategy of `dms_jax.baselines` takes 800 steps
 in all from the same pretrained supernet: five seeds at 20 % of the MACs, three at 50 and 10 %. How long each one
 searches and at which rate is chosen by its validation score on two seeds of its own at 20 %, from a grid of the same
 size for all that have a rate, widened where its end was best. About eight hours of one core, two of them in the cells

@@ -32,8 +32,9 @@ from benchmarks import pictures
 from benchmarks.cells import Cell, Say, file_label
 from benchmarks.command import Options, start, table, write_section
 from benchmarks.rivals import absent
-from dms_jax import models, projection
+from dms_jax import models
 from dms_jax.errors import Interrupted, UserError
+from dms_jax.method import projection
 from dms_jax.space import SearchSpace
 from dms_jax.training.interrupt import InterruptFlag
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from dms_jax.search import Loss
+from dms_jax.method.loss import Loss
 from dms_jax.space import SearchSpace
 
 
@@ -20,8 +20,8 @@ def masked_loss(space: SearchSpace, loss: Loss, masks: Mapping[str, Any]) -> Los
       masks: the "masks" collection of a structure (`SearchSpace.masks`).
     """
 
-    def masked(variables: dict[str, Any], batch: Any, key: jax.Array) -> Any:
-        params, left = space.fold(variables["params"], masks)
-        return loss({**variables, "params": params, "masks": left}, batch, key)
+    def masked(params: Any, batch: Any, key: jax.Array) -> Any:
+        folded, left = space.fold(params["params"], masks)
+        return loss({**params, "params": folded, "masks": left}, batch, key)
 
     return masked

@@ -8,15 +8,16 @@ from functools import partial
 from typing import Any
 
 from benchmarks.contest import CONTROL, Settings
-from dms_jax import strategies
+from dms_jax import baselines
+from dms_jax.method.dms import DMS
 
 Method = Callable[[float], Settings]
 """Settings at a fraction of the MACs."""
 Methods = Mapping[str, Method]
 """By label."""
 
-OURS = strategies.DMS.title
-SEARCHED = {strategy.title: name for name, strategy in strategies.STRATEGIES.items()}
+OURS = DMS.title
+SEARCHED = {strategy.title: name for name, strategy in baselines.strategies().items()}
 RULES = {
     "uniform": "uniform",
     "uniform, by Taylor": "uniform_taylor",
@@ -34,7 +35,7 @@ def at(settings: Settings, budget: float) -> Settings:
 
 def own(name: str) -> dict[str, Any]:
     """How the parameters of a strategy move where nobody says otherwise."""
-    strategy = strategies.create(name)
+    strategy = baselines.create(name)
     return {"rate": strategy.rate, "ratio_schedule": strategy.schedule, "ratio_together": strategy.together}
 
 

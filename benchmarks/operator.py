@@ -35,8 +35,8 @@ from jax import Array
 from benchmarks import pictures
 from benchmarks.command import PICTURES, QUICK, table, write_section
 from benchmarks.rivals import absent
+from dms_jax.baselines.capped_simplex import capped_simplex
 from dms_jax.errors import exit_on_user_error
-from dms_jax.strategies import capped_simplex
 from dms_jax.topk import soft_mask
 from dms_jax.training.machine import machine
 

@@ -43,7 +43,7 @@ class Phases:
     def train(self, name: str, model: Any, state: TrainState, optimizer: Any, steps: int, start: int) -> Any:
         """Train a network; returns its variables."""
         step = supervised.make_step(self.task.loss(model), optimizer)
-        return self.run(name, step, state, steps, start).variables
+        return self.run(name, step, state, steps, start).params
 
     def run(self, name: str, step: Any, state: Any, steps: int, start: int) -> Any:
         """Run a phase on batches `start` to `start + steps` of this seed; returns the last state.

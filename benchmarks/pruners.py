@@ -19,10 +19,11 @@ import optax
 from benchmarks.masked import masked_loss
 from benchmarks.methods import OURS
 from benchmarks.phases import Phases
-from dms_jax import strategies
+from dms_jax import baselines
 from dms_jax.errors import Interrupted, UserError
-from dms_jax.projection import Limits
-from dms_jax.search import Schedule, Search
+from dms_jax.method.limits import Limits
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
@@ -107,13 +108,13 @@ def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
         {"macs": work.budget}, Schedule(steps), Limits(keep=keep),
     )  # fmt: skip
     state = work.run("search", search.step, search.init(variables), steps, work.start)
-    return work.timed("search", lambda: search.structure(state)), state.variables, steps
+    return work.timed("search", lambda: search.structure(state)), state.params, steps
 
 
 def uniform(work: Work, variables: Any) -> Found:
     """The control: the same keep ratio everywhere, largest magnitudes."""
     space = work.task.space
-    return strategies.uniform(space, space.magnitudes(variables["params"]), {"macs": work.macs}), variables, 0
+    return baselines.uniform(space, space.magnitudes(variables["params"]), {"macs": work.macs}), variables, 0
 
 
 def pruned(work: Work, variables: Any, importance: Importance) -> Found:
@@ -139,10 +140,10 @@ def in_rounds(work: Work, variables: Any) -> Found:
     for number in range(size.rounds):
         progress = min(1.0, (number + 1) / (0.8 * size.rounds))
         target, first = max(work.macs, int(full * work.budget**progress)), number * each
-        structure = work.timed("search", partial(twin.prune, target, state.variables, first))
+        structure = work.timed("search", partial(twin.prune, target, state.params, first))
         state, _ = work.run("search", step, (state, task.space.masks(structure)), each, work.start + first)
     assert structure is not None
-    return structure, state.variables, each * size.rounds
+    return structure, state.params, each * size.rounds
 
 
 def sparse(work: Work, variables: Any) -> Found:

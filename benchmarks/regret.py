@@ -43,9 +43,11 @@ from benchmarks.enumerated import QUICK, Key, Size, Space, in_words, run, scorer
 from benchmarks.methods import OURS, SEARCHED
 from benchmarks.task import Unit
 from benchmarks.text_task import UNIT
-from dms_jax import strategies
+from dms_jax import baselines
 from dms_jax.errors import Interrupted
-from dms_jax.search import Schedule, Search
+from dms_jax.method.importance import Importance
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.structure import Structure
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.llama_prune import adamw
@@ -67,14 +69,14 @@ def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
     search = Search(
         space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
         {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
-        strategy=strategies.create(settings.strategy, settings.rate),
+        strategy=baselines.create(settings.strategy, rate=settings.rate),
     )  # fmt: skip
     return search, jax.jit(partial(run, search.step))
 
 
 def _uniform(space: Space, settings: Settings, seed: int) -> Structure:
     magnitudes = space.space.magnitudes(supernet(space, seed))
-    return strategies.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
+    return baselines.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
 
 
 def _threshold(space: Space, settings: Settings, seed: int) -> Structure:
@@ -83,12 +85,12 @@ def _threshold(space: Space, settings: Settings, seed: int) -> Structure:
     schedule = Schedule(steps + 1, steps)
     search = Search(
         space.space, space.loss, None, {"macs": settings.budget}, schedule, space.limits,
-        importance_decay=1 - 1 / steps,
+        importance=Importance(decay=1 - 1 / steps),
     )  # fmt: skip
     tokens = space.batches(seed, space.size.steps, steps)
     start = search.init({"params": supernet(space, seed)})
     state = jax.jit(partial(run, search.step))(start, tokens, jax.random.key(0))
-    return strategies.threshold(space.space, state.importance, _target(space, settings.budget), space.limits)
+    return baselines.threshold(space.space, state.importance, _target(space, settings.budget), space.limits)
 
 
 def _target(space: Space, budget: float) -> dict[str, int]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.phases import Phases
-from dms_jax import projection, strategies
-from dms_jax.search import Schedule, Search
+from dms_jax import baselines
+from dms_jax.baselines.structures import Blocks
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 
@@ -23,12 +25,12 @@ class Asked:
     Attributes:
       macs: the budget.
       seed: of what is drawn.
-      blocks: how many stay, for rules that leave it open (`projection.uniform`).
+      blocks: how many stay, for rules that leave it open (`baselines.uniform`).
     """
 
     macs: int
     seed: int
-    blocks: projection.Blocks = "most"
+    blocks: Blocks = "most"
 
 
 Ranking = Mapping[str, Any]
@@ -80,22 +82,22 @@ def _nothing(work: Phases, variables: Any, start: int) -> Ranking:
 
 def _even(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
     """The same keep ratio in every width and all heads."""
-    return strategies.uniform(space, ranking, budget, blocks=asked.blocks)
+    return baselines.uniform(space, ranking, budget, blocks=asked.blocks)
 
 
 def _even_blocks(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
     """The same keep ratio everywhere, blocks included."""
-    return strategies.uniform(space, ranking, budget, blocks="same")
+    return baselines.uniform(space, ranking, budget, blocks="same")
 
 
 def _threshold(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
     """One threshold on importance per cost, measured before anything is changed."""
-    return strategies.threshold(space, ranking, budget)
+    return baselines.threshold(space, ranking, budget)
 
 
 def _random(space: SearchSpace, ranking: Ranking, budget: Mapping[str, int], asked: Asked) -> Structure:
     """Keep ratios and elements drawn by chance, moved onto the budget."""
-    return strategies.random(space, budget, seed=asked.seed)
+    return baselines.random(space, budget, seed=asked.seed)
 
 
 SELECTIONS = {

@@ -1,4 +1,4 @@
-"""What a search step costs beside a training step of the same network, optimiser and batch.
+"""What a search step costs beside a training step of the same network, optimizer and batch.
 
     python -m benchmarks.step [--quick]
 
@@ -22,7 +22,7 @@ import optax
 import tyro
 
 from benchmarks.timing import going_on, interleaved_seconds, spread
-from dms_jax import Schedule, Search, SearchSpace, models
+from dms_jax import Search, SearchSpace, models
 from dms_jax.data import batches, digits
 from dms_jax.training.machine import machine
 
@@ -96,7 +96,7 @@ def trace_seconds(network: str, resolution: int, times: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A network, its optimiser and a batch: all that the three steps share."""
+    """A network, its optimizer and a batch: all that the three steps share."""
 
     model: Any
     space: SearchSpace
@@ -124,20 +124,18 @@ class Bench:
     def steps(self) -> list[tuple[str, tuple[Any, Any]]]:
         """(name, (jitted step, its first state)), every state with buffers of its own."""
         variables = jax.tree.map(jnp.copy, self.variables)
-        plain = ({**variables}, self.optimizer.init(variables["params"]))
+        plain = (variables, self.optimizer.init(variables["params"]))
         made: list[tuple[str, tuple[Any, Any]]] = [("plain", (jax.jit(self.plain, donate_argnums=0), plain))]
-        for name, fold in (("folded", True), ("unfolded", False)):
-            schedule = Schedule(steps=10_000, warmup=0)
-            search = Search(self.space, self.loss, self.optimizer, {"macs": 0.25}, schedule, fold=fold)
-            state = search.init(jax.tree.map(jnp.copy, self.variables))
-            made.append((name, (jax.jit(search.step, donate_argnums=0), state)))
+        for name, space in (("folded", self.space), ("unfolded", self.space.unfolded())):
+            search = Search(space, self.loss, self.optimizer, {"macs": 0.25}, steps=10_000)
+            made.append((name, (jax.jit(search.step, donate_argnums=0), search.init(self.variables))))
         return made
 
-    def loss(self, variables: dict[str, Any], batch: Any, key: jax.Array):
+    def loss(self, params: Any, batch: Any, key: jax.Array):
         """Cross-entropy, with BatchNorm's new statistics."""
-        logits, changed = self.model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+        logits, changed = self.model.apply(params, batch["image"], train=True, mutable=["batch_stats"])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, (changed, {})
+        return loss, {"state": changed}
 
     def plain(self, state: tuple[dict[str, Any], Any], batch: Any, key: jax.Array):
         """One training step without masks."""
@@ -147,10 +145,10 @@ class Bench:
         def loss(params):
             return self.loss({"params": params, **model_state}, batch, key)
 
-        (value, (changed, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        (value, more), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
         updates, opt_state = self.optimizer.update(gradient, opt_state, variables["params"])
         params = optax.apply_updates(variables["params"], updates)
-        return ({**variables, **changed, "params": params}, opt_state), {**metrics, "loss": value}
+        return ({**variables, **more["state"], "params": params}, opt_state), {"loss": value}
 
 
 if __name__ == "__main__":

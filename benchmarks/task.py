@@ -15,7 +15,7 @@ import jax
 import optax
 
 from benchmarks.sharing import in_turns
-from dms_jax.search import Loss
+from dms_jax.method.loss import Loss
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
@@ -46,7 +46,7 @@ class Task:
       space: of the full network.
       loss: from a network to its loss.
       batches: from a seed to the batch of any step; the same ones for every method.
-      optimizer: from a schedule to the optimiser of the weights.
+      optimizer: from a schedule to the optimizer of the weights.
       pretrain_rate: peak of the cosine of pretraining.
       learning_rate: peak of the cosine after it.
       pretrain_steps: of the supernet.
@@ -131,4 +131,4 @@ class Task:
         with Run(self._run(seed), self._identity | {"seed": seed}) as run:
             name, steps = f"pretrain {self.name} seed {seed}", self.pretrain_steps
             key, batches = jax.random.key(seed), self.batches(seed)
-            return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).variables
+            return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).params

@@ -4,7 +4,7 @@
 
 A ResNet-20 on scikit-learn's digits, with all labels brought to 10 and 2 % of its MACs, with 200 to 10 %; three seeds,
 a bit more than an hour of one core; stopped, it goes on where it was. Every method starts from the same pretrained
-network, takes 1,000 steps after that on the same batches with the same optimiser, and is finetuned in JAX as a really
+network, takes 1,000 steps after that on the same batches with the same optimizer, and is finetuned in JAX as a really
 smaller network.
 Torch-Pruning prunes a PyTorch twin with the same weights; its kept channels become a `Structure`. In every cell the
 twin's outputs are compared before and after pruning, and both counters, and a difference is an error.
@@ -67,7 +67,7 @@ def compute(work: Work, method: str) -> dict[str, Any]:
     return {
         **task.scores(small, variables, work.seed),
         **space.resources(structure),
-        "blocks": sum(len(kept[name]) for name, group in space.groups.items() if group.kind == "depth"),
+        "blocks": sum(len(kept[name]) for name, group in space.groups.items() if group.rules.gates),
         "difference": work.difference,
         "seconds": {name: round(value, 2) for name, value in work.seconds.items()},
     }

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dms_jax.strategies import DMS, Context, Layout
+from dms_jax.method.dms import DMS
+from dms_jax.method.layout import Layout
+from dms_jax.method.strategy import Context
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,15 @@ class VariedDMS(DMS):
     start_open: bool = True
 
     def init(self, layout: Layout) -> jax.Array:
-        return super().init(self._sharpened(layout))
+        opened = super().init(self._sharpened(layout))
+        return opened if self.start_open else jnp.zeros_like(opened)
 
     def masks(self, layout: Layout, parameters: jax.Array, context: Context) -> jax.Array:
         return super().masks(self._sharpened(layout), parameters, context)
 
     def clip(self, layout: Layout, parameters: jax.Array) -> jax.Array:
-        return super().clip(self._sharpened(layout), parameters)
+        clipped = super().clip(self._sharpened(layout), parameters)
+        return clipped if self.start_open else jnp.maximum(clipped, 0.0)
 
     def _sharpened(self, layout: Layout) -> Layout:
-        lowest = jnp.where(layout.size == 1, 0.5, 0.0)
-        a_open = lowest + (layout.open - lowest) / self.sharpness if self.start_open else jnp.zeros_like(lowest)
-        return dataclasses.replace(layout, sharpness=layout.sharpness * self.sharpness, open=a_open)
+        return dataclasses.replace(layout, sharpness=layout.sharpness * np.float32(self.sharpness))

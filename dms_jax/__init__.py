@@ -1,28 +1,34 @@
 """Differentiable model scaling in JAX: fit the width and depth of a network to a budget.
 
-The method is `topk`, `importance`, `resources` and `search`. A model declares its element groups (`Searchable`,
+The method is `topk` and `method`; its rivals are `baselines`. A model declares its element groups (`Searchable`,
 `Elements`); a `SearchSpace` reads everything else off its traced program; a `Search` finds a `Structure`; `shrink`
-makes the smaller network's variables.
+makes the smaller network's variables. Names are loaded when they are first used: `dms_jax.topk` needs JAX alone.
 """
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dms_jax import importance, layers, models, resources, strategies, topk
-from dms_jax.elements import Elements, Searchable
-from dms_jax.errors import TracingError, UserError
-from dms_jax.groups import Group
-from dms_jax.projection import Limits
-from dms_jax.search import Schedule, Search, SearchState
-from dms_jax.shrink import shrink, verify
-from dms_jax.space import SearchSpace
-from dms_jax.structure import Structure
-
 if TYPE_CHECKING:
+    from dms_jax import baselines, layers, method, models, topk
+    from dms_jax.elements import Elements, Searchable
+    from dms_jax.errors import TracingError, UserError
+    from dms_jax.groups import Group
+    from dms_jax.method.importance import Importance
+    from dms_jax.method.limits import Limits
+    from dms_jax.method.schedule import Schedule
+    from dms_jax.method.search import Search
+    from dms_jax.method.state import SearchState
+    from dms_jax.shrink import shrink, verify
+    from dms_jax.space import SearchSpace
+    from dms_jax.structure import Structure
     from dms_jax.training.runs import load
 
 __all__ = [
     "Elements",
     "Group",
+    "Importance",
     "Limits",
     "Schedule",
     "Search",
@@ -32,21 +38,53 @@ __all__ = [
     "Structure",
     "TracingError",
     "UserError",
-    "importance",
+    "baselines",
     "layers",
     "load",
+    "method",
     "models",
-    "resources",
     "shrink",
-    "strategies",
     "topk",
     "verify",
 ]
 
+_WHERE = {
+    "Elements": "elements",
+    "Group": "groups",
+    "Importance": "method.importance",
+    "Limits": "method.limits",
+    "Schedule": "method.schedule",
+    "Search": "method.search",
+    "SearchSpace": "space",
+    "SearchState": "method.state",
+    "Searchable": "elements",
+    "Structure": "structure",
+    "TracingError": "errors",
+    "UserError": "errors",
+    "load": "training.runs",
+    "shrink": "shrink",
+    "verify": "shrink",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # reads checkpoints: Orbax is imported only by those who load
-        from dms_jax.training.runs import load
+    if name not in __all__:
+        raise AttributeError(f"module 'dms_jax' has no attribute {name!r}")
+    if name not in _WHERE:
+        return import_module(f"dms_jax.{name}")
+    found = getattr(import_module(f"dms_jax.{_WHERE[name]}"), name)
+    globals()[name] = found
+    return found
 
-        return load
-    raise AttributeError(f"module 'dms_jax' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # whoever imports `dms_jax.shrink` has Python put the module here: the function of its name goes before
+        super().__setattr__(name, getattr(value, name) if name in _WHERE and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package

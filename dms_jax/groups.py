@@ -6,7 +6,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from dms_jax import checks, topk
 from dms_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a search does differently for one kind of group.
+
+    Attributes:
+      name: of the kind.
+      sharpness: lambda in units of N (METHOD, "Words").
+      least: how many elements must stay unless a model says otherwise.
+      settles_early: frozen at its hard masks while the search refines.
+      moves_together: its ratio takes part in what ratios have in common (`method.optimizer`).
+      counts_towards_multiple: `Limits(multiple=...)` is about it: its elements are an axis of a kernel.
+      gates: its elements gate blocks; they are no part of any axis.
+    """
+
+    name: str
+    sharpness: float = 1.0
+    least: int = 1
+    settles_early: bool = False
+    moves_together: bool = True
+    counts_towards_multiple: bool = True
+    gates: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("width"),
+        Kind("features"),
+        Kind("heads", sharpness=4.0, settles_early=True),
+        Kind(
+            "depth", sharpness=4.0, least=0, settles_early=True, moves_together=False, counts_towards_multiple=False,
+            gates=True,
+        ),
+    )
+}  # fmt: skip
+"""width: channels, hidden features; features: of a head; heads: of attention; depth: blocks."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +55,11 @@ class Group:
     Attributes:
       name: module path of the declaration.
       size: number of elements N.
-      kind: "width", "heads" or "depth".
+      kind: a name of `KINDS`.
       least: how many must stay.
+
+    Raises:
+      UserError: no such kind, or numbers that are not whole.
     """
 
     name: str
@@ -25,12 +67,21 @@ class Group:
     kind: str
     least: int
 
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(f"group {self.name!r} of kind {self.kind!r} is not possible; there are {', '.join(KINDS)}")
+        checks.whole("size", self.size, 1, f"of group {self.name!r}")
+        checks.whole("least", self.least, 0, f"of group {self.name!r}")
+
+    @property
+    def rules(self) -> Kind:
+        """What its kind means for a search."""
+        return KINDS[self.kind]
+
     @property
     def sharpness(self) -> float:
         """lambda: N for widths, 4N for heads and depth, 8 for one element (METHOD, "Words")."""
-        if self.size == 1:
-            return 8.0
-        return float(self.size if self.kind == "width" else 4 * self.size)
+        return float(topk.usual_sharpness(self.size, self.rules.sharpness))
 
 
 def counted_together(groups: Mapping[str, Group], patterns: Sequence[str]) -> tuple[tuple[str, ...], ...]:

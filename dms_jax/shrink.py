@@ -21,6 +21,7 @@ from dms_jax.program.sizes import Sizes
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
+
 def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Sequence[int]]) -> Any:
     """Slice a pytree of the full network's parameters down to a structure.
 
@@ -57,7 +58,9 @@ class _Cut:
         leaves = list(space.leaves.values())
         numbers = jax.tree.map(lambda _: 0, space.parameters.template)
         rest = iter(leaves)
-        marked = jax.tree.map(lambda leaf, _: next(rest) if is_array(leaf) else None, space.parameters.template, numbers)
+        marked = jax.tree.map(
+            lambda leaf, _: next(rest) if is_array(leaf) else None, space.parameters.template, numbers
+        )
         self.templates = [marked, *self._collections(marked)]
         self.keys = [dict(jax.tree_util.tree_flatten_with_path(t)[0]) for t in self.templates]
         self.trained = [leaf for leaf in leaves if leaf.trained]

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from dms_jax import budgets, explanation, groups
 from dms_jax.adapters import equinox, haiku, keras, linen, nnx
@@ -315,6 +316,18 @@ class SearchSpace:
     def flat(self, by_group: Mapping[str, jax.Array]) -> jax.Array:
         """{group: [N]} -> `[elements]` laid end to end."""
         return jnp.concatenate([by_group[name] for name in self.groups])
+
+    def collection(self, flat: jax.Array) -> dict[str, Any]:
+        """`[elements]` laid end to end -> the nested "masks" collection of a marked Linen module."""
+        return unflatten_dict(self.by_group(flat), sep="/")
+
+    def partition(self, tree: Any) -> tuple[Any, Any]:
+        """Parameters -> (what is trained, the rest), each with None in the other's places; `partition.combine` undoes it."""
+        return self.parameters.partition(tree)
+
+    def arrays(self, tree: Any) -> Any:
+        """The tree with None for what is no array: what a state can hold."""
+        return self.parameters.only(tree)
 
     def masked(self, fn: Callable[..., Any], *, fold: bool = True, writes: bool = True) -> Callable[..., Any]:
         """Any function of the parameters, with masks: `(params, masks, *inputs) -> outputs`.

@@ -12,8 +12,8 @@ import optax
 from rich.console import Console
 
 from dms_jax.errors import Interrupted, UserError
+from dms_jax.method.search import Search
 from dms_jax.report import write_report
-from dms_jax.search import Search
 from dms_jax.training import processes
 from dms_jax.training.pipeline import FOUND, Finished, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares

@@ -25,7 +25,8 @@ from dms_jax import models
 from dms_jax.data import digits
 from dms_jax.data.batching import batches
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.search import Schedule, Search
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, optimizers, replicate, shard_batch, supervised
 from dms_jax.training.job import Job

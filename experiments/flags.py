@@ -5,24 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from dms_jax import strategies
+from dms_jax import baselines
 from dms_jax.errors import UserError
-from dms_jax.importance import EVALUATIONS
-from dms_jax.projection import Limits
-from dms_jax.strategies import Strategy
+from dms_jax.method.limits import Limits
+from dms_jax.method.strategy import Strategy
 from dms_jax.training import processes
 
-StrategyName: TypeAlias = Literal[
-    "dms", "dms_raw", "multiple", "single", "gradient_estimated", "capped_simplex", "iterative"
-]
-"""`dms_jax.strategies.STRATEGIES`, as a command line takes them."""
-
-ImportanceName: TypeAlias = Literal["taylor", "taylor_last", "snip", "fisher", "magnitude", "index"]
-"""`dms_jax.importance.EVALUATIONS`, likewise."""
+if TYPE_CHECKING:
+    StrategyName: TypeAlias = str
+    ImportanceName: TypeAlias = str
+else:  # whatever files `dms_jax.baselines` has
+    StrategyName = tyro.extras.literal_type_from_choices(tuple(baselines.strategies()))
+    ImportanceName = tyro.extras.literal_type_from_choices(tuple(baselines.importances()))
 
 
 def default(what: str) -> Any:
@@ -35,11 +33,11 @@ class Searching:
     """How a search judges and chooses, and what its result must respect."""
 
     strategy: StrategyName = "dms"
-    """What turns structure parameters and importance into masks: the method, or one of its rivals."""
+    """What turns structure parameters and importance into masks: the method, or a baseline."""
     ratio_rate: Annotated[float | None, default("the strategy's")] = None
     """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
     ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
-    """How that rate goes: from twice the mean to 0, or, as in the paper, all the while the same."""
+    """How that rate goes: from twice the mean to 0, or, as in the paper, constant."""
     ratio_together: Annotated[float | None, default("the strategy's")] = None
     """Share of that rate at which the ratios of widths and heads move together; 0, as in the paper: each by itself."""
     importance: ImportanceName = "taylor"
@@ -61,24 +59,23 @@ class Searching:
         """
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
-        _ = self.chosen  # which refuses a rate
+        _ = self.chosen  # which refuses what is no rate, or no share
 
     @property
     def chosen(self) -> Strategy:
-        """The strategy, at its rate."""
-        return strategies.create(self.strategy, self.ratio_rate)
+        """The strategy, with what moves its parameters."""
+        return baselines.create(
+            self.strategy, rate=self.ratio_rate, schedule=self.ratio_schedule, together=self.ratio_together
+        )
 
     @property
     def options(self) -> dict[str, Any]:
         """What `dms_jax.Search` takes of it."""
         return {
             "limits": Limits(self.keep, self.least, self.multiple),
-            "measure": EVALUATIONS[self.importance].measure,
-            "importance_decay": EVALUATIONS[self.importance].decay,
+            "importance": baselines.importances()[self.importance],
             "strategy": self.chosen,
-            "ratio_schedule": self.ratio_schedule,
-            "ratio_together": self.ratio_together,
-            "weight": self.weight,
+            "resource_weight": self.weight,
         }
 
     @property
@@ -87,8 +84,8 @@ class Searching:
         chosen = self.chosen
         filled = {
             "ratio_rate": chosen.rate,
-            "ratio_schedule": self.ratio_schedule or chosen.schedule,
-            "ratio_together": chosen.together if self.ratio_together is None else self.ratio_together,
+            "ratio_schedule": chosen.schedule,
+            "ratio_together": chosen.together,
         }
         return {**dataclasses.asdict(self), **filled}
 

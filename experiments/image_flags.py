@@ -68,7 +68,7 @@ class Training:
     dtype: Annotated[Literal["float32", "bfloat16"] | None, default("float32 on CPU, bfloat16 elsewhere")] = None
     """Of computation; parameters stay float32."""
     fsdp: int = 1
-    """Over how many devices parameters and optimiser states are cut."""
+    """Over how many devices parameters and optimizer states are cut."""
     teacher: Annotated[str | None, default("none; a preset may ask for one")] = None
     """Directory of a network that teaches by DIST (Hugging Face weights, or a finished run), or none: retraining alone,
     the search looks at the labels."""

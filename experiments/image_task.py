@@ -23,7 +23,7 @@ from dms_jax.data.images import ImageData
 from dms_jax.data.randaugment import RandAugment
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
-from dms_jax.search import Loss
+from dms_jax.method.loss import Loss
 from dms_jax.structure import Structure
 from dms_jax.training import make_mesh, optimizers, place, processes, schedules, shard_batch, supervised
 from dms_jax.training.distillation import Distillation, image_teacher, taught
@@ -115,7 +115,7 @@ class Task:
         return f"{self.data.name}: {train:,} training and {test:,} test images of {self.data.num_classes} classes"
 
     def steps(self, epochs: float) -> int:
-        """Optimiser steps of so many epochs, at least 1."""
+        """Optimizer steps of so many epochs, at least 1."""
         return max(schedules.steps_of(epochs, len(self.data.train), self.batch), 1)
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
@@ -132,7 +132,7 @@ class Task:
         return self.optimizer_at(rate)
 
     def optimizer_at(self, rate: optax.Schedule) -> optax.GradientTransformation:
-        """The recipe's optimiser at a learning rate."""
+        """The recipe's optimizer at a learning rate."""
         make = getattr(optimizers, self.recipe.optimizer)
         return make(rate, weight_decay=self.recipe.weight_decay, clip=self.recipe.clip)
 

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import tyro
 
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.search import Schedule, Search
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps

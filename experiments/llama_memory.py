@@ -24,14 +24,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dms_jax import projection
+from dms_jax.baselines import uniform
 from dms_jax.errors import exit_on_user_error
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.models.llama import Llama
 from dms_jax.pretrained.directory import read_json
 from dms_jax.pretrained.llama_configuration import from_config
-from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
-from dms_jax.structure import Structure
 from dms_jax.training import memory, supervised
 from dms_jax.training.distillation import Distillation
 from dms_jax.training.language import language_loss
@@ -50,7 +50,7 @@ class Config:
     devices: int = 8
     """Of the mesh."""
     fsdp: int = 8
-    """Over how many devices parameters and optimiser states are cut."""
+    """Over how many devices parameters and optimizer states are cut."""
     batch: int = 8
     """Windows a step, over all devices."""
     length: int = 2048
@@ -91,8 +91,8 @@ def plans(model: Llama, shape: memory.Shape, params: float, *, distill: bool = T
     search = _search(model, shape, params, distill)
     space = search.space
     ranking = {name: np.arange(group.size) for name, group in space.groups.items()}
-    small = model.clone(structure=Structure(projection.uniform(space, ranking, search.targets)))
-    original = memory.abstract_variables(model)["params"]
+    small = model.clone(structure=uniform(space, ranking, search.targets))
+    original = memory.abstract_variables(model)
     loss = language_loss(small, Distillation() if distill else None)
     return {
         "search": memory.search_plan(search, shape, teacher=distill),

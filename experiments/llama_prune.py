@@ -34,8 +34,9 @@ from dms_jax import export, models
 from dms_jax.data import text
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.pretrained import llama as pretrained
-from dms_jax.search import Schedule, Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, optimizers, place, processes, shard_batch
 from dms_jax.training.distillation import Distillation, taught
@@ -98,7 +99,7 @@ class Config:
     remat: bool = False
     """Compute every layer again in the backward pass instead of keeping its activations: for large models."""
     fsdp: int = 1
-    """Over how many devices parameters and optimiser states are cut."""
+    """Over how many devices parameters and optimizer states are cut."""
     seed: int = 0
     """Of batches and new weights."""
     workdir: Path = Path("runs/llama")

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dms_jax import Searchable, SearchSpace, importance, layers
-from dms_jax.importance import Evidence
+from dms_jax import Searchable, SearchSpace, layers
+from dms_jax.method import importance
+from dms_jax.method.importance import Evidence
 from tests.counting import flat_masks, random_variables
 from tests.helpers import FLOAT32_GRADIENTS
 

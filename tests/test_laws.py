@@ -17,8 +17,10 @@ import optax
 import pytest
 
 import dms_jax
-from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, importance, models, projection
-from dms_jax.importance import Evidence
+from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, models
+from dms_jax.method import importance, projection
+from dms_jax.method.importance import Evidence
+from dms_jax.method.limits import smallest
 from dms_jax.models.resnet import Bottleneck, ResNet
 from tests.counting import (
     flat_masks,
@@ -188,7 +190,8 @@ def test_projection_never_exceeds_its_budget_and_nothing_more_fits(name):
         rng = np.random.default_rng(seed)
         ranking = dict(importances(space, rng, kind))
         ratios = {group: float(middle + spread * rng.normal()) for group in space.groups}
-        low, high = projection.smallest(space, limits), projection.largest(space, limits)
+        most = {name: tuple(range(numbers[-1])) for name, numbers in limits.counts(space).items()}
+        low, high = smallest(space, limits), space.resources(most)
         budget = {r: int(low[r] + at * (high[r] - low[r])) for r in on}
         kept = projection.project(space, ratios, ranking, budget, limits)
         now, allowed = space.resources(kept), limits.counts(space)
@@ -214,7 +217,7 @@ def test_an_open_search_is_the_supernet():
     weakest mask is 0.982; in a random network, where weak elements are not yet small, 20 groups add up to 5 %."""
     space = space_of("resnet20")
     variables, x = random_variables(space), images("resnet20", 4)
-    search = Search(space, lambda *_: (jnp.zeros(()), ({}, {})), None, {"macs": 1.0}, Schedule(10))
+    search = Search(space, lambda *_: jnp.zeros(()), None, {"macs": 1.0}, Schedule(10))
     state, apply = search.init(variables), jax.jit(space.apply)
     full = apply(variables, x)
     masks_of, magnitudes = jax.jit(search.masks), jax.jit(space.magnitudes)(variables["params"])
@@ -234,7 +237,7 @@ def test_one_compilation_through_all_phases_with_donated_state():
     def loss(variables, batch, key):
         x, labels = batch
         logits, changed = space.model.apply(variables, x, train=True, mutable=["batch_stats"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (changed, {})
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), {"state": changed}
 
     search = Search(
         space, loss, optax.sgd(0.05, momentum=0.9), {"macs": 0.3, "params": 0.5}, Schedule(12, warmup=3, refine=0.4)
@@ -277,8 +280,8 @@ def test_folded_is_masked():
         step(variables["params"], masks, True),
     )
     np.testing.assert_allclose(masked, folded, atol=FLOAT32_GRADIENTS)
-    largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads_m))
-    chex.assert_trees_all_close(grads_m, grads_f, rtol=0, atol=FLOAT32_GRADIENTS * max(1.0, largest))
+    most = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads_m))
+    chex.assert_trees_all_close(grads_m, grads_f, rtol=0, atol=FLOAT32_GRADIENTS * max(1.0, most))
     zeros = jnp.zeros_like(masks)
     taylor = [importance.taylor(Evidence(masks, g, zeros, zeros)) for _, g in (grads_m, grads_f)]
     np.testing.assert_allclose(*taylor, rtol=0, atol=FLOAT32_GRADIENTS * float(jnp.max(taylor[0])) * 2)

@@ -34,7 +34,7 @@ class Net(Searchable):
 def loss(variables, batch, key):
     x, labels = batch
     logits, changed = Net().apply(variables, x, train=True, mutable=["batch_stats"])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (changed, {})
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), {"state": changed}
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices; tests/conftest.py makes them of the CPU")

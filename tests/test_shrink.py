@@ -1,4 +1,4 @@
-"""`shrink` on every kind of tree that training keeps: variables, optimiser states, moving averages, shapes."""
+"""`shrink` on every kind of tree that training keeps: variables, optimizer states, moving averages, shapes."""
 
 # Linen's `apply` gives a value or a tuple, options come as dictionaries, and some arguments are wrong on purpose:
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -103,7 +103,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimiser_states(name, space, variables, structure, small):
+def test_optimizer_states(name, space, variables, structure, small):
     """The sliced state fits the smaller parameters: its tree and shapes are those of a new one, and it steps."""
     optimizer, params = OPTIMIZERS[name], variables["params"]
     grads = jax.tree.map(lambda x: x * 0.1, params)

@@ -15,10 +15,9 @@ from dms_jax import topk
 from tests.helpers import BFLOAT16_ROUNDING, FINITE_DIFFERENCES, FLOAT32_ROUNDING
 
 # Compiled: one dispatch a call instead of forty, and it is how they are used.
-normalize_importance = jax.jit(topk.normalize_importance)
-normalize_segments = jax.jit(topk.normalize_segments, static_argnums=1)
-soft_mask = jax.jit(topk.soft_mask)
-hard_mask = jax.jit(topk.hard_mask)
+normalize_importance = jax.jit(topk.normalize_importance, static_argnames="segments")
+soft_mask = jax.jit(topk.soft_mask, static_argnames="segments")
+hard_mask = jax.jit(topk.hard_mask, static_argnames="segments")
 kept_count = topk.kept_count
 
 # A fixed length, so that all the examples of a property share one compilation.
@@ -287,20 +286,51 @@ SIZES = (5, 1, 1, 12, 2, 3)
 def test_segments_equal_group_by_group(importance):
     parts = np.split(importance, np.cumsum(SIZES)[:-1])
     expected = jnp.concatenate([normalize_importance(part) for part in parts])
-    np.testing.assert_array_equal(normalize_segments(importance, SIZES), expected)
+    np.testing.assert_array_equal(normalize_importance(importance, segments=SIZES), expected)
+
+
+@given(hnp.arrays(np.float32, sum(SIZES), elements=VALUES), st.lists(RATIOS, min_size=6, max_size=6))
+def test_masks_of_segments_are_those_of_each_group(importance, ratios):
+    ratios, sharpness = np.array(ratios, np.float32), np.arange(1.0, 7.0, dtype=np.float32)
+    parts = np.split(importance, np.cumsum(SIZES)[:-1])
+    for several, each in (({}, [{}] * 6), ({"sharpness": sharpness}, [{"sharpness": x} for x in sharpness])):
+        for mask in (soft_mask, hard_mask):
+            expected = [mask(part, a, **one) for part, a, one in zip(parts, ratios, each, strict=True)]
+            np.testing.assert_array_equal(
+                mask(importance, ratios, segments=SIZES, **several), jnp.concatenate(expected)
+            )
+
+
+def test_segments_along_the_last_of_several_axes():
+    importance, ratios = jax.random.normal(jax.random.key(8), (3, sum(SIZES))), jnp.linspace(0.0, 0.9, 18).reshape(3, 6)
+    masks = soft_mask(importance, ratios, segments=SIZES)
+    for row in range(3):
+        np.testing.assert_array_equal(masks[row], soft_mask(importance[row], ratios[row], segments=SIZES))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_counts_and_ratios_are_of_the_operator(size):
+    """`count_at` is what the masks keep, `ratio_for` its inverse; the sharpness and the smallest c' are its, too."""
+    c = jnp.arange(float(size))
+    for ratio in np.linspace(-0.2, 1.2, 29, dtype=np.float32):
+        assert topk.count_at(ratio, size) == kept_count(hard_mask(c, ratio))
+    for count in range(size + 1):
+        assert kept_count(hard_mask(c, np.float32(topk.ratio_for(count, size)))) == count
+    assert topk.lowest_fraction(size) == normalize_importance(c).min()
+    np.testing.assert_array_equal(soft_mask(c, 0.3), soft_mask(c, 0.3, sharpness=topk.usual_sharpness(size)))
 
 
 def test_segments_take_one_sort_however_many_there_are():
     def count(sizes):
-        return len(jax.make_jaxpr(partial(topk.normalize_segments, sizes=sizes))(jnp.ones(sum(sizes))).eqns)
+        return len(jax.make_jaxpr(partial(topk.normalize_importance, segments=sizes))(jnp.ones(sum(sizes))).eqns)
 
-    assert count((4,) * 50) == count((4,) * 2) < 40
-    text = str(jax.make_jaxpr(partial(topk.normalize_segments, sizes=(3, 5)))(jnp.ones(8)))
+    assert count((4,) * 50) == count((4,) * 2) < 45
+    text = str(jax.make_jaxpr(partial(topk.normalize_importance, segments=(3, 5)))(jnp.ones(8)))
     assert text.count(" sort[") == 1
 
 
 def test_segments_pass_no_gradient():
-    gradient = jax.grad(lambda c: normalize_segments(c, (2, 2)).sum())(jnp.arange(4.0))
+    gradient = jax.grad(lambda c: normalize_importance(c, segments=(2, 2)).sum())(jnp.arange(4.0))
     np.testing.assert_array_equal(gradient, jnp.zeros(4))
 
 
@@ -342,9 +372,10 @@ def test_ten_million_elements_take_linear_memory():
         (lambda: topk.hard_mask(jnp.ones((3, 4)), 0.5, sharpness=jnp.ones(2)), r"sharpness of shape \(2,\)"),
         (lambda: topk.soft_mask(jnp.ones(4), 0.5, sharpness=0.0), "sharpness 0.0 is not above 0"),
         (lambda: topk.soft_mask(jnp.ones(4), 0.5, sharpness=float("nan")), "sharpness nan is not above 0"),
-        (lambda: topk.normalize_segments(jnp.ones(4), (2, 3)), "sizes sum to 5, importance has 4"),
-        (lambda: topk.normalize_segments(jnp.ones(4), (4, 0)), "group without elements"),
-        (lambda: topk.normalize_segments(jnp.ones((2, 2)), (2, 2)), "not a vector"),
+        (lambda: topk.normalize_importance(jnp.ones(4), segments=(2, 3)), "segments sum to 5, importance has 4"),
+        (lambda: topk.normalize_importance(jnp.ones(4), segments=(4, 0)), "group without elements"),
+        (lambda: topk.soft_mask(jnp.ones((2, 2)), 0.5, segments=(2, 2)), "segments sum to 4, importance has 2"),
+        (lambda: topk.soft_mask(jnp.ones(4), jnp.ones(3), segments=(2, 2)), r"\(3,\) does not broadcast to \(2,\)"),
     ],
 )
 def test_bad_input_is_a_value_error_that_says_so(call, message):

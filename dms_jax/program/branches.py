@@ -106,7 +106,9 @@ def _trunks(makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: V
     """A value, and what it is a residual sum on, all the way back."""
     found = [value]
     while True:
-        while value not in trunk and value in makers and makers[value].name in ("convert_element_type", "alias", "name"):
+        while (
+            value not in trunk and value in makers and makers[value].name in ("convert_element_type", "alias", "name")
+        ):
             value = makers[value].inputs[0]
             found.append(value)
         if value not in trunk:
@@ -140,9 +142,7 @@ def _stream(node: Node) -> tuple:
     return tuple(tuple(a.size if a.frozen is not None or a is UNIT else id(a) for a in axis) for axis in axes)
 
 
-def reach(
-    program: Program, marks: Mapping[Node, tuple[int, set]], state: Sequence[int] = ()
-) -> dict[Value, frozenset]:
+def reach(program: Program, marks: Mapping[Node, tuple[int, set]], state: Sequence[int] = ()) -> dict[Value, frozenset]:
     """For every value that reaches an output: the marks that all of its ways there go through.
 
     A way goes through a mark where it enters the marked operand of the marked node. Post-dominance, by a reverse pass

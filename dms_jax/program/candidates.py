@@ -102,7 +102,9 @@ def _readers(
     return found
 
 
-_MOVED = frozenset("convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split())
+_MOVED = frozenset(
+    "convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split()
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -156,7 +156,9 @@ def _tie_state(
 
     from dms_jax.program.parameters import path_of
 
-    paths = [path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, program.outputs))[0]]
+    paths = [
+        path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, program.outputs))[0]
+    ]
     state = []
     for i, (path, value) in enumerate(zip(paths, program.outputs, strict=True)):
         shape = tuple(axis.size for axis in value.axes)
@@ -319,7 +321,11 @@ def _depth(
     owned: dict[Atom, tuple[str, int]] = {}
     stacked = []
     for atom in rows:
-        paths = [path for path, value in zip(parameters.paths, leaves, strict=True) if resolve(value.axes[0] if value.axes else UNIT) is atom]
+        paths = [
+            path
+            for path, value in zip(parameters.paths, leaves, strict=True)
+            if resolve(value.axes[0] if value.axes else UNIT) is atom
+        ]
         stem = common_module(paths) or module_of(paths[0])
         name = _free(f"{stem}/depth", groups)
         if not _matches(name, choice.freeze):
@@ -359,7 +365,9 @@ def _declared_depth(
     for name, d in declared.items():
         if d.kind not in (None, "depth") or name not in marked:
             if d.kind == "depth":
-                raise TracingError(f"group {name!r} slices no parameter: none of its gates multiplies a residual branch")
+                raise TracingError(
+                    f"group {name!r} slices no parameter: none of its gates multiplies a residual branch"
+                )
             continue
         groups[name] = Group(name, d.size, "depth", min(d.least or 0, d.size))
         if d.least is not None and d.least >= d.size:

@@ -327,7 +327,9 @@ class Live:
         """Marks the steps of a frame; which of its arguments they need."""
         self._outputs[id(frame)] = wanted
         need = {
-            var for var, want in zip(frame.jaxpr.outvars, wanted, strict=True) if want and not isinstance(var, core.Literal)
+            var
+            for var, want in zip(frame.jaxpr.outvars, wanted, strict=True)
+            if want and not isinstance(var, core.Literal)
         }
         for step in reversed(frame.steps):
             outs = [var in need for var in step.eqn.outvars]
@@ -341,7 +343,9 @@ class Live:
                 ins = self._frame(step.frames[0], outs)
             else:
                 ins = self._whole(step)
-            need |= {var for var, n in zip(step.eqn.invars, ins, strict=True) if n and not isinstance(var, core.Literal)}
+            need |= {
+                var for var, n in zip(step.eqn.invars, ins, strict=True) if n and not isinstance(var, core.Literal)
+            }
         return [var in need for var in frame.jaxpr.invars]
 
     def _whole(self, step: Step) -> list[bool]:

@@ -71,7 +71,7 @@ class Readings:
         def run(params: Any, masks: Masks, *args: Any) -> Any:
             found = self.plan(fn, args, fold, writes)
             arrays = multiplied(found, self.classes.parameters.arrays(params), masks)
-            arguments = [jnp.asarray(x) for x in jax.tree.leaves(args)]
+            arguments = [x if hasattr(x, "shape") else jnp.asarray(x) for x in jax.tree.leaves(args)]
             changes = _changes(found, masks)
             reading = found.reading
             rows = {step: masks[name] for step, name in reading.rows.items() if name in masks}
@@ -81,7 +81,9 @@ class Readings:
 
         return run
 
-    def fold(self, fn: Callable[..., Any], params: Any, masks: Masks, args: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
+    def fold(
+        self, fn: Callable[..., Any], params: Any, masks: Masks, args: Sequence[Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """(parameters with masks multiplied in, the masks that cannot be)."""
         found = self.plan(fn, args, True, True)
         folded = {name: mask for name, mask in masks.items() if found.plan.folds(name)}
@@ -113,7 +115,9 @@ def _scale(reading: Reading, value: Value, f: Factor, name: str, mask: jax.Array
     rank = len(value.axes)
     if f.axis is None:
         return gates[f.element or 0].reshape((1,) * rank)
-    return spread(reading.owned, value.axes[f.axis], name, mask).reshape([-1 if i == f.axis else 1 for i in range(rank)])
+    return spread(reading.owned, value.axes[f.axis], name, mask).reshape(
+        [-1 if i == f.axis else 1 for i in range(rank)]
+    )
 
 
 def spread(owned: Mapping[Atom, tuple[str, int]], axis: Axis, name: str, mask: jax.Array) -> jax.Array:

@@ -103,6 +103,10 @@ class Parameters:
         rest = [None if t else x for x, t in zip(arrays, self.trained, strict=True)]
         return self._filled(train), self._filled(rest)
 
+    def only(self, tree: Any) -> Any:
+        """The tree with None for leaves that are no arrays."""
+        return self._filled(self.arrays(tree))
+
     def _filled(self, arrays: Sequence[Any]) -> Any:
         rest = iter(arrays)
         return jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else None, self.template)
@@ -146,7 +150,9 @@ def _trained(
     if len(marks) != count:
         marks = jax.tree.leaves(trainable)
     if len(marks) != count:
-        raise UserError(f"`trainable` has {len(marks)} leaves, the parameters {count}; give a tree of booleans like them")
+        raise UserError(
+            f"`trainable` has {len(marks)} leaves, the parameters {count}; give a tree of booleans like them"
+        )
     return [bool(marks[i]) and real for i, real in zip(there, inexact, strict=True)]
 
 

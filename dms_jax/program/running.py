@@ -53,7 +53,7 @@ class Small:
         if symbolic:
             self._check_symbolic(reading, leaves, tree)
         evaluator = self.evaluator(reading, shapes)
-        outs = evaluator.run([*arrays, *(jnp.asarray(x) for x in leaves)])
+        outs = evaluator.run([*arrays, *(x if hasattr(x, "shape") else jnp.asarray(x) for x in leaves)])
         return jax.tree.unflatten(reading.out_tree, outs)
 
     def evaluator(self, reading: Reading, shapes: Sequence[Sequence[Any]]) -> Evaluator:
@@ -101,7 +101,8 @@ class Small:
             return n if isinstance(n, int) else numbers.setdefault(str(n), size + 12 * len(numbers))
 
         shapes = [
-            jax.ShapeDtypeStruct(tuple(number(n) for n in x.shape), x.dtype) if hasattr(x, "shape") else x for x in leaves
+            jax.ShapeDtypeStruct(tuple(number(n) for n in x.shape), x.dtype) if hasattr(x, "shape") else x
+            for x in leaves
         ]
         return jax.tree.unflatten(tree, shapes)
 
@@ -150,5 +151,3 @@ def _recounted(mean: Mean, sizes: Sizes) -> Change:
         return out
 
     return change
-
-

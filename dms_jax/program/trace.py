@@ -321,7 +321,10 @@ class Tracer:
         """Dimensions that are cut over devices are frozen; inside, the others are what they are outside."""
         p = eqn.params
         self.node = Node("shard_map", [], [], eqn, self.callers)
-        inside = [self._shard(value, spec, var) for value, spec, var in zip(ins, p["in_specs"], p["jaxpr"].invars, strict=True)]
+        inside = [
+            self._shard(value, spec, var)
+            for value, spec, var in zip(ins, p["in_specs"], p["jaxpr"].invars, strict=True)
+        ]
         for outer, inner in zip(ins, inside, strict=True):
             self.alias(outer, inner, eqn)
         cut = {name for spec in p["in_specs"] for entry in spec if entry for name in _names(entry)}

@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dms_jax.search import Loss
+from dms_jax.method.loss import Loss, outcome
+from dms_jax.partition import combine, merged, partition
 
 
-def calibrated(
-    loss: Loss, variables: dict[str, Any], batches: Callable[[int], Any], key: jax.Array, count: int
-) -> dict[str, Any]:
+def calibrated(loss: Loss, params: Any, batches: Callable[[int], Any], key: jax.Array, count: int) -> Any:
     """The variables, with running statistics replaced by the mean of those of `count` batches.
 
         s = mean_b (step(0, b)) / (1 - m),      m = step(1, b) - step(0, b),      step(s, b) = m s + (1 - m) stat(b)
@@ -22,28 +21,27 @@ def calibrated(
     .99, 100 steps leave a third of the first statistics in the running ones, and the rest is that of older weights.
 
     Args:
-      loss: of the network, as in training; it returns the collections that its forward pass changes.
-      variables: params and running statistics (batch_stats); only what `loss` changes is replaced.
+      loss: of the network, as in training; its "state" is what its forward pass changes.
+      params: the variables, running statistics (batch_stats) among them; only what `loss` changes is replaced.
       batches: from a number to a batch, on the devices.
       key: of dropout and the like.
       count: batches, at least 1.
 
     Returns:
-      New variables; params are the same arrays.
+      New variables; what is trained are the same arrays.
     """
+    evaluate, (trained, rest) = outcome(loss), partition(params)
 
     @jax.jit
-    def changed(state: dict[str, Any], fixed: dict[str, Any], batch: Any, key: jax.Array) -> dict[str, Any]:
-        return loss({**fixed, **state}, batch, key)[1][0]
+    def step(state: Any, trained: Any, rest: Any, batch: Any, key: jax.Array) -> Any:
+        return evaluate(combine(trained, merged(rest, state)), batch, key)[1][0]
 
     batch = batches(0)  # once: a loader that is asked for another step than the next begins anew
-    names = jax.eval_shape(changed, {}, variables, batch, key)
-    fixed = {name: tree for name, tree in variables.items() if name not in names}
-    zeros = {name: jax.tree.map(jnp.zeros_like, variables[name]) for name in names}
-    ones = jax.tree.map(jnp.ones_like, zeros)
+    shapes = jax.eval_shape(step, None, trained, rest, batch, key)
+    zeros, ones = (jax.tree.map(lambda x, fill=fill: jnp.full(x.shape, fill, x.dtype), shapes) for fill in (0, 1))
     keys = [jax.random.fold_in(key, i) for i in range(count)]
-    total = first = changed(zeros, fixed, batch, keys[0])
-    kept = jax.tree.map(jnp.subtract, changed(ones, fixed, batch, keys[0]), first)
+    total = first = step(zeros, trained, rest, batch, keys[0])
+    kept = jax.tree.map(jnp.subtract, step(ones, trained, rest, batch, keys[0]), first)
     for i in range(1, count):
-        total = jax.tree.map(jnp.add, total, changed(zeros, fixed, batches(i), keys[i]))
-    return {**variables, **jax.tree.map(lambda s, m: s / (count * (1 - m)), total, kept)}
+        total = jax.tree.map(jnp.add, total, step(zeros, trained, rest, batches(i), keys[i]))
+    return combine(trained, merged(rest, jax.tree.map(lambda s, m: s / (count * (1 - m)), total, kept)))

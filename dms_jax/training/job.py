@@ -9,10 +9,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 
-from dms_jax.search import Loss, Search, SearchState
+from dms_jax.method.loss import Loss
+from dms_jax.method.search import Search
+from dms_jax.method.state import SearchState
+from dms_jax.partition import partition
 from dms_jax.training import supervised
 from dms_jax.training.calibration import calibrated
 from dms_jax.training.mesh import place, replicated, shardings
@@ -67,16 +69,16 @@ class Job:
         Returns:
           The averaged variables, or with no average the last ones; with statistics estimated anew where asked for.
         """
-        state = self._own(supervised.init(variables, optimizer, average=average is not None))
+        state = place(supervised.init(variables, optimizer, average=average is not None), self.mesh)
         step = supervised.make_step(self.loss(model), optimizer, accumulate=self.accumulate, average=average)
         trained = self._phase(name, step, state, steps=steps, describe=_loss).averaged
-        if not self.calibrate or set(trained) == {"params"}:
+        if not self.calibrate or not jax.tree.leaves(partition(trained)[1]):
             return trained
         return calibrated(self.loss(model), trained, self.batches, self.phase_key(f"{name} calibrated"), self.calibrate)
 
     def search(self, name: str, search: Search, variables: Any) -> SearchState:
         """Run a search from the supernet's variables (which stay as they are), recording its masks."""
-        state = self._own(search.init(variables))
+        state = place(search.init(variables), self.mesh)
         steps = search.schedule.steps
 
         def record(step: int, values: Mapping[str, float], masks: Mapping[str, Any]) -> None:
@@ -98,10 +100,6 @@ class Job:
         return self.run.phase(
             name, jitted, state, self.batches, self.phase_key(name), steps=steps, log_every=every, **options
         )
-
-    def _own(self, state: Any) -> Any:
-        """A copy on the devices: steps donate their state, and what it was made of may be needed again."""
-        return place(jax.tree.map(jnp.copy, state), self.mesh)
 
 
 def _loss(values: Mapping[str, float]) -> str:

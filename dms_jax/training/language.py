@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from dms_jax.search import Loss
+from dms_jax.method.loss import Loss
 from dms_jax.training.distillation import TEACHER, Distillation
 from dms_jax.training.mesh import batch_sharding, replicated
 
@@ -25,12 +25,12 @@ def language_loss(model: nn.Module, distillation: Distillation | None = None) ->
     metric "nats" is the cross-entropy alone.
     """
 
-    def loss(variables: dict[str, Any], batch: Mapping[str, jax.Array], key: jax.Array):
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array):
         tokens, following = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
-        logits: Any = model.apply(variables, tokens)
+        logits: Any = model.apply(params, tokens)
         nats = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, following))
         mixed = nats if distillation is None else distillation.mix(nats, logits, batch[TEACHER])
-        return mixed, ({}, {"nats": nats})
+        return mixed, {"metrics": {"nats": nats}}
 
     return loss
 

@@ -22,8 +22,9 @@ from jax.extend.core import Var
 from jax.sharding import AbstractMesh, Mesh
 
 from dms_jax.errors import UserError
+from dms_jax.method.loss import Loss, outcome
+from dms_jax.method.search import Search
 from dms_jax.placement import FSDP
-from dms_jax.search import Loss, Search
 from dms_jax.training import supervised
 from dms_jax.training.distillation import TEACHER
 from dms_jax.training.language import language_loss
@@ -106,22 +107,20 @@ def search_plan(search: Search, shape: Shape, *, teacher: bool = True) -> Plan:
     """
     variables = abstract_variables(search.space.model)
     state = jax.eval_shape(search.init, variables)
-    small = state.replace(params={}, model_state={}, opt_state=())  # type: ignore[attr-defined]
+    small = state.replace(params={}, opt_state=())  # type: ignore[attr-defined]
 
     def task(weights: tuple[Any, jax.Array], batch: Any) -> jax.Array:
-        params, collection = weights[0], search.space.collection(weights[1])
-        if search.fold:
-            params, collection = search.space.fold(params, collection)
-        return search.loss({"params": params, "masks": collection}, batch, jax.random.key(0))[0]
+        trained, rest = search.space.partition(weights[0])
+        return search.task(trained, weights[1], rest, batch, jax.random.key(0))[0]
 
     masks = jax.eval_shape(search.space.flat, state.importance)
     held = {
         "parameters": bytes_per_device(state.params, shape.mesh),
-        "moments of the optimiser": bytes_per_device(state.opt_state, shape.mesh),
+        "moments of the optimizer": bytes_per_device(state.opt_state, shape.mesh),
         "ratios and importance": bytes_per_device(small, shape.mesh),
         "the original network": bytes_per_device(state.params, shape.mesh),
     }
-    # without an optimiser the weights stay, but their gradients are what the masks' are read off
+    # without an optimizer the weights stay, but their gradients are what the masks' are read off
     gradients = bytes_per_device(state.params, shape.mesh)
     return _plan(
         search.space.model, state.params, held, gradients, partial(_kept, task, (state.params, masks)), shape, teacher
@@ -142,19 +141,19 @@ def finetune_plan(
     Args:
       model: what is trained, of the Llama family; after a search, with its structure.
       loss, optimizer: of the phase.
-      original: the parameters of the original network; shapes do.
+      original: the variables of the original network; shapes do.
       shape: of the step.
       teacher: the loss distills; its batches hold the original's logits.
     """
     state = jax.eval_shape(lambda variables: supervised.init(variables, optimizer), abstract_variables(model))
     held = {
         "parameters": bytes_per_device(state.params, shape.mesh),
-        "moments of the optimiser": bytes_per_device(state.opt_state, shape.mesh),
+        "moments of the optimizer": bytes_per_device(state.opt_state, shape.mesh),
         "the original network": bytes_per_device(original, shape.mesh),
     }
 
     def task(params: Any, batch: Any) -> jax.Array:
-        return loss({"params": params}, batch, jax.random.key(0))[0]
+        return outcome(loss)(params, batch, jax.random.key(0))[0]
 
     kept = partial(_kept, task, state.params)
     return _plan(model, state.params, held, bytes_per_device(state.params, shape.mesh), kept, shape, teacher)
@@ -261,13 +260,13 @@ def _plan(
 
 
 def _layer_again(model: Any, batches: Any, shape: Shape) -> _Kept:
-    """What one layer keeps while rematerialisation computes it again: that of a network of one layer."""
+    """What one layer keeps while rematerialization computes it again: that of a network of one layer."""
     one = model.clone(remat=False, layers=1, window_layers=None, structure=None)
 
     def task(params: Any, batch: Any) -> jax.Array:
-        return language_loss(one)({"params": params}, batch, jax.random.key(0))[0]
+        return outcome(language_loss(one))(params, batch, jax.random.key(0))[0]
 
-    return _kept(task, abstract_variables(one)["params"], batches, shape, model.vocabulary)
+    return _kept(task, abstract_variables(one), batches, shape, model.vocabulary)
 
 
 def _logits(shape: Shape, vocabulary: int) -> tuple[int, ...]:
@@ -279,7 +278,7 @@ def _largest(params: Any, model: Any, fsdp: int) -> int:
     if fsdp == 1:
         return 0
     sizes: dict[str, int] = {}
-    leaves: dict[Any, Any] = dict(flatten_dict(params))
+    leaves: dict[Any, Any] = dict(flatten_dict(params["params"]))
     for path, leaf in leaves.items():
         sizes[path[0]] = sizes.get(path[0], 0) + _bytes(leaf.shape, model.dtype)
     return max((2 if name.startswith("layer") else 1) * size for name, size in sizes.items())

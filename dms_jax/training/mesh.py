@@ -21,7 +21,7 @@ def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int = 1) -> Mesh:
 
     Args:
         devices: `jax.Device`s; all those of every process by default.
-        fsdp: over how many devices large parameters and optimiser states are cut; 1 copies them everywhere.
+        fsdp: over how many devices large parameters and optimizer states are cut; 1 copies them everywhere.
 
     Raises:
         UserError: `fsdp` does not divide the number of devices.
@@ -47,7 +47,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Return where every array of a state lies: large ones cut over "fsdp" along their longest axis that it divides.
 
     Args:
-        tree: arrays or `jax.ShapeDtypeStruct`s; parameters, optimiser states, a whole `SearchState`.
+        tree: arrays or `jax.ShapeDtypeStruct`s; parameters, optimizer states, a whole `SearchState`.
         mesh: from `make_mesh`, or abstract: the same axes, of no devices.
     """
     return jax.tree.map(lambda leaf: sharding_of(leaf.shape, mesh), tree)

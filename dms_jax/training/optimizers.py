@@ -1,4 +1,4 @@
-"""Optimisers as the published recipes have them. Weight decay is on kernels alone: no norm, no bias."""
+"""Optimizers as the published recipes have them. Weight decay is on kernels alone: no norm, no bias."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dms_jax import projection
+from dms_jax.baselines import uniform
 from dms_jax.errors import UserError
-from dms_jax.search import Search
+from dms_jax.method.search import Search
 from dms_jax.shrink import shrink, verify
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
@@ -27,7 +27,7 @@ FULL, FOUND, UNIFORM, LONGER = "full network", "found", "same ratio everywhere",
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimiser steps of every phase; 0 leaves a phase out.
+    """Optimizer steps of every phase; 0 leaves a phase out.
 
     The controls get as many steps after pretraining as search and finetuning together, so that the table compares
     equal work; a pipeline that does not finetune (p-) does not train its controls either. Without `compare` there are
@@ -79,7 +79,7 @@ class Pipeline:
       job: trains; its loss and batches are those of the pretraining and of the full network's control.
       search: what is searched, under which budget.
       steps: of every phase.
-      optimizer: from a number of steps to the optimiser of a phase that long; the search has its own.
+      optimizer: from a number of steps to the optimizer of a phase that long; the search has its own.
       model: {"name", "arguments"} for `dms_jax.models.create`, to be written down.
       example: inputs to check on that masked and shrunk network agree.
       retrain: start the small network from the weights that the search left, or from new ones. The uniform control
@@ -117,12 +117,12 @@ class Pipeline:
         state = pupil.search("search", search, pretrained)
         chosen = state.replace(ratios=local(state.ratios), importance=local(state.importance))  # type: ignore[attr-defined]
         structure = search.structure(chosen, self.model)
-        difference = verify(_exact(space), state.variables, structure, self.example)
+        difference = verify(_exact(space), state.params, structure, self.example)
         if not difference < 1e-2:
             raise UserError(f"masked and shrunk network differ by {difference:.2g}: the model reads an axis unmasked")
         small = model.clone(structure=structure)
-        start = self._start(small, state.variables)
-        del state, chosen  # a supernet with its optimiser's moments
+        start = self._start(small, state.params)
+        del state, chosen  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
         found = self._train(after, "finetune", small, start, self.steps.finetune, self.average)
         networks = {FULL: (model, pretrained)} if self.steps.pretrain or self.trained else {}
@@ -134,10 +134,10 @@ class Pipeline:
     def _controls(self, pretrained: Any, after: Job) -> dict[str, tuple[nn.Module, Any]]:
         search, space, model, steps = self.search, self.search.space, self.search.space.model, self.steps.controls
         ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained["params"]).items()}
-        even = Structure(projection.uniform(space, ranking, search.targets, search.limits))
-        uniform = model.clone(structure=even)
-        thin = self._train(after, "uniform", uniform, self._start(uniform, pretrained), steps, self.average)
-        networks = {UNIFORM: (uniform, thin)}
+        even = uniform(space, ranking, search.targets, search.limits)
+        thin = model.clone(structure=even)
+        trained = self._train(after, "uniform", thin, self._start(thin, pretrained), steps, self.average)
+        networks = {UNIFORM: (thin, trained)}
         if steps:
             job = self.job if self.retaught is None else after
             networks[LONGER] = (model, self._train(job, "full", model, pretrained, steps, self.average))

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from dms_jax.errors import UserError
-from dms_jax.gradients import value_and_grad
-from dms_jax.search import Loss
+from dms_jax.method.gradients import value_and_grad
+from dms_jax.method.loss import Loss, outcome
+from dms_jax.partition import combine, merged, owned, partition, without_masks
 from dms_jax.training.distillation import TEACHER, Distillation, at_resolution
 
 
@@ -24,39 +25,36 @@ class TrainState:
 
     Attributes:
       step: int32, steps done.
-      params, model_state: the model's parameters and its other collections (batch_stats).
-      opt_state: the optimiser's.
-      average: moving averages of both, shaped like `variables`; None where none is kept.
+      params: the network's variables, the whole tree.
+      opt_state: the optimizer's, over what is trained of them.
+      average: moving averages of all of them; None where none is kept.
     """
 
     step: jax.Array
     params: Any
-    model_state: dict[str, Any]
     opt_state: Any
-    average: dict[str, Any] | None = None
+    average: Any = None
 
     @property
-    def variables(self) -> dict[str, Any]:
-        """The model's variables."""
-        return {"params": self.params, **self.model_state}
-
-    @property
-    def averaged(self) -> dict[str, Any]:
+    def averaged(self) -> Any:
         """The moving average of the variables, or the variables where none is kept."""
-        return self.variables if self.average is None else self.average
+        return self.params if self.average is None else self.average
 
 
-def init(variables: Mapping[str, Any], optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
-    """The state before the first step; with `average` it holds a copy of the variables to begin the average from."""
-    model_state = {name: tree for name, tree in variables.items() if name not in ("params", "masks")}
-    whole = {"params": variables["params"], **model_state}
+def init(params: Any, optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
+    """The state before the first step, of copies: a step that donates its state leaves `params` alone.
+
+    Args:
+      params: the network's variables, the whole tree; "masks" is ignored.
+      optimizer: for what is trained of them.
+      average: begin a moving average from them.
+    """
+    params = owned(without_masks(params))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        model_state=model_state,
-        opt_state=optimizer.init(variables["params"]),
-        # a copy, for a step donates its state, and no buffer can be donated twice
-        average=jax.tree.map(jnp.copy, whole) if average else None,
+        params=params,
+        opt_state=owned(optimizer.init(partition(params)[0]), params),
+        average=owned(params) if average else None,
     )
 
 
@@ -71,29 +69,31 @@ def make_step(
 
     Args:
       loss: as `dms_jax.Search` takes it, so that both train alike.
-      optimizer: for the parameters.
-      accumulate: parts that the batch passes in, one after another (see `dms_jax.gradients`).
+      optimizer: for what is trained.
+      accumulate: parts that the batch passes in, one after another (see `dms_jax.method.gradients`).
       average: decay d of the moving average, a <- d a + (1 - d) w after every step, or from the steps done to it
         (`schedules.average_decay`); the state has to hold one (`init(..., average=True)`).
     """
 
-    def task(params: Any, model_state: dict[str, Any], batch: Any, key: jax.Array):
-        return loss({"params": params, **model_state}, batch, key)
+    evaluate = outcome(loss)
+
+    def task(trained: Any, rest: Any, batch: Any, key: jax.Array):
+        return evaluate(combine(trained, rest), batch, key)
 
     slope = value_and_grad(task, 0, accumulate)
 
     def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, Any]]:
-        (value, (changed, metrics)), gradient = slope(state.params, state.model_state, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        trained, rest = partition(state.params)
+        (value, (changed, metrics)), gradient = slope(trained, rest, batch, key)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         new = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            model_state={**state.model_state, **changed},
+            params=combine(optax.apply_updates(trained, updates), merged(rest, changed)),
             opt_state=opt_state,
         )
         if average is not None:
             decay = average(state.step) if callable(average) else average
-            new = new.replace(average=_averaged(state.average, new.variables, decay))
+            new = new.replace(average=_averaged(state.average, new.params, decay))
         return new, {**metrics, "loss": value}
 
     return step
@@ -132,16 +132,16 @@ def classification_loss(
         smaller than `resolution`.
     """
 
-    def loss(variables: dict[str, Any], batch: Mapping[str, jax.Array], key: jax.Array):
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array):
         images = batch["image"] if resolution is None else at_resolution(batch["image"], resolution)
-        logits, changed = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        logits, changed = model.apply(params, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         target = _target(batch, logits, label_smoothing)
         value = jnp.mean(optax.softmax_cross_entropy(logits, target))
         metrics = {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
         if distillation is not None:
             metrics["cross_entropy"] = value
             value = distillation.mix(value, logits, batch[TEACHER])
-        return value, (dict(changed), metrics)
+        return value, {"state": dict(changed), "metrics": metrics}
 
     return loss
 

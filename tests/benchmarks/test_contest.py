@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.contest import Settings, compete
 from benchmarks.digits_task import DigitsOptions, split
+from benchmarks.phases import Phases
 from benchmarks.text_task import QUICK, text_task
 from dms_jax.data import digits
-from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 
 STEPS = 6
@@ -35,21 +35,21 @@ def test_a_structure_that_removes_nothing_is_the_full_network(task):
 
 @pytest.mark.parametrize(("schedule", "counted"), [("joint", STEPS), ("restart", STEPS - 2)])
 def test_a_joint_schedule_goes_on_where_the_search_was(task, schedule, counted, monkeypatch):
-    """What finetuning's optimiser has counted at its end: the search's steps, too, or its own alone."""
+    """What finetuning's optimizer has counted at its end: the search's steps, too, or its own alone."""
     ends = []
-    monkeypatch.setattr(supervised.TrainState, "variables", property(_recorded(ends)))
+    monkeypatch.setattr(Phases, "run", _recorded(ends))
     found = _run(task, Settings("dms", 0.5, STEPS, 2, 5.0, schedule=schedule))
     assert len(found["search"]) == 2 and len(found["finetune"]) == STEPS - 2
     assert found["macs"] <= 0.5 * task.space.resources()["macs"]
     assert {int(count) for _, count in optax.tree.get_all_with_path(ends[-1].opt_state, "count")} == {counted}
 
 
-def _recorded(states):
-    def variables(state):
-        states.append(state)
-        return {"params": state.params, **state.model_state}
+def _recorded(states, run=Phases.run):
+    def recorded(*arguments):
+        states.append(run(*arguments))
+        return states[-1]
 
-    return variables
+    return recorded
 
 
 def test_equal_settings_give_equal_numbers(task):

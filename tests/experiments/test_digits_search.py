@@ -339,8 +339,8 @@ def refused(capsys, *flags):
         (["--weight=-1"], ["--weight -1.0"]),
         (["--seed=-1"], ["--seed -1"]),
         (["--pipeline=p-", "--retrain=scratch"], ["--retrain scratch", "p-"]),
-        (["--ratio-rate=0"], ["rate of 0.0", "above 0"]),
-        (["--ratio-together=1"], ["ratio_together 1.0 is not possible", "below 1"]),
+        (["--ratio-rate=0"], ["rate 0.0 of the structure parameters", "(0, inf)"]),
+        (["--ratio-together=1"], ["together 1.0 of the rate is not possible", "[0, 1)"]),
         (["--strategy=iterative", "--ratio-together=0.5"], ["iterative threshold has no ratios"]),
     ],
 )  # fmt: skip

@@ -61,7 +61,7 @@ def start(mesh: Mesh) -> tuple[Any, Any, Any]:
     variables = place(random_variables(search.space), mesh)
     forward = search.space.forward()
     batches = taught(lambda i: _batch(i, mesh), lambda v, batch: forward(v, batch["tokens"][:, :-1]), variables)
-    state = place(jax.tree.map(jnp.copy, search.init(variables)), mesh)
+    state = place(search.init(variables), mesh)
     return state, _jitted(search.step, state, mesh), batches
 
 
@@ -74,7 +74,7 @@ def run(mesh: Mesh, saved: Checkpoints | None = None) -> Outcome:
     state, more = _train(step, state, batches, range(HALFWAY, SEARCHED))
     structure = search_of().structure(state)
     small = MODEL.clone(structure=structure)
-    tuned = supervised.init(shrink(search_of().space, state.variables, structure), optimizer())
+    tuned = supervised.init(shrink(search_of().space, state.params, structure), optimizer())
     for leaf, where in zip(jax.tree.leaves(tuned.params), jax.tree.leaves(shardings(tuned.params, mesh)), strict=True):
         assert mesh.size == 1 or leaf.sharding.is_equivalent_to(where, leaf.ndim)
     tuned = place(tuned, mesh)

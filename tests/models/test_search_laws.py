@@ -18,6 +18,7 @@ from dms_jax.training.language import language_loss
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
 from tests.models.small import CLASSES, NETWORKS, images, largest, space_of
+from tests.moved import moved_by
 
 LLAMA = models.create("llama", vocabulary=64, width=16, layers=3, heads=4, kv_heads=2, head_dim=4, hidden=24)
 STEPS, STOP, BUDGET, KEY = 6, 3, 0.4, jax.random.key(0)
@@ -47,7 +48,7 @@ def case(name: str) -> Case:
         batch = {"image": np.asarray(images(8)), "label": rng.integers(0, CLASSES, 8, dtype=np.int32)}
     # plain gradient descent, also of the ratios: Adam makes a whole step of a gradient that is but rounding
     search = Search(
-        space, loss, optax.sgd(0.01), {"macs": BUDGET}, Schedule(STEPS, warmup=1), ratio_optimizer=optax.sgd(1e-3)
+        space, loss, optax.sgd(0.01), {"macs": BUDGET}, Schedule(STEPS, warmup=1), strategy=moved_by(optax.sgd(1e-3))
     )
     return Case(search, random_variables(space), batch)
 
@@ -79,13 +80,14 @@ def test_one_compilation_and_stopped_is_never_stopped(name):
 @compiled
 def test_eight_devices_are_one(name):
     search, variables, batch = case(name)
+    space = search.space
 
     def run(step, state, batch):
         losses = []
         for _ in range(2):
             state, metrics = step(state, batch, KEY)
             losses.append(float(metrics["loss"]))
-        return losses, jax.tree.map(np.asarray, (state.params, state.model_state, state.importance, state.ratios))
+        return losses, jax.tree.map(np.asarray, (*space.partition(state.params), state.importance, state.ratios))
 
     mesh, start = make_mesh(jax.devices()[:8]), search.init(variables)
     with portable():

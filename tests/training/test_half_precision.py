@@ -43,7 +43,7 @@ def test_a_search_in_half_precision(name):
     for _ in range(search.schedule.steps):
         state, metrics = step(state, batch, jax.random.key(1))
     assert float(metrics["importance_skipped"]) == 0
-    for leaf in jax.tree.leaves((state.variables, state.ratios, state.importance, search.masks(state), metrics)):
+    for leaf in jax.tree.leaves((state.params, state.ratios, state.importance, search.masks(state), metrics)):
         assert jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == jnp.float32
         assert np.all(np.isfinite(leaf))
     # a group of one element has nothing to compare

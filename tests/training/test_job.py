@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from dms_jax.search import Schedule, Search
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, replicate, runs, shard_batch, supervised
 from dms_jax.training.job import RECORDS, Job

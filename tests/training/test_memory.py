@@ -48,7 +48,7 @@ def test_what_a_step_takes_bounds_the_count_of_xla():
     assert 0.4 < counted / (sum(plan.during.values()) + plan.scores) < 2.0
 
 
-def test_activations_grow_with_layers_and_not_with_rematerialisation():
+def test_activations_grow_with_layers_and_not_with_rematerialization():
     kept, again = memory.search_plan(search_of(), SHAPE), memory.search_plan(search_of(remat=True), SHAPE)
     assert again.during["activations"] < kept.during["activations"] and again.scores < kept.scores
     # scores: float32 [batch, heads, T, T] a layer, and their softmax once more in half precision, at least
@@ -62,7 +62,7 @@ def test_finetuning_holds_the_small_network_and_the_original():
     search = search_of()
     space, model = search.space, search.space.model
     small = model.clone(structure=space.structure({"layer0/feed_forward/hidden": tuple(range(64))}))
-    original = memory.abstract_variables(model)["params"]
+    original = memory.abstract_variables(model)
     plan = memory.finetune_plan(small, language_loss(small), OPTIMIZER, original, SHAPE, teacher=False)
     state = jax.eval_shape(lambda v: supervised.init(v, OPTIMIZER), memory.abstract_variables(small))
     assert plan.held["parameters"] == memory.bytes_per_device(state.params, SHAPE.mesh)

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from dms_jax import Searchable
-from dms_jax.search import Schedule, Search
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import latency, pipeline, results
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, UNIFORM, Pipeline, Steps

@@ -16,7 +16,8 @@ import toy
 
 from dms_jax import Searchable
 from dms_jax.errors import UserError
-from dms_jax.search import Schedule, Search
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.training import (
@@ -106,7 +107,7 @@ def job(rank: int, count: int, directory: Path, stop: bool) -> None:
             trained = this.train("train", model, first, optimizers.sgd(0.1), TRAIN, average=0.5)
             state = this.search("search", search, trained)
             structure = search.structure(state)
-            run.finish(structure, shrink(space, state.variables, structure), {"step": int(state.step)})
+            run.finish(structure, shrink(space, state.params, structure), {"step": int(state.step)})
             assert run.results == {"step": SEARCH} and set(run.seconds) == {"train", "search"}
             return trained, state, structure
 

@@ -14,9 +14,11 @@ import pytest
 import toy
 
 import dms_jax
-from dms_jax import models, projection
+from dms_jax import models
+from dms_jax.baselines import uniform
 from dms_jax.errors import Interrupted, UserError
-from dms_jax.search import Schedule, Search
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import CheckpointError, runs
@@ -313,7 +315,7 @@ def found():
     space = SearchSpace.from_model(model, tiny.EXAMPLE)
     search = Search(space, lambda *_: None, None, {"macs": 0.02}, Schedule(1))  # type: ignore[arg-type]
     ranking = {name: np.arange(group.size) for name, group in space.groups.items()}
-    kept = projection.uniform(space, ranking, search.targets)
+    kept = uniform(space, ranking, search.targets).kept
     structure = space.structure(kept, {"name": "resnet20", "arguments": {"num_classes": 10}})
     small = model.clone(structure=structure)
     return structure, small, tiny.variables(small, seed=5)

@@ -56,9 +56,7 @@ def _positional(eqn: Any) -> list[int]:
 
 
 def _collective_reads(how: str) -> Any:
-    return lambda node: [
-        Read(((k, axis),), how) for k in range(len(node.inputs)) for axis in _positional(node.eqn)
-    ]
+    return lambda node: [Read(((k, axis),), how) for k in range(len(node.inputs)) for axis in _positional(node.eqn)]
 
 
 def gathered(name: str) -> Any:
@@ -107,7 +105,9 @@ OPERATIONS: dict[str, Operation] = {
     "random_unwrap": Operation(seeds),
     "random_split": Operation(split_keys, _drawn_shape),
     "rng_bit_generator": Operation(bit_generator, _bits_shape),
-    "rng_uniform": Operation(lambda t, eqn, ins: [fresh(out_shapes(eqn)[0])], lambda s, x: {"shape": s.shape(x.outs[0])}),
+    "rng_uniform": Operation(
+        lambda t, eqn, ins: [fresh(out_shapes(eqn)[0])], lambda s, x: {"shape": s.shape(x.outs[0])}
+    ),
     **{
         name: Operation(collective, reads=_collective_reads("sum"))
         for name in ("psum", "psum2", "psum_invariant", "pmean", "psum_scatter_invariant")

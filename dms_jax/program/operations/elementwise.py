@@ -75,7 +75,9 @@ def _sharding(sizes: Any, step: Any) -> dict[str, Any]:
             total *= sharding.mesh.shape[name]
         return total
 
-    fits = [e is None or e is PartitionSpec.UNCONSTRAINED or n % parts(e) == 0 for e, n in zip(spec, shape, strict=True)]
+    fits = [
+        e is None or e is PartitionSpec.UNCONSTRAINED or n % parts(e) == 0 for e, n in zip(spec, shape, strict=True)
+    ]
     kept = PartitionSpec(*(e if fit else None for e, fit in zip(spec, fits, strict=True)))
     return {"sharding": NamedSharding(sharding.mesh, kept)}
 

@@ -36,9 +36,7 @@ def broadcast_in_dim(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 def _broadcast_moved(node: Any) -> list[tuple[int, ...]]:
     source, out = node.inputs[0], node.outputs[0]
     at = {j: i for i, j in enumerate(node.eqn.params["broadcast_dimensions"])}
-    return [
-        (at[j],) if j in at and source.axes[at[j]].size == axis.size else () for j, axis in enumerate(out.axes)
-    ]
+    return [(at[j],) if j in at and source.axes[at[j]].size == axis.size else () for j, axis in enumerate(out.axes)]
 
 
 def transpose(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:

@@ -10,7 +10,9 @@ import pytest
 
 from dms_jax import Schedule, Search, Searchable, SearchSpace
 from dms_jax.errors import UserError
-from dms_jax.gradients import value_and_grad
+from dms_jax.method.gradients import value_and_grad
+from dms_jax.method.loss import outcome
+from dms_jax.partition import combine, partition
 from dms_jax.training import make_mesh, shard_batch, supervised
 from dms_jax.training.mesh import replicate
 from tests import tiny
@@ -85,10 +87,10 @@ def test_one_part_is_the_plain_program():
     variables, batch = tiny.variables(model), tiny.batch_of(0)
     loss = supervised.classification_loss(model)
 
-    def task(params, model_state, batch, key):
-        return loss({"params": params, **model_state}, batch, key)
+    def task(trained, rest, batch, key):
+        return outcome(loss)(combine(trained, rest), batch, key)
 
-    arguments = (variables["params"], {"batch_stats": variables["batch_stats"]}, batch, jax.random.key(0))
+    arguments = (*partition(variables), batch, jax.random.key(0))
     plain = jax.make_jaxpr(jax.value_and_grad(task, has_aux=True))(*arguments)
     assert str(jax.make_jaxpr(value_and_grad(task, 0, 1))(*arguments)) == str(plain)
 
@@ -134,7 +136,7 @@ def test_cutting_a_sharded_batch_sends_nothing(variables):
 def test_parts_that_cannot_be(variables):
     model, optimizer = Net(), optax.sgd(0.1)
     loss, batch = supervised.classification_loss(model), batch_of(16)
-    with pytest.raises(UserError, match="gradients of 0 parts"):
+    with pytest.raises(UserError, match="accumulate 0 is not possible"):
         supervised.make_step(loss, optimizer, accumulate=0)
     state = supervised.init(variables, optimizer)
     with pytest.raises(UserError, match="a batch of 16 cannot be cut into 3 parts; take a multiple of 3"):

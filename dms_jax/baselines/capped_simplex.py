@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax import topk
-from dms_jax.strategies.layout import Layout
-from dms_jax.strategies.strategy import Context, Decision, Strategy
+from dms_jax.method.layout import Layout
+from dms_jax.method.strategy import Context, Decision, Strategy
 
 START = 0.018
 """The ratio a search starts at: all masks are 0.982, as the weakest one of DMS is."""
@@ -93,6 +92,7 @@ class CappedSimplex(Strategy):
     """
 
     title: ClassVar[str] = "projection onto the capped simplex"
+    uses_importance: ClassVar[bool] = False
     zeros: ClassVar[bool] = True
 
     def init(self, layout: Layout) -> dict[str, jax.Array]:
@@ -103,22 +103,28 @@ class CappedSimplex(Strategy):
         return {"ratio": layout.first, "score": layout.of_element}
 
     def masks(self, layout: Layout, parameters: dict[str, jax.Array], context: Context) -> jax.Array:
-        k = layout.size.astype(np.float32) * (1.0 - parameters["ratio"][layout.ratio])
-        return layout.elements(capped_simplex(layout.rows(parameters["score"], -jnp.inf), k))
+        k = layout.size.astype(np.float32) * (1.0 - layout.to_groups(parameters["ratio"]))
+        return capped_simplex(_rows(layout, parameters["score"]), k)[layout.of_element, layout.position]
 
     def kept(self, layout: Layout, masks: jax.Array) -> jax.Array:
         """The k largest masks, k = sum m rounded: with equal scores all masks are k / N, and m >= 1/2 says nothing."""
         total = jax.ops.segment_sum(masks, layout.of_element, len(layout.size), indices_are_sorted=True)
-        ranks = topk.normalize_segments(masks, layout.segments.sizes)
-        return (layout.below(ranks) >= (layout.size - jnp.round(total))[layout.of_element]).astype(masks.dtype)
+        return (layout.ranks(masks) >= layout.to_elements(layout.size - jnp.round(total))).astype(masks.dtype)
 
     def clip(self, layout: Layout, parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        closed = np.asarray(layout.per_ratio(1.0 - layout.least / layout.size), np.float32)
+        closed = np.asarray(layout.to_ratios(1.0 - layout.least / layout.size), np.float32)
         return {**parameters, "ratio": jnp.clip(parameters["ratio"], 0.0, closed)}
 
     def decide(self, layout: Layout, parameters: dict[str, jax.Array], context: Context) -> Decision:
         """k rounded, and the highest scores; what a score is above the lowest of its group counts as its worth."""
         score = np.asarray(parameters["score"], np.float64)
         lowest = np.minimum.reduceat(score, np.cumsum(layout.size) - layout.size)
-        counts = layout.per_ratio(layout.size) * (1.0 - np.asarray(parameters["ratio"], np.float64))
-        return Decision(layout.ratios(counts), score - lowest[layout.of_element])
+        counts = layout.to_ratios(layout.size) * (1.0 - np.asarray(parameters["ratio"], np.float64))
+        return Decision(layout.ratios(counts), score - layout.to_elements(lowest))
+
+
+def _rows(layout: Layout, x: jax.Array) -> jax.Array:
+    """`[elements]` -> `[groups, most]`: a row a group, filled up with -inf."""
+    starts, column = np.cumsum(layout.size) - layout.size, np.arange(layout.size.max())
+    at = np.where(column < layout.size[:, None], starts[:, None] + column, len(layout.of_element))
+    return jnp.concatenate([x, jnp.full((1,), -jnp.inf, x.dtype)])[at]

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax import topk
-from dms_jax.strategies.layout import Layout
-from dms_jax.strategies.strategy import Context, Strategy
+from dms_jax.method.layout import Layout
+from dms_jax.method.strategy import Context, Strategy
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ def thresholded(layout: Layout, importance: jax.Array, targets: Mapping[str, jax
       targets: {resource: fraction of the full network}.
     """
     importance = jax.lax.stop_gradient(importance)
-    ranks = topk.normalize_segments(importance, layout.segments.sizes)
-    always = layout.forced(ranks) | (layout.fixed | layout.untold(importance))[layout.of_element]
-    worth = _worth(layout, importance, layout.below(ranks), targets)
+    ranks = layout.ranks(importance)
+    always = layout.forced(ranks) | layout.to_elements(layout.fixed | layout.uninformative(importance))
+    worth = _worth(layout, importance, ranks, targets)
     candidates = jnp.sort(worth)
 
     def masks(threshold: jax.Array) -> jax.Array:
@@ -79,12 +78,12 @@ def thresholded(layout: Layout, importance: jax.Array, targets: Mapping[str, jax
     return masks(beyond[found])
 
 
-def _worth(layout: Layout, importance: jax.Array, below: jax.Array, targets: Mapping[str, jax.Array]) -> jax.Array:
+def _worth(layout: Layout, importance: jax.Array, ranks: jax.Array, targets: Mapping[str, jax.Array]) -> jax.Array:
     """`[elements]` importance per cost; elements of one rank in tied groups have their sum together."""
-    place = layout.offset[layout.ratio_of_element] + below
+    place = layout.to_shared(ranks)
     number = len(layout.of_shared)
     total = jax.ops.segment_sum(importance, place, number)
-    cost = jax.ops.segment_sum(_costs(layout, targets)[layout.of_element], place, number)
+    cost = jax.ops.segment_sum(layout.to_elements(_costs(layout, targets)), place, number)
     return (total / jnp.maximum(cost, 1e-12))[place]
 
 

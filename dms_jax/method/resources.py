@@ -6,12 +6,16 @@ Everything is in fractions of the full network's resources, so 0.04 is 4 % of it
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from dms_jax.errors import UserError
+from dms_jax.space import SearchSpace
 
 
 def target(step: jax.Array, final: float, decay_steps: float) -> jax.Array:
@@ -39,10 +43,67 @@ def next_weight(weight: jax.Array, fraction: jax.Array, target: jax.Array) -> ja
     return jnp.clip(weight + jnp.log(jnp.maximum(fraction, 1e-12) / target), 1.0, 50.0)
 
 
-def straight_through(mask: jax.Array, hard: jax.Array | None = None) -> jax.Array:
-    """Forward the hard mask (None: m >= 1/2), backward that of the soft one: r counts the network exported now."""
-    hard = (mask >= 0.5).astype(mask.dtype) if hard is None else hard
+def straight_through(mask: jax.Array, hard: jax.Array) -> jax.Array:
+    """Forward the hard mask, backward that of the soft one: r counts the network exported now."""
     return mask + jax.lax.stop_gradient(hard - mask)
+
+
+class Balance(NamedTuple):
+    """What balancing carries from step to step.
+
+    Attributes:
+      task_norm: n, float32, moving average of the norm of the task gradient; 0 before the first.
+      weights: {resource: float32} multipliers w.
+    """
+
+    task_norm: jax.Array
+    weights: dict[str, jax.Array]
+
+
+def balance(
+    task: Any,
+    slopes: Mapping[str, Any],
+    misses: Mapping[str, tuple[jax.Array, jax.Array]],
+    before: Balance,
+    active: jax.Array,
+    *,
+    plain: bool,
+) -> tuple[Any, Balance]:
+    """Add the resource gradients on the ratios to the task's, and let norm and multipliers follow.
+
+        g = g_task + sum_r w_r s_r g_r,     s_r = n / |g_r|,     n <- 0.9 n + 0.1 |g_task|
+
+    and w_r by `next_weight`. The paper's plain loss has s_r = 1, and w_r stays.
+
+    Args:
+      task: g_task, a pytree.
+      slopes: {resource: g_r}, of `excess` before its weight, like `task`.
+      misses: {resource: (r, r_t)}, fractions of the full network.
+      before: norm and multipliers so far.
+      active: bool; nothing follows in the warm-up.
+      plain: the paper's.
+    """
+    norm = _norm(task)
+    average = jnp.where(before.task_norm == 0, norm, 0.9 * before.task_norm + 0.1 * norm)
+    task_norm = jnp.where(active & jnp.isfinite(norm), average, before.task_norm)
+    total, weights = task, {}
+    for name, slope in slopes.items():
+        w = before.weights[name]
+        by = w * (1.0 if plain else task_norm / jnp.maximum(_norm(slope), 1e-20))
+        total = jax.tree.map(lambda t, x, by=by: t + by * x, total, slope)
+        weights[name] = w if plain else jnp.where(active, next_weight(w, *misses[name]), w)
+    return total, Balance(task_norm, weights)
+
+
+def _norm(gradient: Any) -> jax.Array:
+    """The Euclidean norm over all leaves."""
+    return jnp.linalg.norm(ravel_pytree(gradient)[0])
+
+
+def targets(space: SearchSpace, budgets: Mapping[str, float], least: Mapping[str, int]) -> dict[str, int]:
+    """The budgets of a space in absolute numbers; `least` is the smallest reachable. Raises as `budget` does."""
+    full = space.resources()
+    return {name: budget(name, asked, full[name], least[name], space.title) for name, asked in budgets.items()}
 
 
 def budget(name: str, asked: float, full: int, smallest: int, network: str) -> int:

@@ -15,10 +15,20 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
-from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, projection, strategies
-from dms_jax.strategies import STRATEGIES, Context, Layout, capped_simplex
+from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, baselines
+from dms_jax.baselines.capped_simplex import CappedSimplex, capped_simplex
+from dms_jax.baselines.dms_raw import RawDMS
+from dms_jax.baselines.gradient_estimated import GradientEstimated
+from dms_jax.baselines.iterative import thresholded
+from dms_jax.baselines.multiple import MultipleElement
+from dms_jax.baselines.single import SingleNumber
+from dms_jax.method.dms import DMS
+from dms_jax.method.importance import Importance
+from dms_jax.method.layout import Layout
+from dms_jax.method.strategy import Context
 from tests.counting import random_variables
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_ROUNDING
+from tests.moved import moved_by
 
 EXACT = ("multiple", "gradient_estimated", "iterative")
 """Those whose masks are exactly 0 or 1, and start at exactly 1."""
@@ -44,9 +54,9 @@ Y = jnp.sin(2 * X[:, :1]) * X[:, 1:2]
 KEY = jax.random.key(0)
 
 
-def loss(variables, batch, key):
+def loss(params, batch, key):
     x, y = batch
-    return jnp.mean(jnp.square(Toy().apply(variables, x) - y)), ({}, {})
+    return jnp.mean(jnp.square(Toy().apply(params, x) - y))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +76,7 @@ class Ran:
         self.name, self.space = name, space
         self.search = Search(
             space, loss, optax.adam(3e-3), {"macs": BUDGET}, Schedule(STEPS, WARMUP), LIMITS,
-            strategy=strategies.create(name),
+            strategy=baselines.create(name),
         )  # fmt: skip
         chex.clear_trace_counter()
         self.flat = jax.jit(self.search.flat_masks)
@@ -91,7 +101,7 @@ class Ran:
         return {name: int(x.sum()) for name, x in self.space.by_group(kept).items()}
 
 
-@pytest.fixture(scope="module", params=STRATEGIES)
+@pytest.fixture(scope="module", params=baselines.strategies())
 def ran(request, space):
     return Ran(request.param, space)
 
@@ -189,13 +199,13 @@ def test_masks_of_zero_pass_their_gradients():
     space = SearchSpace.from_model(Narrow(), X[:1, :3])
     variables, after = random_variables(space), []
 
-    def task(variables, batch, key):
-        return jnp.mean(jnp.sin(Narrow().apply(variables, batch))), ({}, {})
+    def task(params, batch, key):
+        return jnp.mean(jnp.sin(Narrow().apply(params, batch)))
 
-    for fold in (True, False):
+    for each in (space, space.unfolded()):
         search = Search(
-            space, task, None, {"macs": 0.5}, Schedule(10), fold=fold, importance_decay=0.0, weight=0.0,
-            strategy=strategies.GradientEstimated(), ratio_optimizer=optax.sgd(1.0),
+            each, task, None, {"macs": 0.5}, 10, importance=Importance(decay=0.0), resource_weight=0.0,
+            strategy=moved_by(optax.sgd(1.0), GradientEstimated()),
         )  # fmt: skip
         state = search.init(variables)
         state = state.replace(ratios=jnp.full((1,), 0.5), importance={"a": jnp.arange(8.0)})
@@ -235,23 +245,24 @@ def weights(layout):
 
 
 def per_ratio(layout, x):
-    return np.bincount(layout.ratio_of_element, np.asarray(x), len(layout.first))
+    return np.bincount(layout.to_elements(layout.ratio), np.asarray(x), len(layout.first))
 
 
 def test_dms_without_normalisation(layout, weights):
-    strategy, c = strategies.RawDMS(), context(layout)
+    strategy, c = RawDMS(), context(layout)
     a = jnp.linspace(0.1, 0.6, len(layout.first))
     importance = np.split(np.asarray(c.importance, np.float64), np.cumsum(layout.size)[:-1])
     scaled = np.concatenate([(x - x.min()) / (x.max() - x.min()) for x in importance])
-    m = 1 / (1 + np.exp(-layout.sharpness * (scaled - np.asarray(a)[layout.ratio_of_element])))
+    slope, margin = layout.to_elements(layout.sharpness), scaled - np.asarray(a)[layout.to_elements(layout.ratio)]
+    m = 1 / (1 + np.exp(-slope * margin))
     np.testing.assert_allclose(strategy.masks(layout, a, c), m, rtol=1e-4, atol=1e-6)
-    expected = per_ratio(layout, -layout.sharpness * m * (1 - m) * np.asarray(weights))
+    expected = per_ratio(layout, -slope * m * (1 - m) * np.asarray(weights))
     np.testing.assert_allclose(pulled(strategy, layout, a, c, weights), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_gradient_estimated(layout, weights):
     """The k most important, and a gradient of -1 through each mask."""
-    strategy, c = strategies.GradientEstimated(), context(layout)
+    strategy, c = GradientEstimated(), context(layout)
     a = jnp.linspace(0.2, 0.7, len(layout.first))
     masks = layout.space.by_group(strategy.masks(layout, a, c))
     importance = layout.space.by_group(c.importance)
@@ -265,20 +276,20 @@ def test_gradient_estimated(layout, weights):
 
 
 def test_multiple_element_selection(layout, weights):
-    strategy, c = strategies.MultipleElement(), context(layout, KEY)
+    strategy, c = MultipleElement(), context(layout, KEY)
     logits = jnp.asarray(np.random.default_rng(3).normal(size=(len(layout.of_shared), 2)), jnp.float32)
     noise = jax.random.gumbel(KEY, logits.shape)
     lead = np.asarray((logits + noise)[:, 0] - (logits + noise)[:, 1], np.float64)
     masks = np.asarray(strategy.masks(layout, logits, c))
-    np.testing.assert_array_equal(masks[lead[layout.shared] >= 0], 1)
+    np.testing.assert_array_equal(masks[lead[layout.to_shared(layout.position)] >= 0], 1)
     soft = 1 / (1 + np.exp(-lead / 0.1))
-    slope = np.bincount(layout.shared, weights) * soft * (1 - soft) / 0.1
+    slope = np.bincount(layout.to_shared(layout.position), weights) * soft * (1 - soft) / 0.1
     expected = np.stack([slope, -slope], axis=-1)
     np.testing.assert_allclose(pulled(strategy, layout, logits, c, weights), expected, rtol=1e-2, atol=1e-4)
 
 
 def test_elements_are_drawn_as_often_as_their_logits_say(space):
-    strategy, layout = strategies.MultipleElement(), Layout.of(space)
+    strategy, layout = MultipleElement(), Layout.of(space)
     lead = jnp.full((len(layout.of_shared),), 0.8)
     logits = jnp.stack([lead, 0 * lead], axis=-1)
     keys = jax.random.split(KEY, 400)
@@ -292,13 +303,13 @@ def test_elements_are_drawn_as_often_as_their_logits_say(space):
 
 def test_too_few_drawn_leaves_the_best(layout):
     logits = jnp.zeros((len(layout.of_shared), 2)).at[:, 0].set(-50.0)
-    masks = layout.space.by_group(strategies.MultipleElement().masks(layout, logits, context(layout, KEY)))
+    masks = layout.space.by_group(MultipleElement().masks(layout, logits, context(layout, KEY)))
     assert {name: int(x.sum()) for name, x in masks.items()} == dict(zip(masks, layout.least.tolist(), strict=True))
 
 
 def test_single_number_selection(layout):
     """Masks are the probabilities that the number reaches an element; derivatives by finite differences."""
-    strategy, c = strategies.SingleNumber(), context(layout)
+    strategy, c = SingleNumber(), context(layout)
     logits = 0.1 * jnp.asarray(np.random.default_rng(4).normal(size=strategy.init(layout).shape), jnp.float32)
     masks, importance = (layout.space.by_group(x) for x in (strategy.masks(layout, logits, c), c.importance))
     for i, (name, group) in enumerate(layout.space.groups.items()):
@@ -311,7 +322,7 @@ def test_single_number_selection(layout):
 
 
 def test_noise_is_off_where_it_is_quiet(layout):
-    for strategy in (strategies.MultipleElement(), strategies.SingleNumber()):
+    for strategy in (MultipleElement(), SingleNumber()):
         start, c = strategy.init(layout), context(layout, KEY)
         quiet = Context(c.importance, c.targets, KEY, jnp.ones(len(layout.size), bool))
         silent = Context(c.importance, c.targets, None, c.quiet)
@@ -371,7 +382,7 @@ def test_capped_simplex_gradients():
 
 
 def test_capped_simplex_strategy_is_the_operator_of_every_group(layout):
-    strategy, c = strategies.CappedSimplex(), context(layout)
+    strategy, c = CappedSimplex(), context(layout)
     draw = np.random.default_rng(5)
     score = jnp.asarray(draw.normal(size=len(layout.of_element)), jnp.float32)
     a = jnp.asarray(draw.uniform(0.1, 0.6, len(layout.first)), jnp.float32)
@@ -389,7 +400,7 @@ def test_capped_simplex_strategy_is_the_operator_of_every_group(layout):
 @pytest.mark.parametrize("goal", [0.2, 0.5, 0.9, 1.0])
 def test_the_threshold_is_the_smallest_that_fits(layout, goal):
     c, untied = context(layout, goal=goal), Layout.of(SearchSpace.from_model(Toy(), X[:1]), LIMITS)
-    masks = np.asarray(jax.jit(lambda c: strategies.thresholded(untied, c, {"macs": jnp.float32(goal)}))(c.importance))
+    masks = np.asarray(jax.jit(lambda c: thresholded(untied, c, {"macs": jnp.float32(goal)}))(c.importance))
     space, importance = untied.space, np.asarray(c.importance)
     full = space.resources()["macs"]
     cost = {name: full - space.resources({name: tuple(range(1, g.size))})["macs"] for name, g in space.groups.items()}
@@ -405,9 +416,7 @@ def test_the_threshold_is_the_smallest_that_fits(layout, goal):
 
 
 def test_tied_groups_pool_their_worth(layout):
-    masks = layout.space.by_group(
-        strategies.thresholded(layout, context(layout).importance, {"macs": jnp.float32(0.4)})
-    )
+    masks = layout.space.by_group(thresholded(layout, context(layout).importance, {"macs": jnp.float32(0.4)}))
     assert int(masks["inner0"].sum()) == int(masks["inner1"].sum())
 
 
@@ -416,28 +425,27 @@ def test_structures_without_a_search(space):
     ranking = {name: draw.exponential(size=group.size) for name, group in space.groups.items()}
     budget = {"macs": int(0.4 * space.resources()["macs"])}
     found = {
-        "uniform": strategies.uniform(space, ranking, budget, LIMITS),
-        "threshold": strategies.threshold(space, ranking, budget, LIMITS),
-        "random": strategies.random(space, budget, LIMITS, seed=0),
+        "uniform": baselines.uniform(space, ranking, budget, LIMITS),
+        "threshold": baselines.threshold(space, ranking, budget, LIMITS),
+        "random": baselines.random(space, budget, LIMITS, seed=0),
     }
     for structure in found.values():
         assert 0.9 * budget["macs"] < structure.resources["after"]["macs"] <= budget["macs"]
         assert len(structure.kept["inner3"]) == 16 and len(structure.kept["wide"]) >= 5
         assert len(structure.kept["inner0"]) == len(structure.kept["inner1"])
-    assert dict(found["uniform"].kept) == projection.uniform(space, ranking, budget, LIMITS)
-    assert strategies.random(space, budget, LIMITS, seed=0) == found["random"]
-    assert strategies.random(space, budget, LIMITS, seed=1) != found["random"]
+    assert baselines.random(space, budget, LIMITS, seed=0) == found["random"]
+    assert baselines.random(space, budget, LIMITS, seed=1) != found["random"]
     valued = {name: c * (100 if name == "wide" else 1) for name, c in ranking.items()}
-    assert len(strategies.threshold(space, valued, budget, LIMITS).kept["wide"]) == 40
+    assert len(baselines.threshold(space, valued, budget, LIMITS).kept["wide"]) == 40
     with pytest.raises(UserError, match="no structure has at most"):
-        strategies.random(space, {"macs": 1}, LIMITS, seed=0)
+        baselines.random(space, {"macs": 1}, LIMITS, seed=0)
 
 
 def test_by_name():
-    assert [type(strategies.create(name)) for name in STRATEGIES] == list(STRATEGIES.values())
-    assert strategies.create("dms") == strategies.DMS(5.0) and strategies.create("single", 7.0).rate == 7
-    with pytest.raises(UserError, match="unknown strategy 'topk'; there are dms, dms_raw"):
-        strategies.create("topk")
+    assert [type(baselines.create(name)) for name in baselines.strategies()] == [*baselines.strategies().values()]
+    assert baselines.create("dms") == DMS(5.0) and baselines.create("single", rate=7.0).rate == 7
+    with pytest.raises(UserError, match="unknown strategy 'topk'; there are dms, capped_simplex, dms_raw"):
+        baselines.create("topk")
     for rate in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="give a number above 0"):
-            strategies.create("dms", rate)
+        with pytest.raises(UserError, match=r"give a number in \(0, inf\)"):
+            baselines.create("dms", rate=rate)

@@ -9,8 +9,12 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
+import optax
 
-from dms_jax.strategies.layout import Layout
+from dms_jax import checks
+from dms_jax.errors import UserError
+from dms_jax.method.layout import Layout
+from dms_jax.method.optimizer import adam_together
 
 
 @dataclass(frozen=True)
@@ -47,31 +51,47 @@ class Decision:
 class Strategy(ABC):
     """One way to turn structure parameters into masks. Immutable: parameters live in the `SearchState`.
 
+    A file of `dms_jax.baselines` with a subclass is a strategy of the command line, by the name of the file.
+
     Args:
       rate: mean learning rate of Adam on the parameters, times the steps after the warm-up: about how far a parameter
         can move in a search.
+      schedule: "cosine" lets the rate fall from twice its mean to 0, so that parameters settle while the target stands
+        still; "constant" is the paper's, and right where a falling one misses the target.
+      together: share in [0, 1) of the rate at which the ratios of widths and heads move together; at the rest each
+        moves by itself, and depth at all of it (`optimizer.adam_together`). 0 is the paper's.
 
     Class attributes:
       title: in tables: "found by ...".
-      schedule: how the rate goes over a search, as `Search(ratio_schedule=...)` takes it. Constant where a falling one
-        misses the target.
       ratios: the parameters are `[ratios]` pruning ratios.
-      together: the share of the rate at which ratios move together, as `Search(ratio_together=...)` takes it.
+      uses_importance: which elements stay is decided by their importance.
       zeros: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
         the axis, a mask of 0 under a ReLU passes no gradient to itself; (2) an element is judged as if its mask were 1,
         so that (m g)^2 of one that is out is the first-order change of the loss when it comes back. (What lies inside a
         block that is out has no gradient, and keeps its importance.)
       across: importances are compared across groups, so that a group of one element has an importance, too, and the
         projection holds no piece against them (`projection.project`).
+
+    Raises:
+      UserError: numbers outside their ranges, or ratios that should move together where there are none.
     """
 
     rate: float = 5.0
+    schedule: Literal["cosine", "constant"] = "constant"
+    together: float = 0.0
     title: ClassVar[str] = "another strategy"
-    schedule: ClassVar[Literal["cosine", "constant"]] = "constant"
     ratios: ClassVar[bool] = False
-    together: ClassVar[float] = 0.0
+    uses_importance: ClassVar[bool] = True
     zeros: ClassVar[bool] = False
     across: ClassVar[bool] = False
+
+    def __post_init__(self):
+        checks.number("rate", self.rate, "(0, inf)", "of the structure parameters")
+        checks.number("together", self.together, "[0, 1)", "of the rate")
+        if self.schedule not in ("cosine", "constant"):
+            raise UserError(f"schedule {self.schedule!r} of the rate is not possible; give 'cosine' or 'constant'")
+        if self.together and not self.ratios:
+            raise UserError(f"{self.title} has no ratios that could move together; leave `together` out")
 
     @abstractmethod
     def init(self, layout: Layout) -> Any:
@@ -87,6 +107,19 @@ class Strategy(ABC):
 
         The search itself opens groups that are left alone, and makes frozen groups hard.
         """
+
+    def optimizer(self, layout: Layout, steps: int) -> optax.GradientTransformation:
+        """What moves the parameters: Adam, without weight decay.
+
+        Args:
+          layout: of the space.
+          steps: after the warm-up, which alone count for it.
+        """
+        rate = self.rate / steps
+        scheduled = optax.cosine_decay_schedule(2 * rate, steps) if self.schedule == "cosine" else rate
+        if not self.together:
+            return optax.adam(scheduled)
+        return adam_together(scheduled, self.together, layout.to_ratios(layout.moves_together))
 
     def kept(self, layout: Layout, masks: jax.Array) -> jax.Array:
         """Which elements masks stand for, `[elements]` of 0 and 1: what r counts, and what a group is frozen at."""

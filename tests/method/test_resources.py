@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dms_jax import UserError, resources
+from dms_jax import UserError
+from dms_jax.method import resources
 from tests.helpers import FLOAT32_ROUNDING
 
 
@@ -40,8 +41,8 @@ def test_the_multiplier_follows_the_miss(weight, fraction, expected):
 
 
 def test_straight_through():
-    mask = jnp.array([0.0, 0.2, 0.499, 0.5, 0.9, 1.0])
-    value, pull = jax.vjp(resources.straight_through, mask)
+    mask, hard = jnp.array([0.0, 0.2, 0.499, 0.5, 0.9, 1.0]), jnp.array([0.0, 0, 0, 1, 1, 1])
+    value, pull = jax.vjp(lambda m: resources.straight_through(m, hard), mask)
     np.testing.assert_array_equal(value, [0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(pull(jnp.arange(6.0))[0], jnp.arange(6.0))
 

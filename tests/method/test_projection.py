@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
-from dms_jax.projection import _Problem, largest, project, smallest, uniform
+from dms_jax.baselines import uniform
+from dms_jax.method.limits import smallest
+from dms_jax.method.projection import Problem, filled, project
 
 
 class Two(Searchable):
@@ -54,25 +56,25 @@ def test_a_common_shift_keeps_differences(space):
     assert len(kept["a"]) > len(kept["b"]) and kept["depth"] == ()
 
 
-def filled(space, counts, importance, budget):
+def filled_up(space, counts, importance, budget):
     alone = {(name,): count for name, count in counts.items()}  # every group has a count of its own here
-    filled = _Problem(space, importance, {"macs": budget}, Limits().counts(space)).fill(alone)
-    return {name: count for (name,), count in filled.items()}
+    found = filled(Problem(space, importance, {"macs": budget}, Limits().counts(space)), alone)
+    return {name: count for (name,), count in found.items()}
 
 
 def test_the_most_important_element_per_cost_comes_back_first(space):
     counts, c = {"a": 2, "b": 3, "inner": 5, "depth": 0}, ranking(space)
     room = macs(2, 3) + 7  # one more a costs 4 + b = 7, one more b costs 3 + a = 5
-    assert filled(space, counts, {**c, "a": c["a"] * 100}, room) == {**counts, "a": 3}
-    assert filled(space, counts, {**c, "a": c["a"] / 100}, room) == {**counts, "b": 4}
+    assert filled_up(space, counts, {**c, "a": c["a"] * 100}, room) == {**counts, "a": 3}
+    assert filled_up(space, counts, {**c, "a": c["a"] / 100}, room) == {**counts, "b": 4}
 
 
 def test_what_costs_nothing_comes_last(space):
     """`inner` is free while its block is out; filled up first, the block would not come back."""
     counts, c = {"a": 4, "b": 3, "inner": 2, "depth": 0}, ranking(space)
     c["depth"] += 1000
-    assert filled(space, counts, c, macs(4, 3, 2)) == {**counts, "depth": 1}
-    assert filled(space, counts, c, macs(4, 3, 1)) == {"a": 5, "b": 3, "inner": 5, "depth": 0}
+    assert filled_up(space, counts, c, macs(4, 3, 2)) == {**counts, "depth": 1}
+    assert filled_up(space, counts, c, macs(4, 3, 1)) == {"a": 5, "b": 3, "inner": 5, "depth": 0}
 
 
 def test_ties_fall_as_the_operators_ranks_do(space):
@@ -90,8 +92,6 @@ def test_limits(space):
     everywhere = Limits(multiple={"*": 4}).counts(space)
     assert everywhere["depth"].tolist() == [0, 1] and everywhere["a"].tolist() == [4, 8]  # blocks are no kernel's size
     assert smallest(space, Limits())["macs"] == macs(1, 1)
-    assert largest(space, Limits())["macs"] == macs(8, 6, 5)
-    assert largest(space, Limits(multiple={"b": 4}))["macs"] == macs(8, 4, 5)
 
 
 def test_bad_input(space):
@@ -163,7 +163,7 @@ class Stack(Searchable):
 )
 def test_uniform_thins_all_widths_alike_and_takes_as_few_blocks_as_it_can(macs, blocks, depth, hidden):
     space = SearchSpace.from_model(Stack(), jnp.ones((1, 4)))
-    kept = uniform(space, ranking(space), {"macs": macs}, blocks=blocks)
+    kept = uniform(space, ranking(space), {"macs": macs}, blocks=blocks).kept
     assert len(kept["depth"]) == depth and space.resources(kept)["macs"] <= macs
     counts = sorted(len(kept[f"hidden{i}"]) for i in kept["depth"])
     assert counts[0] == hidden and counts[-1] <= hidden + 1  # what is left over goes to the best ones
@@ -178,3 +178,27 @@ def test_uniform_refuses_what_no_structure_reaches(space):
     for wrong in (0.0, -0.5, 2, "few"):
         with pytest.raises(UserError, match="at most 1"):
             uniform(stack, ranking(stack), {"macs": 5 * 8}, blocks=wrong)
+
+
+def test_one_pattern_is_a_pattern_and_not_its_letters(space):
+    assert Limits(keep="inner") == Limits(keep=("inner",))
+    assert Limits(keep=["a", "b"]).keep == ("a", "b")
+    counts = Limits(keep="inner").counts(space)
+    assert counts["inner"].tolist() == [5] and len(counts["a"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(keep=3), "keep 3 is not possible; give patterns"),
+        (dict(keep=("a", 3)), "keep .* is not possible; give patterns"),
+        (dict(least={"a": 1.5}), "least 1.5 for 'a' is not possible; give a whole number of at least 1"),
+        (dict(least={"a": True}), "least True for 'a' is not possible"),
+        (dict(multiple={"a": "8"}), "multiple '8' for 'a' is not possible"),
+        (dict(least=8), "least 8 is not possible; say of which groups"),
+        (dict(multiple={1: 8}), "multiple: 1 is no pattern"),
+    ],
+)
+def test_limits_of_another_kind_are_one_line(wrong, message):
+    with pytest.raises(UserError, match=message):
+        Limits(**wrong)

@@ -12,10 +12,15 @@ import numpy as np
 import optax
 import pytest
 
-from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, resources
-from dms_jax.strategies import DMS, GradientEstimated, Iterative
+from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError
+from dms_jax.baselines.gradient_estimated import GradientEstimated
+from dms_jax.baselines.iterative import Iterative
+from dms_jax.baselines.multiple import MultipleElement
+from dms_jax.method import resources
+from dms_jax.method.dms import DMS
 from tests.counting import random_variables
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_GRADIENTS
+from tests.moved import moved_by
 
 
 class Toy(Searchable):
@@ -46,13 +51,13 @@ def variables(space):
     return random_variables(space)
 
 
-def loss(variables, batch, key):
+def loss(params, batch, key):
     x, y = batch
-    return jnp.mean(jnp.square(Toy().apply(variables, x) - y)), ({}, {"seen": jnp.float32(1)})
+    return jnp.mean(jnp.square(Toy().apply(params, x) - y)), {"metrics": {"seen": jnp.float32(1)}}
 
 
 def searcher(space, **options):
-    given = dict(optimizer=optax.sgd(0.01), budget={"macs": 0.4}, schedule=Schedule(20, warmup=4))
+    given = dict(optimizer=optax.sgd(0.01), budget={"macs": 0.4}, steps=Schedule(20, warmup=4))
     return Search(space, options.pop("loss", loss), **(given | options))
 
 
@@ -78,7 +83,7 @@ def usual(space, variables):
 def test_the_start(space, variables):
     search = searcher(space, budget={"macs": 0.4, "params": 0.5})
     state = search.init({**variables, "masks": space.masks()})
-    assert state.variables.keys() == {"params"}
+    assert state.params.keys() == {"params"}
     opened = [-4 / group.sharpness for group in space.groups.values()]
     np.testing.assert_allclose(state.ratios, opened, rtol=1e-6)
     assert {name: c.shape for name, c in state.importance.items()} == {n: (g.size,) for n, g in space.groups.items()}
@@ -94,7 +99,7 @@ def test_warm_up_gathers_importance_and_trains_weights_but_leaves_ratios(usual):
         chex.assert_trees_all_equal(state.ratio_opt_state, states[0].ratio_opt_state)
         assert state.task_norm == 0 and state.weights["macs"] == 1
     assert (states[4].importance["wide"] > 0).any()
-    assert (states[4].params["in"]["kernel"] != states[0].params["in"]["kernel"]).any()
+    assert (states[4].params["params"]["in"]["kernel"] != states[0].params["params"]["in"]["kernel"]).any()
     assert (states[5].ratios != states[4].ratios).any()
     assert all(m["macs_target"] == 1 for m in metrics[:5])
 
@@ -115,7 +120,7 @@ def gradients(search, state):
     space, masks = search.space, search.masks(state)
 
     def task(flat):
-        return loss({**state.variables, "masks": space.collection(flat)}, (X, Y), KEY)[0]
+        return loss({**state.params, "masks": space.collection(flat)}, (X, Y), KEY)[0]
 
     return space.by_group(jax.grad(task)(space.flat(masks))), masks
 
@@ -141,7 +146,7 @@ def test_no_gradient_to_the_importance(space, variables):
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_importance_and_is_counted(space, variables):
-    search = searcher(space, loss=lambda v, b, k: (loss(v, b, k)[0] * jnp.nan, ({}, {})))
+    search = searcher(space, loss=lambda v, b, k: loss(v, b, k)[0] * jnp.nan)
     states, metrics = run(search, variables, 1)
     chex.assert_trees_all_equal(states[1].importance, states[0].importance)
     assert metrics[0]["importance_skipped"] == 4
@@ -164,12 +169,12 @@ def test_the_rate_of_the_ratios_falls_from_twice_its_mean_to_nothing(space):
     falling = _rates(searcher(space))[:, wide]
     assert falling[0] == pytest.approx(2 * mean, rel=1e-4) and falling[-1] < 0.02 * mean
     assert np.mean(falling) == pytest.approx(mean, rel=0.1) and list(sorted(falling, reverse=True)) == list(falling)
-    constant = _rates(searcher(space, ratio_schedule="constant"))[:, wide]
+    constant = _rates(searcher(space, strategy=DMS(schedule="constant")))[:, wide]
     np.testing.assert_allclose(constant, mean, rtol=1e-4)
     rival = _rates(searcher(space, strategy=GradientEstimated()))
     np.testing.assert_allclose(rival, GradientEstimated().rate / 16, rtol=1e-4)
-    with pytest.raises(UserError, match="ratio_schedule 'linear' is not possible"):
-        searcher(space, ratio_schedule="linear")
+    with pytest.raises(UserError, match="schedule 'linear' of the rate is not possible"):
+        DMS(schedule="linear")
 
 
 def test_widths_move_together_and_depth_by_itself(space):
@@ -181,17 +186,17 @@ def test_widths_move_together_and_depth_by_itself(space):
     assert wide.sum() == 3 and signs[wide].sum() == 0
 
     def first(**options):
-        search = searcher(space, ratio_schedule="constant", **options)
+        search = searcher(space, strategy=DMS(schedule="constant", **options))
         optimizer, ratios = search._ratio_optimizer, search.strategy.init(search.layout)
         update, _ = optimizer.update(jnp.asarray(signs), optimizer.init(ratios), ratios)
         return -np.asarray(update) * 16 / DMS().rate
 
     np.testing.assert_allclose(first(), np.where(wide, 0.2, 1.0) * signs, rtol=1e-4)
-    np.testing.assert_allclose(first(ratio_together=0.0), signs, rtol=1e-4)  # the paper's
-    with pytest.raises(UserError, match="ratio_together 1.0 is not possible"):
-        searcher(space, ratio_together=1.0)
+    np.testing.assert_allclose(first(together=0.0), signs, rtol=1e-4)  # the paper's
+    with pytest.raises(UserError, match="together 1.0 of the rate is not possible"):
+        DMS(together=1.0)
     with pytest.raises(UserError, match="iterative threshold has no ratios that could move together"):
-        searcher(space, strategy=Iterative(), ratio_together=0.5)
+        Iterative(together=0.5)
 
 
 # --- the gradient on the ratios ----------------------------------------------------------------------------------
@@ -199,7 +204,7 @@ def test_widths_move_together_and_depth_by_itself(space):
 
 def test_the_papers_plain_loss(space, variables):
     """d/da [task + w log(r / r_t)], r counted hard and differentiated soft, moved by plain gradient descent."""
-    search = searcher(space, weight=0.3, ratio_optimizer=optax.sgd(1e-3), schedule=Schedule(20, warmup=1))
+    search = searcher(space, resource_weight=0.3, strategy=moved_by(optax.sgd(1e-3)), steps=Schedule(20, warmup=1))
     (_, state, new), metrics = run(search, variables, 2)
     final, full = search.targets["macs"], space.resources()["macs"]
     state = state.replace(step=jnp.int32(15), ratios=state.ratios + 0.2)  # at the final target, inside the range
@@ -221,7 +226,7 @@ def test_the_papers_plain_loss(space, variables):
 
 def test_balance_and_multiplier(space, variables):
     """The resource gradient has w times the task gradient's (averaged) norm; w follows the miss."""
-    search = searcher(space, ratio_optimizer=optax.sgd(1.0), schedule=Schedule(20, warmup=1, decay=0.05))
+    search = searcher(space, strategy=moved_by(optax.sgd(1.0)), steps=Schedule(20, warmup=1, decay=0.05))
     states, metrics = run(search, variables, 6)
     average, weight = 0.0, 1.0
     for i in range(1, 6):
@@ -250,7 +255,7 @@ def test_gradients_of_fractions_and_of_the_excess(space):
 
 
 def test_ratios_stay_within_their_range(space, variables):
-    search = searcher(space, ratio_optimizer=optax.sgd(1e6), weight=100.0)
+    search = searcher(space, strategy=moved_by(optax.sgd(1e6)), resource_weight=100.0)
     states, _ = run(search, variables, 8)
     closed = [1.0 if g.least == 0 else 1 - (g.least + 0.5) / g.size for g in space.groups.values()]
     opened = [-4 / g.sharpness for g in space.groups.values()]
@@ -288,13 +293,13 @@ def test_groups_left_alone_have_masks_of_exactly_one(space, variables):
 def test_ratios_alone(space, variables):
     search = searcher(space, optimizer=None)
     states, _ = run(search, variables, 10)
-    chex.assert_trees_all_equal(states[-1].params, variables["params"])
+    chex.assert_trees_all_equal(states[-1].params, {"params": variables["params"]})
     assert (states[-1].ratios != states[0].ratios).any()
 
 
 def test_folded_and_masked_steps_are_one(space, variables, usual):
     _, states, metrics = usual
-    reference, reports = run(searcher(space, fold=False), variables, 6)
+    reference, reports = run(searcher(space.unfolded()), variables, 6)
     np.testing.assert_allclose(reports[5]["loss"], metrics[5]["loss"], rtol=1e-4)
     chex.assert_trees_all_close(reference[6].params, states[6].params, atol=1e-4)
 
@@ -302,11 +307,12 @@ def test_folded_and_masked_steps_are_one(space, variables, usual):
 def test_collections_and_metrics_of_the_loss_are_carried(space, variables):
     def counting(v, batch, key):
         value, _ = loss({"params": v["params"], "masks": v["masks"]}, batch, key)
-        return value, ({"batch_stats": {"n": v["batch_stats"]["n"] + 1}}, {"draw": jax.random.uniform(key)})
+        state = {"batch_stats": {"n": v["batch_stats"]["n"] + 1}}
+        return value, {"state": state, "metrics": {"draw": jax.random.uniform(key)}}
 
     search = searcher(space, loss=counting)
     states, metrics = run(search, {**variables, "batch_stats": {"n": jnp.zeros(())}, "other": {}}, 3)
-    assert states[3].model_state == {"batch_stats": {"n": 3}, "other": {}}
+    assert {k: v for k, v in states[3].params.items() if k != "params"} == {"batch_stats": {"n": 3}, "other": {}}
     draws = [float(m["draw"]) for m in metrics]
     expected = [float(jax.random.uniform(jax.random.fold_in(KEY, i))) for i in range(3)]
     np.testing.assert_allclose(draws, expected)
@@ -318,15 +324,15 @@ def test_collections_and_metrics_of_the_loss_are_carried(space, variables):
         dict(budget={"macs": 0.3}),
         dict(budget={"params": 0.3}),
         dict(budget={"macs": 0.4, "params": 0.3}),
-        dict(budget={"macs": 0.3}, weight=1.0),
+        dict(budget={"macs": 0.3}, resource_weight=1.0),
         dict(budget={"macs": 60.0}, limits=Limits(multiple={"wide": 4})),
     ],
 )
 def test_the_search_reaches_its_budget(space, variables, options):
     """After 150 steps the network that would be exported is near the budget; the exported one is never above it."""
-    search = searcher(space, schedule=Schedule(150, warmup=20), **options)
+    search = searcher(space, steps=Schedule(150, warmup=20), **options)
     step = jax.jit(search.step, donate_argnums=0)
-    state = search.init(jax.tree.map(jnp.copy, variables))
+    state = search.init(variables)  # donated: what `variables` holds is not
     for _ in range(150):
         state, metrics = step(state, (X, Y), KEY)
     full = space.resources()
@@ -377,7 +383,139 @@ def test_limits_count_for_the_smallest_budget(space):
 def test_bad_schedules(given):
     with pytest.raises(UserError, match="at least one step must follow"):
         Schedule(given[0], warmup=given[1])
-    with pytest.raises(UserError, match="must lie in"):
+    with pytest.raises(UserError, match="give a number in"):
         Schedule(10, decay=0.0)
-    with pytest.raises(UserError, match="must lie in"):
+    with pytest.raises(UserError, match="give a number in"):
         Schedule(10, refine=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(budget=0.5), r'budget 0.5 does not say of what; give \{"macs": 0.5\}, say'),
+        (dict(steps=4.5), "a search of 4.5 steps with 0 of warm-up is not possible"),
+        (dict(steps=True), "a search of True steps"),
+        (dict(resource_weight=float("nan")), r"resource_weight nan is not possible; give a number in \[0, inf\)"),
+        (dict(resource_weight=-1.0), "resource_weight -1.0 is not possible"),
+        (dict(resource_weight="1"), "resource_weight '1' is not possible"),
+        (dict(accumulate=0), "accumulate 0 is not possible"),
+        (dict(accumulate=1.5), "accumulate 1.5 is not possible"),
+        (dict(optimizer="sgd"), "optimizer 'sgd' is not possible; give one of optax, or None"),
+        (dict(strategy="dms"), "strategy 'dms' is not possible; give a `Strategy`"),
+        (dict(strategy=DMS), "strategy <class .*> is not possible; give a `Strategy`"),
+        (dict(importance=0.99), "importance 0.99 is not possible; give a `Importance`"),
+        (dict(limits={"keep": "wide"}), "limits {'keep': 'wide'} is not possible; give a `Limits`"),
+        (dict(loss=lambda params, batch: 0.0), r"the loss takes \(params, batch\); it is called as loss\("),
+        (dict(loss=None), "loss None is not a function"),
+    ],
+)
+def test_arguments_of_another_kind_are_one_line(space, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        searcher(space, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [dict(rate=0.0), dict(rate=float("nan")), dict(rate="5"), dict(together=-0.1)])
+def test_a_strategy_with_knobs_it_cannot_have(wrong):
+    with pytest.raises(UserError, match="is not possible; give a number in"):
+        DMS(**wrong)
+
+
+def test_a_schedule_counts_whole_steps(space):
+    assert searcher(space, steps=12).schedule == Schedule(12)
+    for wrong in (dict(steps=4.5), dict(steps=10, warmup=0.5), dict(steps="10")):
+        with pytest.raises(UserError, match="give whole numbers"):
+            Schedule(**wrong)
+    for wrong in (dict(decay=float("nan")), dict(refine="0.2")):
+        with pytest.raises(UserError, match="give a number in"):
+            Schedule(10, **wrong)
+
+
+# --- what a loss may return ------------------------------------------------------------------------------------------
+
+
+def step_with(space, variables, returned):
+    """One step of a search whose loss gives this besides its value."""
+    search = searcher(space, loss=lambda p, b, k: (loss(p, b, k)[0], returned(p)))
+    return jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
+
+
+def test_a_loss_is_a_scalar_and_more_if_it_likes(space, variables):
+    whole = {**variables, "stats": {"n": jnp.zeros(3), "m": jnp.zeros(())}}
+    for returned in ({}, {"state": {}}, {"state": {"stats": {"n": jnp.ones(3)}}}, {"metrics": {"a": jnp.ones(())}}):
+        state, metrics = step_with(space, whole, lambda p, returned=returned: returned)
+        assert jax.tree.structure(state.params) == jax.tree.structure(whole)
+        assert ("a" in metrics) == ("metrics" in returned)
+    plain = searcher(space, loss=lambda p, b, k: loss(p, b, k)[0])
+    assert "seen" not in jax.eval_shape(plain.step, plain.init(variables), (X, Y), KEY)[1]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"metric": {}}, r"keys \['metric'\]; give a scalar, or"),
+        (({}, {}), "returns a scalar and a tuple; give a scalar, or"),
+        ({"metrics": 1.0}, 'returns "metrics" as a float'),
+        ({"state": {"stats": {"o": 1.0}}}, 'the loss gives "state" for stats/o, which is not among the variables'),
+        ({"state": {"stats": {"n": jnp.ones(2)}}}, r"for stats/n of shape \(2,\); the variable has \(3,\)"),
+        ({"state": {"params": {"in": {"bias": jnp.ones(12)}}}}, "for params/in/bias, which is trained"),
+        ({"state": {"stats": [1.0]}}, "for stats, which is a dict, as a list"),
+    ],
+)
+def test_what_a_loss_must_not_return_is_one_line(space, variables, returned, message):
+    with pytest.raises(UserError, match=message):
+        step_with(space, {**variables, "stats": {"n": jnp.zeros(3)}}, lambda p: returned)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(jnp.ones(3), r"float32\[3\]"), (jnp.int32(1), r"int32\[\]"), (None, "a NoneType"), ((0.0, {}, {}), "a tuple")],
+)
+def test_a_loss_that_is_no_scalar(space, variables, value, message):
+    search = searcher(space, loss=lambda p, b, k: value)
+    with pytest.raises(UserError, match=f"the loss returns {message}; give a scalar, or"):
+        jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
+
+
+# --- what a user has stays; what a search did not learn is said ---------------------------------------------------
+
+
+KEEPING = optax.GradientTransformation(lambda params: params, lambda updates, state, params=None: (updates, state))
+"""An optimizer whose state is the very weights that it got, as that of a lookahead may be."""
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam(0.01), KEEPING, None])
+def test_init_copies_and_a_donated_step_takes_nothing_from_the_user(space, variables, optimizer):
+    search = searcher(space, optimizer=optimizer)
+    kept, step = jax.tree.map(np.array, variables), jax.jit(search.step, donate_argnums=0)
+    state = search.init(variables)
+    step(state, (X, Y), KEY)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    chex.assert_trees_all_equal(jax.tree.map(np.array, variables), kept)
+
+
+@pytest.mark.parametrize("what", ["params", "ratios", "importance"])
+def test_a_state_that_is_not_finite_makes_no_structure(usual, what):
+    search, states, _ = usual
+    broken = states[-1].replace(**{what: jax.tree.map(lambda x: x * jnp.nan, getattr(states[-1], what))})
+    with pytest.raises(UserError, match="are not finite after step 20: the search diverged"):
+        search.structure(broken)
+
+
+def test_a_group_of_which_nothing_was_learned_is_not_thinned(space, variables):
+    """`wide` does not reach this loss: after the search that is an error, unless it is left alone or not judged."""
+
+    def blind(params, batch, key):
+        hidden = Toy().apply(params, batch[0], capture_intermediates=True, mutable=["intermediates"])[1]
+        return jnp.mean(jnp.square(hidden["intermediates"]["down1"]["__call__"][0]))
+
+    search = searcher(space, loss=blind, steps=4)
+    states, _ = run(search, variables, 4)
+    search.structure(states[3])  # on the way there it is not known yet
+    with pytest.raises(UserError, match="nothing was learned of which elements of group 'wide' matter") as error:
+        search.structure(states[4])
+    assert "Limits(keep=('wide',))" in str(error.value)
+    judged = searcher(space, loss=blind, steps=4, strategy=MultipleElement())
+    assert judged.structure(run(judged, variables, 4)[0][-1]).kept["wide"]
+    alone = searcher(space, loss=blind, steps=4, limits=Limits(keep="wide"), budget={"macs": 0.9})
+    assert len(alone.structure(run(alone, variables, 4)[0][-1]).kept["wide"]) == 12

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dms_jax import importance
-from dms_jax.importance import EVALUATIONS, MEASURES, Evidence, Segments, update
+from dms_jax import UserError, baselines
+from dms_jax.method import importance
+from dms_jax.method.importance import Evidence, Importance, update
+from dms_jax.method.segments import Segments
 from tests.counting import equations
 from tests.helpers import FLOAT32_ROUNDING
 
@@ -25,7 +27,7 @@ EVIDENCE = Evidence(*(jnp.array(x, jnp.float32) for x in ([0.5, 1, 1], [2, -3, 0
     ],
 )
 def test_measures(name, expected):
-    np.testing.assert_array_equal(MEASURES[name](EVIDENCE), expected)
+    np.testing.assert_array_equal(baselines.importances()[name].measure(EVIDENCE), expected)
 
 
 def test_segments():
@@ -83,10 +85,18 @@ def test_extremes():
 
 
 def test_measures_are_the_ones_documented():
-    assert set(MEASURES) == {"taylor", "snip", "fisher", "magnitude", "index"}
-    assert MEASURES["taylor"] is importance.taylor
-    assert set(EVALUATIONS) == {*MEASURES, "taylor_last"}
-    assert EVALUATIONS["taylor_last"] == (importance.taylor, 0.0) and EVALUATIONS["snip"] == (importance.snip, 0.99)
+    found = baselines.importances()
+    assert set(found) == {"taylor", "taylor_last", "snip", "fisher", "magnitude", "index"}
+    assert found["taylor"] == Importance() == Importance(importance.taylor, 0.99)
+    assert found["taylor_last"] == Importance(importance.taylor, 0.0)
+
+
+@pytest.mark.parametrize("decay", [2, 1.0, -0.1, float("nan"), "0.9", None, True])
+def test_a_decay_that_is_none_is_refused(decay):
+    with pytest.raises(UserError, match=r"decay .* of the importance is not possible; give a number in \[0, 1\)"):
+        Importance(decay=decay)
+    with pytest.raises(UserError, match="importance by 'taylor' is not possible; give a function"):
+        Importance("taylor")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_program_adds_up_no_constants():

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dms_jax.ratio_optimizer import adam_together
+from dms_jax.method.optimizer import adam_together
 from tests.helpers import FLOAT32_GRADIENTS
 
 RATE = 0.1

@@ -1,0 +1,79 @@
+"""What a structure must respect besides its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from dms_jax import checks
+from dms_jax.errors import UserError
+from dms_jax.groups import Group
+from dms_jax.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a structure must respect besides its budget. Keys are glob patterns on group names.
+
+    Args:
+      keep: groups to leave alone: all of their elements stay. One pattern, or several.
+      least: the smallest number of elements (a smaller group keeps all).
+      multiple: the number of elements is a multiple of this (a smaller group keeps all). Device kernels are often
+        fastest at multiples of 8 or more. Depth counts blocks, not the size of a kernel: it takes no part.
+
+    Raises:
+      UserError: what is no pattern, or a number that is not whole or below 1.
+    """
+
+    keep: Sequence[str] = ()
+    least: Mapping[str, int] = field(default_factory=dict)
+    multiple: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        keep = (self.keep,) if isinstance(self.keep, str) else self.keep
+        if not isinstance(keep, Sequence) or not all(isinstance(pattern, str) for pattern in keep):
+            raise UserError(f'keep {keep!r} is not possible; give patterns on group names: ("stage1/*", "stem")')
+        object.__setattr__(self, "keep", tuple(keep))
+        for what in ("least", "multiple"):
+            numbers = getattr(self, what)
+            if not isinstance(numbers, Mapping):
+                raise UserError(f'{what} {numbers!r} is not possible; say of which groups: {{"stage1/*": 8}}')
+            for pattern, number in numbers.items():
+                if not isinstance(pattern, str):
+                    raise UserError(f"{what}: {pattern!r} is no pattern on group names")
+                checks.whole(what, number, 1, f"for {pattern!r}")
+
+    def counts(self, space: SearchSpace) -> dict[str, np.ndarray]:
+        """The numbers of elements every group may have, ascending.
+
+        Raises:
+          UserError: a pattern that matches no group.
+        """
+        for pattern in (*self.keep, *self.least, *self.multiple):
+            if not any(fnmatchcase(name, pattern) for name in space.groups):
+                names = ", ".join(list(space.groups)[:6])
+                raise UserError(
+                    f"pattern {pattern!r} matches no group; the groups are {names}, ... (see space.summary())"
+                )
+        return {name: self._allowed(group) for name, group in space.groups.items()}
+
+    def _allowed(self, group: Group) -> np.ndarray:
+        if any(fnmatchcase(group.name, pattern) for pattern in self.keep):
+            return np.array([group.size])
+        least = max((n for p, n in self.least.items() if fnmatchcase(group.name, p)), default=group.least)
+        counted = group.rules.counts_towards_multiple
+        multiples = [n for p, n in self.multiple.items() if counted and fnmatchcase(group.name, p)]
+        step = int(np.lcm.reduce(multiples)) if multiples else 1
+        if step > group.size:
+            return np.array([group.size])
+        allowed = np.arange(0, group.size + 1, step)
+        allowed = allowed[allowed >= max(least, group.least)]
+        return allowed if len(allowed) else np.array([group.size])
+
+
+def smallest(space: SearchSpace, limits: Limits) -> dict[str, int]:
+    """The smallest resources reachable within limits."""
+    return space.resources({name: tuple(range(int(allowed[0]))) for name, allowed in limits.counts(space).items()})

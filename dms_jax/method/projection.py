@@ -1,0 +1,228 @@
+"""From pruning ratios to a structure within its budget: never above it, as near below it as one element allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from dms_jax import topk
+from dms_jax.errors import UserError
+from dms_jax.groups import Group
+from dms_jax.method.limits import Limits, smallest
+from dms_jax.space import SearchSpace
+
+Together: TypeAlias = tuple[str, ...]  # groups that have one count
+Counts: TypeAlias = dict[Together, int]  # of kept elements
+
+NEAR = 0.99  # of the budget
+ATTEMPTS = 8
+
+
+def project(
+    space: SearchSpace,
+    ratios: Mapping[str, float],
+    ranking: Mapping[str, np.ndarray],
+    budget: Mapping[str, int],
+    limits: Limits | None = None,
+    *,
+    hold: bool = True,
+) -> dict[str, tuple[int, ...]]:
+    """The kept elements nearest to searched ratios that fit a budget.
+
+    All ratios move by one common shift until the budget holds (bisection). Then elements come back while any fits, the
+    one with the most importance per cost first. Where that stays more than 1 % under the budget, because a large piece
+    (a block, say) went last and no longer fits, the piece is held and the others move on.
+
+    Args:
+      space: the search space.
+      ratios: pruning ratio of every group.
+      ranking: importance `[N]` of every group; the largest stay, ties by index as in the operator.
+      budget: {"macs": int, "params": int}, either or both.
+      limits: smallest numbers, multiples, groups left alone.
+      hold: whether a large piece may be held. False where the ratios come from importances compared across groups: what
+        fell was worth less than what would have to make room.
+
+    Returns:
+      Kept indices of every group, ascending. No resource exceeds its budget.
+
+    Raises:
+      UserError: the smallest structure within the limits is above the budget, or a ratio is not a number.
+    """
+    problem = Problem.of(space, ranking, budget, limits)
+    lost = [name for name in space.groups if not np.isfinite(ratios[name])]
+    if lost:
+        raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
+    return problem.kept(nearest(problem, ratios, ATTEMPTS if hold else 1))
+
+
+class Problem:
+    """What numbers of kept elements stand for: elements, resources, and whether they fit.
+
+    Attributes:
+      space, budget: of the problem.
+      allowed: the numbers that groups counted together may have, ascending.
+      order: `[N]` of every group, its elements from the best one on.
+      worth: `[N]` of every group, their importance, finite.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        ranking: Mapping[str, np.ndarray],
+        budget: Mapping[str, int],
+        allowed: Mapping[str, np.ndarray],
+    ):
+        self.space, self.budget = space, budget
+        self.allowed = {names: _shared(names, allowed) for names in space.counted}
+        # best first; a stable ascending sort read backwards, so ties fall as the operator's ranks do (NaN lowest)
+        clean = {name: np.where(np.isnan(c), -np.inf, c) for name, c in ranking.items()}
+        self.order = {name: np.argsort(c, kind="stable")[::-1] for name, c in clean.items()}
+        self.worth = {
+            name: np.nan_to_num(np.asarray(c, np.float64), nan=0.0, posinf=1e100, neginf=-1e100)
+            for name, c in ranking.items()
+        }
+
+    @staticmethod
+    def of(
+        space: SearchSpace, ranking: Mapping[str, np.ndarray], budget: Mapping[str, int], limits: Limits | None
+    ) -> Problem:
+        """The problem of a budget that can be met.
+
+        Raises:
+          UserError: it cannot.
+        """
+        limits = limits or Limits()
+        least = smallest(space, limits)
+        for name, most in budget.items():
+            if least[name] > most:
+                raise UserError(
+                    f"no structure has at most {most:,} {name}; the smallest within the limits has {least[name]:,}"
+                )
+        return Problem(space, ranking, budget, limits.counts(space))
+
+    def group(self, names: Together) -> Group:
+        """The first of groups counted together; they are alike."""
+        return self.space.groups[names[0]]
+
+    def added(self, names: Together, start: int, stop: int) -> np.ndarray:
+        """What the elements ranked [start, stop) add to the variables of the costs, `[V]`."""
+        variables = [self.space.element_variables(name)[self.order[name][start:stop]] for name in names]
+        added = np.bincount(np.concatenate(variables), minlength=len(next(iter(self.space.costs.values())).sizes))
+        added[0] = 0
+        return added
+
+    def variables(self, counts: Counts) -> np.ndarray:
+        """What the costs are evaluated at, `[V]`."""
+        total = np.sum([self.added(names, 0, k) for names, k in counts.items()], axis=0)
+        total[0] = 1
+        return total
+
+    def shares(self, variables: np.ndarray) -> np.ndarray:
+        """`[resources, ...]` float64: each resource as a share of its budget, for variables `[..., V]`."""
+        found = [self.space.costs[name].exact(variables) / most for name, most in self.budget.items()]
+        return np.stack(found).astype(np.float64)
+
+    def fits(self, variables: np.ndarray) -> np.ndarray:
+        """`[...]` bool for variables `[..., V]`, in exact integers."""
+        checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
+        return np.logical_and.reduce(checks)
+
+    def kept(self, counts: Counts) -> dict[str, tuple[int, ...]]:
+        """The best elements of every group, as many as counted, ascending."""
+        chosen = {name: self.order[name][:k] for names, k in counts.items() for name in names}
+        return {name: tuple(sorted(int(i) for i in chosen[name])) for name in self.space.groups}
+
+
+def nearest(
+    problem: Problem, ratios: Mapping[str, float], attempts: int, held: Mapping[Together, int] | None = None
+) -> Counts:
+    """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts.
+
+    Counts that are held from the start never fall.
+    """
+    held, best, most = dict(held or {}), Counts(), 0.0
+    for _ in range(attempts):
+        found = shifted(problem, ratios, held)
+        if found is None:
+            break
+        fitting, above = found
+        counts = filled(problem, fitting)
+        used = float(np.max(problem.shares(problem.variables(counts))))
+        if not best or used > most:
+            best, most = counts, used
+        if most >= NEAR:
+            break
+        held |= {names: k for names, k in above.items() if k > fitting[names]}
+    return best
+
+
+def shifted(
+    problem: Problem, ratios: Mapping[str, float], held: Mapping[Together, int]
+) -> tuple[Counts, Counts] | None:
+    """Move all ratios by the smallest shift at which the budget holds: the counts there, and just before it.
+
+    None where no shift fits with these counts held.
+    """
+
+    def counts(shift: float) -> Counts:
+        """k = #{c' >= a}, then the nearest allowed number; held ones stay."""
+        at = {names: topk.count_at(ratios[names[0]] + shift, problem.group(names).size) for names in problem.allowed}
+        nearest = {names: int(n[np.argmin(np.abs(n - at[names]))]) for names, n in problem.allowed.items()}
+        return nearest | dict(held)
+
+    def fits(shift: float) -> bool:
+        return bool(problem.fits(problem.variables(counts(shift))))
+
+    low, high = -max(ratios.values()), 1.0 - min(ratios.values())  # at the ends all stay, or the least
+    if fits(low):
+        return counts(low), counts(low)
+    if not fits(high):
+        return None
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return counts(high), counts(low)
+
+
+def filled(problem: Problem, counts: Counts) -> Counts:
+    """Take elements back while any fits, by importance per cost.
+
+    What costs nothing lies in removed blocks and comes last: taken first it would only make the blocks dearer.
+    """
+
+    def following(names: Together, k: int) -> tuple[int, np.ndarray, float]:
+        """The next number, what its elements add to the variables, and their importance."""
+        more = problem.allowed[names][problem.allowed[names] > k]
+        then = int(more[0]) if len(more) else k
+        gain = sum(float(np.sum(problem.worth[name][problem.order[name][k:then]])) for name in names)
+        return then, problem.added(names, k, then), gain
+
+    names, counts, now = list(counts), dict(counts), problem.variables(counts)
+    steps = [following(each, counts[each]) for each in names]
+    while True:
+        after = now + np.stack([added for _, added, _ in steps])
+        cost = np.sum(problem.shares(after), axis=0) - np.sum(problem.shares(now), axis=0)
+        fitting = np.flatnonzero(problem.fits(after) & (cost > 0))
+        if not len(fitting):
+            break
+        gains = np.array([steps[i][2] for i in fitting])
+        best = int(fitting[np.argmax(gains / cost[fitting])])
+        counts[names[best]], now = steps[best][0], after[best]
+        steps[best] = following(names[best], counts[names[best]])
+    for each, k in counts.items():
+        most = int(problem.allowed[each][-1])
+        if most > k and np.array_equal(problem.shares(now + problem.added(each, k, most)), problem.shares(now)):
+            counts[each] = most
+    return counts
+
+
+def _shared(names: Together, allowed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The numbers that all groups of a count may have; limits that contradict each other are the user's to mend."""
+    common = allowed[names[0]]
+    for name in names[1:]:
+        common = np.intersect1d(common, allowed[name])
+    if not len(common):
+        raise UserError(f"the limits leave {names[0]!r} and {names[1]!r}, which share one count, no number in common")
+    return common

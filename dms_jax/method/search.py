@@ -1,0 +1,294 @@
+"""The search: pure, jit-able, knows no loop, file or device.
+
+One step trains weights and pruning ratios together and evaluates the elements, all from one backward pass:
+
+    masks, pull = vjp(ratios -> masks)                     # the strategy's; importance is a constant here
+    loss, (g_params, g_masks) = value_and_grad(task loss of fold(params, masks))
+    importance <- update(importance, masks, g_masks)       # outside the gradient step
+    g_ratios = balance(pull(g_masks), pull(d resource loss / d masks))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from dms_jax.method import importance as evaluation
+from dms_jax.method import projection, refusals, resources
+from dms_jax.method.dms import DMS
+from dms_jax.method.gradients import value_and_grad
+from dms_jax.method.importance import Evidence, Importance
+from dms_jax.method.layout import Layout
+from dms_jax.method.limits import Limits, smallest
+from dms_jax.method.loss import Loss, each_its_own, outcome
+from dms_jax.method.resources import Balance
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.state import SearchState
+from dms_jax.method.strategy import Context, Strategy
+from dms_jax.partition import combine, merged, owned, without_masks
+from dms_jax.space import SearchSpace
+from dms_jax.structure import Structure
+
+NOISE = 1  # folded into the key of a step: the strategy's noise is not the loss's
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A search over one space. `init`, `step` and `structure` are pure functions of their arguments.
+
+    Args:
+      space: the search space.
+      loss: `(params, batch, key)` -> the mean loss, or (it, {"state": ..., "metrics": ...}); see `dms_jax.method.loss`.
+        It is traced, and its masks are put where it reads their axes: nothing in it knows of them.
+      optimizer: for the weights; None trains the ratios alone (pipeline p-).
+      budget: {"macs": x, "params": y}, either or both: a fraction of the full network in (0, 1], or a number above 1.
+      steps: length of the search, or a `Schedule` with its warm-up, decay and refine.
+      limits: groups to leave alone, smallest numbers, multiples.
+      importance: how elements are evaluated.
+      strategy: what turns ratios (its parameters) and importance into masks, and what moves them.
+      resource_weight: None balances the resource gradient against the task gradient and lets w follow the miss; a
+        number is the paper's plain w * log(r / r_t).
+      accumulate: parts that a batch passes in, one after another (see `dms_jax.method.gradients`).
+
+    Attributes:
+      schedule: steps, warm-up, decay, refine.
+      targets: {resource: int} the budgets in absolute numbers.
+      layout: the groups end to end, as the strategy sees them.
+
+    Raises:
+      UserError: a budget that cannot be met, patterns that match nothing, or arguments of another type or range.
+    """
+
+    space: SearchSpace
+    loss: Loss
+    optimizer: optax.GradientTransformation | None
+    budget: Mapping[str, float]
+    steps: int | Schedule
+    limits: Limits = field(default_factory=Limits)
+    importance: Importance = Importance()
+    strategy: Strategy = DMS()
+    resource_weight: float | None = None
+    accumulate: int = 1
+    schedule: Schedule = field(init=False)
+    targets: dict[str, int] = field(init=False)
+    layout: Layout = field(init=False)
+    _loss: Any = field(init=False, repr=False)
+    _ratio_optimizer: optax.GradientTransformation = field(init=False, repr=False)
+
+    def __post_init__(self):
+        refusals.check_arguments(self)
+        derived = {
+            "schedule": self.steps if isinstance(self.steps, Schedule) else Schedule(self.steps),
+            "targets": resources.targets(self.space, self.budget, smallest(self.space, self.limits)),
+            "layout": Layout.of(self.space, self.limits),
+            # masks of 0 under a ReLU would pass no gradient to themselves where they are folded into what writes
+            "_loss": self.space.masked(outcome(self.loss), writes=not self.strategy.zeros),
+        }
+        derived["_ratio_optimizer"] = self.strategy.optimizer(derived["layout"], derived["schedule"].active)
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    # --- state ---
+
+    def init(self, params: Any) -> SearchState:
+        """The state before the first step: ratios open, importance zero.
+
+        Args:
+          params: the supernet's variables, the whole tree, random or pretrained; "masks" is ignored. They are copied:
+            a step that donates its state leaves them alone.
+        """
+        params = owned(self.space.arrays(without_masks(params)))
+        ratios = self.strategy.init(self.layout)
+        weight = 1.0 if self.resource_weight is None else self.resource_weight
+        return SearchState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=owned(self.optimizer.init(self.space.partition(params)[0]), params) if self.optimizer else (),
+            ratios=ratios,
+            ratio_opt_state=owned(self._ratio_optimizer.init(ratios), ratios),
+            importance={name: jnp.zeros((group.size,), jnp.float32) for name, group in self.space.groups.items()},
+            task_norm=jnp.zeros((), jnp.float32),
+            weights={name: jnp.asarray(weight, jnp.float32) for name in self.targets},
+        )
+
+    def masks(self, state: SearchState) -> dict[str, jax.Array]:
+        """The masks of a state, {group: [N]}, without noise."""
+        flat = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
+        return self.space.by_group(flat)
+
+    def flat_masks(
+        self, ratios: Any, importance: jax.Array, step: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Masks `[elements]` as the strategy makes them; ones where a group is left alone.
+
+        While refining, depth and heads are hard.
+
+        Args:
+          ratios: the strategy's parameters.
+          importance: c `[elements]`.
+          step: int32, steps done.
+          key: of the step, for strategies that draw; None draws nothing.
+        """
+        c = self.layout
+        soft = self.strategy.masks(c, ratios, self._context(importance, step, key))
+        soft = jnp.where(c.to_elements(c.fixed), 1.0, soft)
+        hard = jax.lax.stop_gradient(self.strategy.kept(c, soft))
+        return jnp.where(c.to_elements(self._frozen(step)), hard, soft)
+
+    def goals(self, step: jax.Array) -> dict[str, jax.Array]:
+        """Where the targets stand at a step, as fractions of the full network."""
+        full, since = self.space.resources(), step - self.schedule.warmup
+        decay = self.schedule.decay * self.schedule.active
+        return {name: resources.target(since, most / full[name], decay) for name, most in self.targets.items()}
+
+    def _context(self, importance: jax.Array, step: jax.Array, key: jax.Array | None = None) -> Context:
+        quiet = self._frozen(step) | (step < self.schedule.warmup)
+        return Context(importance, self.goals(step), key, quiet)
+
+    def _frozen(self, step: jax.Array) -> jax.Array:
+        """`[groups]` bool: depth and heads while refining."""
+        refining = step >= self.schedule.steps - self.schedule.refine * self.schedule.active
+        return refining & self.layout.settles_early
+
+    # --- one step ---
+
+    def step(self, state: SearchState, batch: Any, key: jax.Array) -> tuple[SearchState, dict[str, Any]]:
+        """One step. Jit it with `donate_argnums=0`; it compiles once per search.
+
+        Args:
+          state: the state before.
+          batch: whatever `loss` takes.
+          key: the search's key; the step's own is `fold_in(key, step)`, and the strategy's is folded from that.
+
+        Returns:
+          The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
+          "weight_r"; "importance_skipped"; and what `loss` returned.
+        """
+        c, key = self.layout, jax.random.fold_in(key, state.step)
+        importance = self.space.flat(state.importance)
+        noise = jax.random.fold_in(key, NOISE)
+        masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step, noise), state.ratios)
+        trained, rest = self.space.partition(state.params)
+        task = partial(self.task, step=state.step)
+        (loss, (changed, metrics)), (g_trained, g_masks) = value_and_grad(task, (0, 1), self.accumulate)(
+            trained, masks, rest, batch, key
+        )
+        active, learning = state.step >= self.schedule.warmup, ~self._frozen(state.step) & ~c.fixed
+        importance, skipped = evaluation.update(
+            importance,
+            self.importance.measure(self._evidence(masks, g_masks, state.params)),
+            c.segments,
+            learning,
+            decay=self.importance.decay,
+            across=self.strategy.across,
+        )
+        misses, slopes = self._slopes(masks, pull, self.goals(state.step))
+        (g_task,), before = pull(g_masks), Balance(state.task_norm, state.weights)
+        plain = self.resource_weight is not None
+        g_ratios, after = resources.balance(g_task, slopes, misses, before, active, plain=plain)
+        ratios, ratio_opt_state = self._move_ratios(state, g_ratios, active, learning)
+        trained, opt_state = self._move_weights(trained, g_trained, state.opt_state)
+        new = SearchState(
+            step=state.step + 1,
+            params=combine(trained, merged(rest, changed)),
+            opt_state=opt_state,
+            ratios=ratios,
+            ratio_opt_state=ratio_opt_state,
+            importance=self.space.by_group(importance),
+            task_norm=after.task_norm,
+            weights=after.weights,
+        )
+        for name, (now, goal) in misses.items():
+            metrics |= {name: now, f"{name}_target": goal, f"weight_{name}": state.weights[name]}
+        return new, {**metrics, "loss": loss, "importance_skipped": skipped}
+
+    def task(
+        self, trained: Any, masks: jax.Array, rest: Any, batch: Any, key: jax.Array, *, step: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
+        """The task loss under masks `[elements]`, and (state, metrics), as `value_and_grad` takes it.
+
+        Args:
+          trained, rest: the variables, taken apart by `space.partition`.
+          masks: of all groups end to end.
+          batch, key: of the loss.
+          step: of the search, where the program is to be compiled for a loop.
+        """
+        by_group = self.space.by_group(masks)
+        if step is not None:
+            by_group = each_its_own(by_group, step)
+        return self._loss(combine(trained, rest), by_group, batch, key)
+
+    def _evidence(self, masks: jax.Array, gradient: jax.Array, params: Any) -> Evidence:
+        # dead code, and removed, where no measure reads it
+        magnitude = self.space.flat(self.space.magnitudes(params))
+        judged = jnp.ones_like(masks) if self.strategy.zeros else masks
+        position = jnp.asarray(self.layout.position, jnp.float32)
+        return Evidence(judged, gradient.astype(jnp.float32), magnitude, position)
+
+    def _slopes(
+        self, masks: jax.Array, pull: Any, goals: Mapping[str, jax.Array]
+    ) -> tuple[dict[str, tuple[jax.Array, jax.Array]], dict[str, Any]]:
+        """r of the network that would be exported now beside r_t, and the gradients of their losses on the ratios."""
+        kept = self.strategy.kept(self.layout, masks)
+        fractions, to_masks = jax.vjp(lambda m: self.space.fractions(resources.straight_through(m, kept)), masks)
+        slopes = {}
+        for name, goal in goals.items():
+            slope = jax.grad(resources.excess)(fractions[name], goal)
+            one = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
+            (slopes[name],) = pull(*to_masks(one))
+        return {name: (fractions[name], goal) for name, goal in goals.items()}, slopes
+
+    def _move_ratios(self, state: SearchState, gradient: Any, active: jax.Array, learning: jax.Array):
+        c, updates = self.layout, self._ratio_optimizer.update(gradient, state.ratio_opt_state, state.ratios)
+        ratios = self.strategy.clip(c, optax.apply_updates(state.ratios, updates[0]))
+        # a gradient that is not finite would stay in the ratios and their optimizer for good
+        active = active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
+        opt_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), updates[1], state.ratio_opt_state)
+
+        def moved(new: jax.Array, old: jax.Array, owner: np.ndarray) -> jax.Array:
+            free = (active & learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
+            return jnp.where(free, new, old)
+
+        return jax.tree.map(moved, ratios, state.ratios, self.strategy.owners(c)), opt_state
+
+    def _move_weights(self, trained: Any, gradient: Any, opt_state: Any):
+        if self.optimizer is None:
+            return trained, opt_state
+        updates, opt_state = self.optimizer.update(gradient, opt_state, trained)
+        return optax.apply_updates(trained, updates), opt_state
+
+    # --- the result ---
+
+    def structure(self, state: SearchState, model: Mapping[str, Any] | None = None) -> Structure:
+        """Project the ratios onto the budget: never above it, within one element's cost below it.
+
+        Args:
+          state: any state of this search; ready before its end, too.
+          model: {"name", "arguments"} to write into the structure.
+
+        Raises:
+          UserError: the search diverged, or ended without having learned which elements of a group matter that has to
+            lose some.
+        """
+        refusals.check_finite(state, self.space.partition(state.params)[0])
+        importance = self.space.flat(state.importance)
+        found = self.strategy.decide(self.layout, state.ratios, self._context(importance, state.step))
+        by_name = {n: float(a) for names, a in zip(self.space.counted, found.ratios, strict=True) for n in names}
+        pieces = np.split(found.ranking, np.cumsum(self.layout.size)[:-1])
+        ranking = dict(zip(self.space.groups, pieces, strict=True))
+        kept = projection.project(
+            self.space, by_name, ranking, self.targets, self.limits, hold=not self.strategy.across
+        )
+        structure = self.space.structure(kept, model)
+        if self.strategy.uses_importance and state.step >= self.schedule.steps:
+            uninformative = np.asarray(self.layout.uninformative(importance))
+            refusals.check_informed(structure, self.layout.names(uninformative), self.schedule.steps)
+        return structure

@@ -1,0 +1,33 @@
+"""What a search carries from step to step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class SearchState:
+    """Everything a search carries from step to step.
+
+    Attributes:
+      step: int32, steps done.
+      params: the supernet's variables, the whole tree, without masks.
+      opt_state, ratio_opt_state: optimizer states; that of the weights is over what is trained of `params`.
+      ratios: the strategy's parameters, a pytree. Of DMS: `[ratios]` float32 pruning ratios, in the order of
+        `space.counted`: one a group, but for tied groups.
+      importance: {group: [N]} float32 moving averages.
+      task_norm: float32, moving average of the norm of the task gradient on the ratios.
+      weights: {resource: float32} multipliers w.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ratios: Any
+    ratio_opt_state: Any
+    importance: dict[str, jax.Array]
+    task_norm: jax.Array
+    weights: dict[str, jax.Array]

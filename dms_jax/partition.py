@@ -1,0 +1,99 @@
+"""Which leaves of a tree are trained: taken apart, put together again, and given new values by a loss.
+
+Today's rule is Flax's: what lies under "params" is trained, other collections (batch_stats) are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from dms_jax.errors import UserError
+
+Path: TypeAlias = tuple[Any, ...]  # of keys, as `jax.tree_util.tree_flatten_with_path` gives them
+
+
+def under_params(path: Path) -> bool:
+    """Whether a path leads into the "params" collection."""
+    return bool(path) and getattr(path[0], "key", getattr(path[0], "name", None)) == "params"
+
+
+def partition(tree: Any, trained: Callable[[Path], bool] = under_params) -> tuple[Any, Any]:
+    """Split a tree in two of its own structure, with None in the other's places.
+
+    Args:
+      tree: any pytree.
+      trained: from a leaf's path to whether it is trained.
+
+    Returns:
+      What is trained, and the rest.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    chosen = [trained(path) for path, _ in leaves]
+    one = [leaf if yes else None for (_, leaf), yes in zip(leaves, chosen, strict=True)]
+    other = [None if yes else leaf for (_, leaf), yes in zip(leaves, chosen, strict=True)]
+    return structure.unflatten(one), structure.unflatten(other)
+
+
+def combine(trained: Any, rest: Any) -> Any:
+    """Undo `partition`: every leaf from the tree that has it."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trained, rest, is_leaf=lambda x: x is None)
+
+
+def merged(rest: Any, changes: Any, where: str = "") -> Any:
+    """A tree with new values for some of its leaves.
+
+    Args:
+      rest: what is not trained, None elsewhere, as `partition` gives it.
+      changes: a partial tree: dictionaries may leave keys out, and None stands for no change.
+      where: the path so far, for errors.
+
+    Returns:
+      `rest`, of the same structure and dtypes.
+
+    Raises:
+      UserError: a value for what is trained, or what is not there, or of another shape.
+    """
+    if not jax.tree.leaves(changes):
+        return rest
+    if isinstance(rest, Mapping) and isinstance(changes, Mapping):
+        for key in changes:
+            if key not in rest and jax.tree.leaves(changes[key]):
+                raise UserError(f'the loss gives "state" for {where}{key}, which is not among the variables')
+        new = {k: merged(leaf, changes.get(k), f"{where}{k}/") for k, leaf in rest.items()}
+        return type(rest)(new)  # type: ignore[call-arg]
+    return _merged_node(rest, changes, where)
+
+
+def _merged_node(rest: Any, changes: Any, where: str) -> Any:
+    """`merged` of a leaf, and of nodes whose children are all there: lists, modules, dataclasses."""
+    path = where.rstrip("/") or "the whole tree"
+    inner, structure = jax.tree.flatten(rest, is_leaf=lambda x: x is not rest)
+    new, other = jax.tree.flatten(changes, is_leaf=lambda x: x is not changes)
+    if structure != other:
+        why = "which is trained" if rest is None else f"which is a {type(rest).__name__}, as a {type(changes).__name__}"
+        raise UserError(f'the loss gives "state" for {path}, {why}')
+    if inner and inner[0] is rest:  # a leaf
+        if jnp.shape(changes) != jnp.shape(rest):
+            raise UserError(
+                f'the loss gives "state" for {path} of shape {jnp.shape(changes)}; the variable has {jnp.shape(rest)}'
+            )
+        return jnp.asarray(changes, rest.dtype)
+    pairs = zip(inner, new, strict=True)
+    return structure.unflatten([merged(a, b, f"{where}{i}/") for i, (a, b) in enumerate(pairs)])
+
+
+def without_masks(variables: Any) -> Any:
+    """Variables without their "masks" collection, which belongs to a search."""
+    if isinstance(variables, Mapping) and "params" in variables and "masks" in variables:
+        return {name: tree for name, tree in variables.items() if name != "masks"}
+    return variables
+
+
+def owned(tree: Any, others: Any = None) -> Any:
+    """Copies of arrays, so that donating them takes nothing from anybody; if `others` are given, of theirs alone."""
+    shared = None if others is None else {id(leaf) for leaf in jax.tree.leaves(others)}
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if shared is None or id(leaf) in shared else leaf, tree)
