@@ -14,7 +14,7 @@ from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolv
 from dms_jax.program.branches import Branch, find_branches, find_rows, reach
 from dms_jax.program.candidates import Candidate, common_module, find_candidates, module_of, named_axes
 from dms_jax.program.exactness import Element
-from dms_jax.program.parameters import Parameters
+from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.reading import Classes, traced
 from dms_jax.program.trace import Node, Program, Value, describe
 
@@ -152,29 +152,15 @@ def _tie_state(
     ties: Ties, parameters: Parameters, leaves: Sequence[Value], program: Program, tree: Any, name: str
 ) -> tuple[int, ...]:
     """Outputs that are new values of leaves are tied to them by their paths; nothing may go from the others."""
-    import jax
-
-    from dms_jax.program.parameters import path_of
-
-    paths = [
-        path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, program.outputs))[0]
-    ]
-    state = []
-    for i, (path, value) in enumerate(zip(paths, program.outputs, strict=True)):
-        shape = tuple(axis.size for axis in value.axes)
-        mine = [
-            k
-            for k, known in enumerate(parameters.paths)
-            if (path == known or path.endswith("/" + known)) and tuple(parameters.shapes[k].shape) == shape
-        ]
-        if not mine:
+    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
+    found = new_values(parameters, tree, shapes)
+    for leaf, value in zip(found, program.outputs, strict=True):
+        if leaf is None:
             _freeze(ties, [value], f"its being an axis of an output of {name}")
             continue
-        leaf = max(mine, key=lambda k: len(parameters.paths[k]))
-        state.append(i)
         for a, b in zip(value.axes, leaves[leaf].axes, strict=True):
             ties.tie(a, b, f"the new value of {parameters.paths[leaf]}")
-    return tuple(state)
+    return tuple(i for i, leaf in enumerate(found) if leaf is not None)
 
 
 def _rows(

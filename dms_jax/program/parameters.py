@@ -112,6 +112,26 @@ class Parameters:
         return jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else None, self.template)
 
 
+def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[Any]]) -> list[int | None]:
+    """Of every output of a function: the leaf whose new value it is, by path and shape, or None.
+
+    Args:
+      parameters: the leaves.
+      out_tree: of the outputs.
+      shapes: of the outputs.
+    """
+    numbered = jax.tree.unflatten(out_tree, list(range(out_tree.num_leaves)))
+    known = {path: i for i, path in enumerate(parameters.paths)}
+    found: list[int | None] = []
+    for (keys, _), shape in zip(jax.tree_util.tree_flatten_with_path(numbered)[0], shapes, strict=True):
+        parts = path_of(keys).split("/")
+        ends = ("/".join(parts[i:]) for i in range(len(parts)))  # the longest first
+        leaf = next((known[end] for end in ends if end in known), None)
+        same = leaf is not None and len(parameters.shapes[leaf].shape) == len(shape)
+        found.append(leaf if same and tuple(parameters.shapes[leaf].shape) == tuple(shape) else None)
+    return found
+
+
 GONE = object()
 """Stands for an array that went with a removed block."""
 

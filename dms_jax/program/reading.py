@@ -17,7 +17,7 @@ from dms_jax.errors import TracingError
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Key, find_branches, find_rows, reach
 from dms_jax.program.exactness import Element
-from dms_jax.program.parameters import Parameters
+from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 
 
@@ -58,6 +58,7 @@ class Reading:
       gates: (group, element) -> its residual sums: (node, operand of the branch).
       rows: of loops over layers: id of the step -> (depth group, step).
       out_tree: of the outputs.
+      state: of every output, the leaf whose new value it is, or None.
     """
 
     program: Program
@@ -68,6 +69,7 @@ class Reading:
     row_sums: dict[Node, tuple[int, int]]  # node of a sum in a loop over layers -> (its branch, id of the loop's step)
     rows: dict[int, str]  # id of a loop's step -> the depth group of its rows
     out_tree: Any
+    state: list[int | None]
 
     def stays(self, gone: frozenset[Element]) -> dict[Node, int]:
         """Residual sums without their branch -> the operand that stays."""
@@ -108,14 +110,17 @@ def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
             program.ties.freeze(axis, "an axis of one of its arguments")
     owned = _owned(classes, copies)
     rows, row_sums = _rows(program, numbers, classes, owned)
-    branches = find_branches(program, numbers, classes.parameters.trained)
+    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
+    state = new_values(classes.parameters, out_tree, shapes)
+    updates = [i for i, leaf in enumerate(state) if leaf is not None]
+    branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
     for branch in branches:
         marked = branch.mark is not None and branch.mark[0] in classes.depth
         element = branch.mark if marked else classes.elements.get(branch.key)
         if element is not None:
             gates.setdefault(element, []).append((branch.node, branch.operand))
-    reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, out_tree)
+    reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, out_tree, state)
     _check_gates(classes, reading)
     return reading
 
@@ -197,7 +202,8 @@ def _check_gates(classes: Classes, reading: Reading) -> None:
     if not any(classes.gates):
         return
     marks = {node: (operand, {element}) for element, sums in reading.gates.items() for node, operand in sums}
-    through = reach(reading.program, marks)
+    updates = [i for i, leaf in enumerate(reading.state) if leaf is not None]
+    through = reach(reading.program, marks, updates)
     for value, number in reading.leaves.items():
         if value in through and not classes.gates[number] <= through[value]:
             name, element = sorted(classes.gates[number] - through[value])[0]

@@ -76,19 +76,10 @@ class Small:
             del value
         return evaluator
 
-    def _wanted(self, reading: Reading) -> list[bool] | None:
+    def _wanted(self, reading: Reading) -> list[bool]:
         """New values of leaves that are gone are not wanted."""
-        from dms_jax.program.parameters import path_of
-
-        outputs = jax.tree.unflatten(reading.out_tree, list(range(len(reading.program.outputs))))
-        flat = jax.tree_util.tree_flatten_with_path(outputs)[0]
-        classes = self._readings.classes
-        gone = {p for p, gates in zip(self.parameters.paths, classes.gates, strict=True) if gates & self._gone}
-        wanted = []
-        for keys, _ in flat:
-            path = path_of(keys)
-            wanted.append(not any(path == leaf or path.endswith("/" + leaf) for leaf in gone))
-        return wanted
+        gates = self._readings.classes.gates
+        return [leaf is None or not gates[leaf] & self._gone for leaf in reading.state]
 
     def _read(self, args: Sequence[Any]) -> Reading:
         return self._readings.read(self.fn, args)
