@@ -96,6 +96,7 @@ class SearchSpace:
         self._variables = Variables(self.groups, self._owned)
         self.costs, self.uncounted = self._resources()
         self._readings = masking.Readings(self._found.classes)
+        self._readings.know(self.fn, self.example, self._found.staged)
         checking.check(self)
 
     # --- doors ---
