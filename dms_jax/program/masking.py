@@ -1,4 +1,4 @@
-"""Functions of the parameters with masks: read once for every shape of their arguments, then run with masks inserted."""
+"""Functions of the parameters with masks: read once for every shape of their arguments, then run with them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def spread(owned: Mapping[Atom, tuple[str, int]], axis: Axis, name: str, mask: j
 
 def _changes(found: Masked, masks: Masks) -> dict[Node, Change]:
     changes: dict[Node, list[Change]] = {}
-    reading, owned = found.reading, found.reading.owned
+    owned = found.reading.owned
     for name, insertions in found.plan.insertions.items():
         for insertion in insertions if name in masks else ():
             value = insertion.node.inputs[insertion.operand]

@@ -18,6 +18,7 @@ from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolv
 from dms_jax.program.branches import Key, find_branches, find_rows, reach
 from dms_jax.program.exactness import Element
 from dms_jax.program.parameters import Parameters, new_values
+from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 
 
@@ -71,9 +72,9 @@ class Reading:
     out_tree: Any
     state: list[int | None]
 
-    def stays(self, gone: frozenset[Element]) -> dict[Node, int]:
-        """Residual sums without their branch -> the operand that stays."""
-        return {node: 1 - operand for element in gone for node, operand in self.gates.get(element, ())}
+    def stays(self, gone: frozenset[Element]) -> dict[Node, tuple[int, Element]]:
+        """Residual sums without their branch -> the operand that stays, and the gate."""
+        return {node: (1 - operand, element) for element in gone for node, operand in self.gates.get(element, ())}
 
 
 def read(classes: Classes, staged: Staged) -> Reading:
@@ -107,6 +108,7 @@ def read(classes: Classes, staged: Staged) -> Reading:
         for axis in value.axes:
             program.ties.freeze(axis, "an axis of one of its arguments")
     owned = _owned(classes, copies)
+    _check_sliced(classes, leaves, owned)
     rows, row_sums = _rows(program, numbers, classes, owned)
     shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
     state = new_values(classes.parameters, staged.out_tree, shapes)
@@ -190,6 +192,19 @@ def _owned(classes: Classes, copies: Mapping[Atom, Atom]) -> dict[Atom, tuple[st
             )
         owned[root] = (name, start)
     return owned
+
+
+def _check_sliced(classes: Classes, leaves: Sequence[Value], owned: Mapping[Atom, tuple[str, int]]) -> None:
+    """Every axis that has a group's elements in this function has them in the space."""
+    for path, value, axes in zip(classes.parameters.paths, leaves, classes.axes, strict=True):
+        for i, (here, there) in enumerate(zip(value.axes, axes, strict=True)):
+            more = set(owners(here, owned)) - set(owners(there, classes.owned))
+            if more:
+                raise TracingError(
+                    f"axis {i} of {path} has the elements of group {min(more)!r} in this function, and in no program "
+                    'that the space was made with; make the space with this one, too: also={"train": (function, '
+                    "arguments)}"
+                )
 
 
 def _rows(
