@@ -78,13 +78,14 @@ class SearchSpace:
         *,
         also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
         tie: Sequence[str] = (),
+        unroll: Sequence[str] = (),
         choice: Choice | None = None,
         context: Callable[[], Any] | None = None,
         model: Any = None,
     ):
         self.source, self.fn, self.model = source, source.fn, model
         self.example = jax.tree.map(_abstract, tuple(inputs))
-        self.parameters = Parameters.of(source.params, source.trainable, source.paths)
+        self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
         extras = [Extra(f"the program {name!r}", fn, tuple(args)) for name, (fn, args) in (also or {}).items()]
         options = {} if context is None else {"context": context}
         self._found: Discovery = discover(self.parameters, self.fn, self.example, extras, choice, **options)
@@ -109,6 +110,7 @@ class SearchSpace:
         trainable: Any = None,
         also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
         tie: Sequence[str] = (),
+        unroll: Sequence[str] = (),
         include: Sequence[str] = (),
         freeze: Sequence[str] = (),
         blocks: Sequence[str] = (),
@@ -126,6 +128,8 @@ class SearchSpace:
             path is that of a leaf are its new value.
           tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
             keeping its own best elements.
+          unroll: patterns on paths of parameters that are stacked for a `scan` over layers: every layer gets widths of its
+            own, and its parameters become tuples of rows. Otherwise all layers have one width, and go by rows.
           include: patterns on candidates that are not searched by themselves (see `summary`).
           freeze: patterns on candidates to leave alone.
           blocks: patterns on module paths, such as "layers/*": residual branches in one module are one element.
@@ -139,7 +143,7 @@ class SearchSpace:
         title = getattr(fn, "__qualname__", type(fn).__name__)
         source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
         choice = Choice(tuple(include), tuple(freeze), tuple(blocks))
-        return SearchSpace(source, inputs, also=also, tie=tie, choice=choice)
+        return SearchSpace(source, inputs, also=also, tie=tie, unroll=unroll, choice=choice)
 
     @staticmethod
     def from_linen(model: Any, variables: Any, *inputs: Any, **options: Any) -> SearchSpace:
@@ -332,7 +336,7 @@ class SearchSpace:
         return unflatten_dict(self.by_group(flat), sep="/")
 
     def partition(self, tree: Any) -> tuple[Any, Any]:
-        """Parameters -> (what is trained, the rest), each with None in the other's places; `partition.combine` undoes it."""
+        """(what is trained, the rest), each with None in the other's places; `partition.combine` undoes it."""
         return self.parameters.partition(tree)
 
     def arrays(self, tree: Any) -> Any:
@@ -343,7 +347,7 @@ class SearchSpace:
         """Any function of the parameters, with masks: `(params, masks, *inputs) -> outputs`.
 
         Every operation that runs over an axis of a group reads it times the mask; every residual branch is multiplied
-        by its gate; means count kept elements, n = sum m. With masks of 0 and 1 it computes what the small network does.
+        by its gate; means count kept elements, n = sum m. Masks of 0 and 1 give what the small network computes.
 
         Args:
           fn: `(params, *inputs)`; traced again for every new shape of its inputs.
@@ -528,7 +532,7 @@ class SearchSpace:
         return [] if site is None else [describe(why) for why in self._found.program.ties.path(site, axis)]
 
 
-_OPTIONS = ("also", "tie")
+_OPTIONS = ("also", "tie", "unroll")
 _CHOICES = ("include", "freeze", "blocks")
 
 

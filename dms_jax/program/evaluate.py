@@ -49,7 +49,8 @@ class Evaluator:
         rows: Mapping[int, Any] | None = None,
     ):
         self.program, self.sizes = program, sizes
-        self.stays, self.changes = stays or {}, changes or {}
+        self.stays = {} if stays is None else stays
+        self.changes = {} if changes is None else changes
         self.rows = rows or {}  # id of a scan's step -> (mask of its rows, nodes inside whose branch it gates)
         self.row_masks: dict[int, Any] = {}  # id of a scan's step -> the mask of the row that is running
         self.live = Live(program, self.stays, wanted)
@@ -100,19 +101,19 @@ class Evaluator:
             if node in self.changes:
                 ins = self.changes[node](ins)
         if not self.touched(step):
-            return _bind(step.eqn, ins)
+            return bind_equation(step.eqn, ins)
         if node is None:
             rebuild = getattr(self, f"_{step.eqn.primitive.name}", None)
             return rebuild(step, ins) if rebuild else self.frame(step.frames[0], ins)
         operation = OPERATIONS.get(node.name)
         if operation is None:  # no group reaches it: only what is around it has changed
-            return _bind(step.eqn, ins)
+            return bind_equation(step.eqn, ins)
         if operation.apply is not None:
             found = operation.apply(self.sizes, step, ins)
             if found is not None:
                 return found
         changed = operation.resize(self.sizes, step) if operation.resize is not None else {}
-        return _bind(step.eqn, ins, **changed)
+        return bind_equation(step.eqn, ins, **changed)
 
     def touched(self, step: Step) -> bool:
         """Whether a step is anything else than it was: its sizes, or something inside."""
@@ -291,7 +292,7 @@ def _rows_axis(step: Step) -> Any:
     return rows[0] if rows else None
 
 
-def _bind(eqn: Any, ins: Sequence[Any], **changed: Any) -> list[Any]:
+def bind_equation(eqn: Any, ins: Sequence[Any], **changed: Any) -> list[Any]:
     """The equation as it stands, with some of its parameters changed."""
     found = eqn.primitive.get_bind_params({**eqn.params, **changed})
     functions, params = found if isinstance(found, tuple) else ((), found)

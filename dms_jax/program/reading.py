@@ -14,10 +14,11 @@ from typing import Any
 import jax
 
 from dms_jax.errors import TracingError
+from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Key, find_branches, find_rows, reach
 from dms_jax.program.exactness import Element
-from dms_jax.program.parameters import Parameters, new_values
+from dms_jax.program.parameters import Parameters, is_array, new_values
 from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 
@@ -57,7 +58,9 @@ class Reading:
       arguments: values of the other inputs.
       owned: this program's atoms of the groups.
       gates: (group, element) -> its residual sums: (node, operand of the branch).
-      rows: of loops over layers: id of the step -> (depth group, step).
+      row_sums: node of a sum in a loop over layers -> (operand of the branch, id of the loop's step); an operand of -1
+        stands for a loop whose layers are no residual branches here, so that it can have fewer of them, but no masks.
+      rows: of loops over layers: id of the step -> the depth group of its rows.
       out_tree: of the outputs.
       state: of every output, the leaf whose new value it is, or None.
     """
@@ -67,8 +70,8 @@ class Reading:
     arguments: list[Value]
     owned: dict[Atom, tuple[str, int]]
     gates: dict[Element, list[tuple[Node, int]]]
-    row_sums: dict[Node, tuple[int, int]]  # node of a sum in a loop over layers -> (its branch, id of the loop's step)
-    rows: dict[int, str]  # id of a loop's step -> the depth group of its rows
+    row_sums: dict[Node, tuple[int, int]]
+    rows: dict[int, str]
     out_tree: Any
     state: list[int | None]
 
@@ -153,9 +156,39 @@ def stage(
         return outs
 
     with context():
-        closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
+        if parameters.stacked:
+            closed, tree = _unrolled(parameters, fn, shapes)
+        else:
+            closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
+            tree = trees[-1]
     rest = closed.jaxpr.invars[len(parameters) :]
-    return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), trees[-1])
+    return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), tree)
+
+
+def _unrolled(parameters: Parameters, fn: Callable[..., Any], shapes: Any) -> tuple[Any, Any]:
+    """The jaxpr of a function of stacked parameters, as one of rows; the tree of its outputs, rows in tuples."""
+    leaves, treedef = jax.tree.flatten(parameters.whole)
+    there = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def whole(arrays: Sequence[Any], args: Any) -> Any:
+        filled = list(leaves)
+        for i, array in zip(there, arrays, strict=True):
+            filled[i] = array
+        return fn(jax.tree.unflatten(treedef, filled), *args)
+
+    stacked = [leaves[i] for i in there]
+    closed, out = jax.make_jaxpr(whole, return_shape=True)(stacked, shapes)
+    trees: list[Any] = []
+
+    def by_rows(arrays: Sequence[Any], args: Any) -> Any:
+        laid_out = jax.tree.leaves(parameters.tree(arrays), is_leaf=lambda x: isinstance(x, tuple))
+        given = [x for x in laid_out if isinstance(x, tuple) or is_array(x)]
+        outs = unrolling.run(closed.jaxpr, closed.consts, [*given, *jax.tree.leaves(args)])
+        flat, tree = jax.tree.flatten(jax.tree.unflatten(jax.tree.structure(out), outs))
+        trees.append(tree)
+        return flat
+
+    return jax.make_jaxpr(by_rows)(list(parameters.shapes), shapes), trees[-1]
 
 
 def traced(staged: Staged, leaves: Sequence[Value], ties: Ties) -> tuple[Program, list[Value]]:
@@ -221,12 +254,10 @@ def _rows(
         if name not in classes.row_groups:
             continue
         found = residual.get(id(scan.step))
-        if found is None:
-            raise TracingError(
-                f"group {name!r}: a layer of the loop at {describe(Node('scan', [], [], scan.step.eqn))} is not a "
-                "residual branch in this function, so that no layer can go"
-            )
         rows[id(scan.step)] = name
+        if found is None:  # a loop of a gradient, say: it can run over fewer rows, but not with masks
+            sums[Node("scan", [], [], scan.step.eqn)] = (-1, id(scan.step))
+            continue
         sums |= {node: (operand, id(scan.step)) for node, operand in found.sums}
     return rows, sums
 
