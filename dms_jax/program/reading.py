@@ -107,11 +107,14 @@ def read(classes: Classes, staged: Staged) -> Reading:
     for value in arguments:
         for axis in value.axes:
             program.ties.freeze(axis, "an axis of one of its arguments")
+    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
+    state = new_values(classes.parameters, staged.out_tree, shapes)
+    for leaf, value in zip(state, program.outputs, strict=True):
+        for a, b in zip(value.axes, () if leaf is None else leaves[leaf].axes, strict=leaf is not None):
+            program.ties.tie(a, b, f"the new value of {classes.parameters.paths[leaf or 0]}")
     owned = _owned(classes, copies)
     _check_sliced(classes, leaves, owned)
     rows, row_sums = _rows(program, numbers, classes, owned)
-    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
-    state = new_values(classes.parameters, staged.out_tree, shapes)
     updates = [i for i, leaf in enumerate(state) if leaf is not None]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
