@@ -13,6 +13,7 @@ from typing import TypeAlias
 from dms_jax.program.axes import UNIT, atoms, resolve
 from dms_jax.program.trace import Node, Program, Scan, Value
 
+Element: TypeAlias = tuple[str, int]  # (depth group, element)
 Key: TypeAlias = tuple[frozenset[int], int]  # the leaves that go with a branch, and the how-many-eth with the same
 
 
@@ -28,6 +29,7 @@ class Branch:
       stream: branches of one residual stream have the same.
       mark: (group, element) where the network names it.
       products: whether a matrix product goes with it.
+      uses: numbers of all trained parameters that it uses, also where others use them, too.
     """
 
     node: Node
@@ -37,6 +39,7 @@ class Branch:
     stream: tuple
     mark: tuple[str, int] | None = None
     products: bool = True
+    uses: frozenset[int] = frozenset()
 
 
 def find_branches(
@@ -61,6 +64,7 @@ def find_branches(
     working = set()
     for product in program.products:
         working |= through.get(product.node.outputs[0], frozenset())
+    uses = _uses(program, leaves, through, len(sums))
     found, count = [], {}
     for i, (node, operand) in enumerate(sums):
         mark = _mark_of(program, node.inputs[operand], marks)
@@ -68,7 +72,52 @@ def find_branches(
             continue
         own = frozenset(behind[i])
         count[own] = count.get(own, 0) + 1
-        found.append(Branch(node, operand, own, (own, count[own]), _stream(node), mark, i in working))
+        found.append(Branch(node, operand, own, (own, count[own]), _stream(node), mark, i in working, uses[i]))
+    return found
+
+
+def _uses(
+    program: Program, leaves: Mapping[Value, int], through: Mapping[Value, frozenset], count: int
+) -> list[frozenset[int]]:
+    """Of every branch, the parameters that are used in it, moved or cast."""
+    origin = dict(leaves)
+    found: list[set[int]] = [set() for _ in range(count)]
+    for node in program.nodes:
+        if node.inputs and node.inputs[0] in origin and node.name in MOVED:
+            origin |= dict.fromkeys(node.outputs, origin[node.inputs[0]])
+            continue
+        behind = [through[out] for out in node.outputs if out in through]
+        for value in node.inputs if behind else ():
+            if value in origin:
+                for i in frozenset.intersection(*behind):
+                    found[i].add(origin[value])
+    return [frozenset(used) for used in found]
+
+
+MOVED = frozenset(
+    "convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split()
+)
+
+
+def gates_by_use(
+    branches: Sequence[Branch], gates: Mapping[Element, frozenset[int]]
+) -> dict[Element, list[tuple[Node, int]]]:
+    """The branches of gates where a program holds every branch more than once: a gradient has it on its way back, too.
+
+    A branch is one of the gate with the fewest parameters among those that have all gated parameters that it uses.
+
+    Args:
+      branches: of the program.
+      gates: gate -> the parameters that go with it.
+    """
+    every = frozenset().union(*gates.values()) if gates else frozenset()
+    found: dict[Element, list[tuple[Node, int]]] = {}
+    for branch in branches:
+        used = branch.uses & every
+        fitting = [gate for gate, own in gates.items() if used and used <= own]
+        if fitting:
+            gate = min(fitting, key=lambda gate: len(gates[gate]))
+            found.setdefault(gate, []).append((branch.node, branch.operand))
     return found
 
 
@@ -142,7 +191,12 @@ def _stream(node: Node) -> tuple:
     return tuple(tuple(a.size if a.frozen is not None or a is UNIT else id(a) for a in axis) for axis in axes)
 
 
-def reach(program: Program, marks: Mapping[Node, tuple[int, set]], state: Sequence[int] = ()) -> dict[Value, frozenset]:
+def reach(
+    program: Program,
+    marks: Mapping[Node, tuple[int, set]],
+    state: Sequence[int] = (),
+    behind: Mapping[int, frozenset] | None = None,
+) -> dict[Value, frozenset]:
     """For every value that reaches an output: the marks that all of its ways there go through.
 
     A way goes through a mark where it enters the marked operand of the marked node. Post-dominance, by a reverse pass
@@ -152,8 +206,14 @@ def reach(program: Program, marks: Mapping[Node, tuple[int, set]], state: Sequen
       program: the program.
       marks: node -> (operand, what to note).
       state: numbers of outputs that do not count.
+      behind: number of an output -> marks that it is behind itself: it goes with them.
     """
-    through: dict[Value, frozenset] = {v: frozenset() for i, v in enumerate(program.outputs) if i not in state}
+    behind = behind or {}
+    through: dict[Value, frozenset] = {}
+    for i, value in enumerate(program.outputs):
+        if i not in state:
+            own = behind.get(i, frozenset())
+            through[value] = through[value] & own if value in through else own
     noted = {node: (operand, frozenset(what)) for node, (operand, what) in marks.items()}
     settled = False
     while not settled:

@@ -159,14 +159,13 @@ def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[
       shapes: of the outputs.
     """
     numbered = jax.tree.unflatten(out_tree, list(range(out_tree.num_leaves)))
-    known = {path: i for i, path in enumerate(parameters.paths)}
+    known = {tuple(map(str, keys)): i for i, keys in enumerate(parameters.keys)}
     found: list[int | None] = []
     for (keys, _), shape in zip(jax.tree_util.tree_flatten_with_path(numbered)[0], shapes, strict=True):
-        parts = path_of(keys).split("/")
-        ends = ("/".join(parts[i:]) for i in range(len(parts)))  # the longest first
-        leaf = next((known[end] for end in ends if end in known), None)
-        same = leaf is not None and len(parameters.shapes[leaf].shape) == len(shape)
-        found.append(leaf if same and tuple(parameters.shapes[leaf].shape) == tuple(shape) else None)
+        parts = tuple(map(str, keys))
+        leaf = next((known[parts[i:]] for i in range(len(parts)) if parts[i:] in known), None)  # the longest first
+        same = leaf is not None and tuple(parameters.shapes[leaf].shape) == tuple(shape)
+        found.append(leaf if same else None)
     return found
 
 
