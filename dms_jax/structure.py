@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dms_jax import files
 from dms_jax.errors import UserError
 
 FORMAT, VERSION = "dms_jax.structure", 1
@@ -111,9 +112,7 @@ class Structure:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write `structure.json`; an interrupted write leaves the old file whole."""
         path = Path(path)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        os.replace(part, path)
+        files.write_json(path, self.to_json())
         return path
 
     @staticmethod

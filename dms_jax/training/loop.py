@@ -63,7 +63,7 @@ def run_phase(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float | None = None,
-    meta: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     interrupt: InterruptFlag | None = None,
 ) -> State:
     """Run steps `start` to `steps`; stopped anywhere and resumed, the last state is the same, bit for bit.
@@ -98,7 +98,7 @@ def run_phase(
             as the next two say.
         checkpoint_every: steps between two checkpoints.
         checkpoint_seconds: seconds between two checkpoints.
-        meta: goes with every checkpoint, beside `metrics_position` (see `MetricsWriter`).
+        meta: goes with every checkpoint, beside `metrics_position` (see `MetricsWriter`); or what says it then.
         interrupt: looked at before every step. (Several processes have to agree to stop or to save by time:
             they do so once every `log_every` steps.)
 
@@ -108,7 +108,7 @@ def run_phase(
         CheckpointError: a checkpoint cannot be written.
     """
     look = None if observe is None else jax.jit(lambda state: jax.tree.map(jnp.copy, observe(state)))
-    saver = _Saver(checkpoints, checkpoint_every, checkpoint_seconds, dict(meta or {}), writer)
+    saver = _Saver(checkpoints, checkpoint_every, checkpoint_seconds, meta or {}, writer)
     records = _Records(phase, finite, writer, progress, describe, on_log, checkpoints)
     for done in range(start, steps):
         agreeing = jax.process_count() == 1 or done % log_every == 0
@@ -192,7 +192,7 @@ class _Saver:
     checkpoints: Checkpoints | None
     every: int | None
     seconds: float | None
-    meta: dict[str, Any]
+    meta: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     writer: MetricsWriter | None
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -212,7 +212,8 @@ class _Saver:
         if self.checkpoints is None or self.checkpoints.latest == step:
             return
         position = {} if self.writer is None else {"metrics_position": self.writer.position}
-        self.checkpoints.save(step, state, self.meta | position)
+        meta = self.meta() if callable(self.meta) else self.meta
+        self.checkpoints.save(step, state, {**meta, **position})
         self.saved_at = time.monotonic()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import toy
 
+from dms_jax import files
 from dms_jax.errors import UserError
 from dms_jax.training import CheckpointError, Checkpoints, make_mesh, replicate
 
@@ -233,12 +234,12 @@ def test_what_cannot_be_written_is_one_line(tmp_path, monkeypatch, capfd):
     with pytest.raises(CheckpointError, match="cannot make the directory of .*/file/checkpoints: .*Not a directory"):
         Checkpoints(tmp_path / "file" / "checkpoints")
 
-    def full(self, text):
+    def full(descriptor, data):
         raise OSError(28, "No space left on device")
 
     checkpoints = Checkpoints(tmp_path / "full")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(files, "write_all", full)
         checkpoints.save(1, state_at(1))
         with pytest.raises(CheckpointError, match="cannot write checkpoint 1 in .*No space left on device"):
             checkpoints.wait()
