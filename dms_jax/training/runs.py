@@ -32,7 +32,9 @@ import jax
 import numpy as np
 
 from dms_jax import files, models, reading
+from dms_jax.elements import declared
 from dms_jax.errors import Interrupted, UserError, one_line, shortened
+from dms_jax.models.arguments import check_arguments, check_example
 from dms_jax.structure import Structure
 from dms_jax.training import claims
 from dms_jax.training.checkpoints import Checkpoints, warn
@@ -317,18 +319,28 @@ def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:
     """The model that a structure names, with it; and the shapes of its variables."""
     try:
         name, arguments, inputs = (dict(structure.model or {})[key] for key in ("name", "arguments", "example"))
+        check_example(inputs)
         examples = [jax.ShapeDtypeStruct(tuple(e["shape"]), e["dtype"]) for e in inputs]
         arguments = dict(arguments)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, reading.Mismatch):
         raise UserError(
             f"{source} does not say which model of the zoo it is of (name, arguments, example); clone your own model "
             "with the structure, and shrink its variables"
         ) from None
-    model = models.create(name, **arguments).clone(structure=structure)
+    check_arguments(name, arguments, source)
     try:
-        return model, jax.eval_shape(model.init, jax.random.key(0), *examples)
+        model = models.create(name, **arguments).clone(structure=structure)
+        with declared() as groups:
+            shapes = jax.eval_shape(model.init, jax.random.key(0), *examples)
+    except UserError as error:
+        fits = "" if str(error).startswith("unknown model") else f" does not fit model {name!r}"
+        raise UserError(f"{source}{fits}: {one_line(error, 300)}") from error
     except Exception as error:  # whatever a network raises that cannot be built with these elements
-        raise UserError(f"{source} does not fit model {name!r}: {one_line(error)[:300]}") from error
+        raise UserError(f"{source} does not fit model {name!r}: {one_line(error, 300)}") from error
+    unknown = [group for group in structure.kept if group not in groups and group not in structure.removed]
+    if unknown:
+        raise UserError(f"{source} has group {reading.shown(unknown[0])}, which model {name!r} does not have")
+    return model, shapes
 
 
 @contextlib.contextmanager
