@@ -8,13 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.checkpoints import Checkpoints
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.metrics import MetricsWriter
+from dms_jax.training.processes import anywhere
 from dms_jax.training.progress import Progress
 
 State = TypeVar("State")
@@ -112,7 +111,7 @@ def run_phase(
     records = _Records(phase, finite, writer, progress, describe, on_log, checkpoints)
     for done in range(start, steps):
         agreeing = jax.process_count() == 1 or done % log_every == 0
-        stop = agreeing and interrupt is not None and _any_process(interrupt.requested)
+        stop = agreeing and interrupt is not None and anywhere(interrupt.requested)
         if stop or (done > start and saver.due(done, agreeing)):
             records.flush()
             saver.save(done, state)
@@ -202,7 +201,7 @@ class _Saver:
             return True
         if self.seconds is None or not agreeing:
             return False
-        return _any_process(time.monotonic() - self.saved_at >= self.seconds)
+        return anywhere(time.monotonic() - self.saved_at >= self.seconds)
 
     def wait(self) -> None:
         if self.checkpoints is not None:
@@ -215,10 +214,3 @@ class _Saver:
         meta = self.meta() if callable(self.meta) else self.meta
         self.checkpoints.save(step, state, {**meta, **position})
         self.saved_at = time.monotonic()
-
-
-def _any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process: one that stops by itself would leave the others waiting."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
