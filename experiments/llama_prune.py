@@ -138,8 +138,6 @@ class Config:
         """Refuse what no run can be made of, before anything is computed."""
         bounds.check(self)
         self.searching.check()
-        if self.distill > 1:
-            raise UserError(f"--distill {self.distill} is not possible; give a number of at least 0 and at most 1")
 
 
 def main(arguments: list[str] | None = None) -> None:

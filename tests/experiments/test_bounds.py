@@ -54,7 +54,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("module", NUMBERS, ids=lambda m: m.__name__)
 def test_every_number_of_every_command_has_a_range(module):
-    assert set(NUMBERS[module]) <= set(bounds.BOUNDS)
+    assert set(NUMBERS[module]) <= set(bounds.BOUNDS) | bounds.OF_THE_SEARCH
     assert NUMBERS[module]
     bounds.check(tyro.cli(module.Config, args=NEEDED.get(module, [])))  # and what is given by default is within it
 
@@ -63,7 +63,7 @@ def test_every_number_of_every_command_has_a_range(module):
 def flags(draw):
     """A command, one of its numbers, and a value out of its range."""
     module = draw(st.sampled_from(list(NUMBERS)))
-    name = draw(st.sampled_from(sorted(NUMBERS[module])))
+    name = draw(st.sampled_from(sorted(set(NUMBERS[module]) - bounds.OF_THE_SEARCH)))
     limits, real = bounds.BOUNDS[name], NUMBERS[module][name]
     wrong = [limits.least - 1, limits.most * 2 + 1, 10**22 + 7, -(10**22), -(2**63), 2**63]
     wrong += [math.nan, math.inf, -math.inf, -1e-9, limits.most * 1.000001 + 1e-9, 1e300] if real else []
@@ -79,7 +79,7 @@ def flags(draw):
 def test_numbers_out_of_range_leave_no_directory(tmp_path, drawn):
     module, name, value = drawn
     flag = f"--{name.replace('_', '-')}"
-    pair = [flag, "*", str(value)] if name in ("least", "multiple") else [f"{flag}={value}"]
+    pair = [flag, "*", str(value)] if name == "least" else [f"{flag}={value}"]
     pair = [flag, str(value)] if name == "latency_batches" and value >= 0 else pair
     where = [f"--workdir={tmp_path / 'run'}"] if "workdir" in dict(fields(module.Config)) else []
     where += [f"--cache={tmp_path / 'cache'}"] if module is llama_prune else []
@@ -91,6 +91,16 @@ def test_numbers_out_of_range_leave_no_directory(tmp_path, drawn):
     else:
         assert re.match(rf"{flag} \S+ is not possible; give a", str(caught.value)), str(caught.value)
         assert len(str(caught.value)) < 300
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "nan", "inf", "1e300"])
+@pytest.mark.parametrize("flag", ["--macs=", "--params=", "--ratio-rate="])
+def test_numbers_that_the_search_refuses_leave_no_directory(flag, value, tmp_path):
+    if (flag, value) == ("--ratio-rate=", "1e300"):
+        pytest.skip("is a rate")
+    with pytest.raises(UserError):
+        digits_search.main([f"{flag}{value}", f"--workdir={tmp_path / 'run'}"])
     assert not list(tmp_path.iterdir())
 
 
