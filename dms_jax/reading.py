@@ -104,16 +104,35 @@ def parse(
         twice, holds half a surrogate pair, or is not what it should be.
     """
     try:
-        text = data if isinstance(data, str) else data.decode()
-        value = json.loads(text, parse_constant=_no_number, parse_float=_number, object_pairs_hook=_object)
-        _walk(value, depth)
+        value = loads(data, depth)
         if check is not None:
             check(value, "")
     except Mismatch as error:
         raise UserError(f"{source} is not {title}: {shortened(error.fault, 300)}; {hint}") from None
-    except (ValueError, RecursionError) as error:
-        fault = "too deep" if isinstance(error, RecursionError) else shortened(str(error), 120)
-        raise UserError(f"{source} is not {title} ({fault}); {hint}") from None
+    except ValueError as error:
+        raise UserError(f"{source} is not {title} ({error}); {hint}") from None
+    return value
+
+
+def loads(data: bytes | str, depth: int = MOST_DEPTH, *, halves: bool = False) -> Any:
+    """Parse JSON as its standard has it.
+
+    Args:
+      data: the content.
+      depth: of lists and objects inside each other, at most.
+      halves: texts may hold halves of surrogate pairs, which who writes them has to replace.
+
+    Raises:
+      ValueError: as `parse` says, in one short line.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(text, parse_constant=_no_number, parse_float=_number, object_pairs_hook=_object)
+        _walk(value, depth, halves)
+    except RecursionError:
+        raise ValueError("too deep") from None
+    except ValueError as error:
+        raise ValueError(shortened(" ".join(str(error).split()), 120)) from None
     return value
 
 
@@ -289,7 +308,7 @@ def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _walk(value: Any, depth: int) -> None:
+def _walk(value: Any, depth: int, halves: bool) -> None:
     """Refuse what is too deep, and halves of surrogate pairs, which no UTF-8 can hold; without recursion."""
     level, reached = [v for v in (value,) if isinstance(v, dict | list | str)], 0
     while level:
@@ -298,11 +317,11 @@ def _walk(value: Any, depth: int) -> None:
         deeper: list[Any] = []
         for entry in level:
             if isinstance(entry, dict):
-                _texts(entry)
+                _texts(entry if not halves else ())
                 deeper += [v for v in entry.values() if isinstance(v, dict | list | str)]
             elif isinstance(entry, list):
                 deeper += [v for v in entry if isinstance(v, dict | list | str)]
-            else:
+            elif not halves:
                 _texts((entry,))
         level, reached = deeper, reached + 1
 
