@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import shutil
@@ -28,6 +29,7 @@ MOMENTS = [("pretrain", 3), ("search", 0), ("search", 1), ("search", 5), None]
 def templates() -> Path:
     """A directory of run directories: the job's and a stranger's at every moment."""
     root = Path(tempfile.mkdtemp(prefix="dms_jax-faults-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     for seed in (0, 1):
         for number, stop in enumerate(MOMENTS):
             with contextlib.suppress(Interrupted), contextlib.redirect_stderr(io.StringIO()):

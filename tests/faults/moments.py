@@ -131,4 +131,6 @@ def raced(seed: int, cases: int) -> Tally:
             assert racer.stdin is not None
             racer.stdin.close()
             racer.wait()
+            assert racer.stdout is not None
+            racer.stdout.close()
     return tally

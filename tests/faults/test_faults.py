@@ -7,7 +7,7 @@ from tests.faults.moments import full_disk, killed, raced
 from tests.faults.outside import commanded, lied_to
 from tests.faults.tally import table
 
-QUICK = {damaged: 16, lied_to: 400, commanded: 30, raced: 40, full_disk: 4, killed: 3}
+QUICK = {damaged: 40, lied_to: 400, commanded: 60, raced: 200, full_disk: 6, killed: 3}
 SEED = 1
 
 
