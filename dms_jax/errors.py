@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec, TypeVar
@@ -104,6 +105,9 @@ def _reason(error: BaseException | None) -> str | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
+        for reason in map(os.strerror, _MACHINE):
+            if reason in str(error):  # of a library that is not written in Python
+                return reason
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

@@ -193,7 +193,9 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _write_digests(self) -> None:
         """Orbax calls this when every file of a checkpoint is written, before it commits the checkpoint."""
         if jax.process_index() == 0:
-            (folder,) = self.directory.glob(f"{self._writing}{_UNFINISHED}*")
+            # not by glob, which keeps what it compiled of every step's pattern
+            begins = f"{self._writing}{_UNFINISHED}"
+            (folder,) = (path for path in self.directory.iterdir() if path.name.startswith(begins))
             write_digests(folder)
 
     def _newest_whole(self) -> int | None:
