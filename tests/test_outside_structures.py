@@ -52,7 +52,7 @@ def test_types_are_those_of_python(data):
     field = data.draw(st.sampled_from(["kept", "sizes", "kinds"]))
     value = {"kept": {"a": [wrong]}, "sizes": {"a": wrong}, "kinds": {"a": wrong}}[field]
     with pytest.raises(UserError, match="structure: .*'a'"):
-        Structure(**({"kept": {"a": [0]}} | {field: value}))
+        Structure(**({"kept": {"a": [0]}} | {field: value}))  # pyright: ignore[reportArgumentType]
 
 
 def written(tmp_path, content):

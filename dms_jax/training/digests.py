@@ -101,8 +101,9 @@ def read_owner(folder: Path) -> dict[str, Any] | None:
         owner = _record(folder).get("owner")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = isinstance(owner, dict) and isinstance(owner.get("config"), dict)
-    return owner if whole and owner.get("identity") == identity_of(owner["config"]) else None
+    if not isinstance(owner, dict) or not isinstance(owner.get("config"), dict):
+        return None
+    return owner if owner.get("identity") == identity_of(owner["config"]) else None
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dms_jax.training.digests import Owner
 from tests.faults import job
 from tests.faults.damages import DAMAGES
 from tests.faults.tally import Tally, draws, pick
+from tests.training import toy
 
 MOMENTS = [("pretrain", 3), ("search", 0), ("search", 1), ("search", 5), None]
 """Where a signal stopped the job; None: it is finished."""
@@ -46,8 +47,6 @@ def unbroken() -> tuple[dict[str, Any], dict[str, list[bytes]]]:
 
 def final(directory: Path) -> dict[str, Any]:
     """The final weights, whoever looks."""
-    import toy
-
     with Checkpoints(directory / "checkpoints" / "final", owner=Owner(job.config(0), "final")) as checkpoints:
         restored = checkpoints.restore(toy.init().params)
     assert restored is not None

@@ -17,9 +17,7 @@ import numpy as np
 
 from dms_jax.structure import Structure
 from dms_jax.training.runs import Run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-import toy  # noqa: E402
+from tests.training import toy
 
 PHASES = {"pretrain": 6, "search": 8}
 STRUCTURE = Structure({"g": (0, 2)}, sizes={"g": 3}, kinds={"g": "width"})

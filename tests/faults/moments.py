@@ -47,10 +47,10 @@ def killed(seed: int, cases: int) -> Tally:
 def full_disk(seed: int, cases: int) -> Tally:
     """From a drawn write on the disk is full: one line with the cause; with room again the job goes on."""
     tally = Tally("full disk")
-    write_all, unlimited = files.write_all, unbroken()
-    assert unlimited
+    write_all = files.write_all
+    unbroken()
     for what, draw in draws(tally.kind, seed, cases):
-        code = int(pick(draw, [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS]))  # type: ignore[call-overload]
+        code = int(pick(draw, [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS]))
         left = int(draw.integers(0, 60))
 
         def limited(descriptor: int, data: bytes, code: int = code) -> None:

@@ -55,7 +55,7 @@ def lied_to(seed: int, cases: int) -> Tally:
 
 def _configuration(path: Path) -> None:
     model = from_config(read_json(path))
-    assert model.heads % model.kv_heads == 0 and model.layers <= 512
+    assert model.kv_heads and model.heads % model.kv_heads == 0 and model.layers <= 512
 
 
 def _report(path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def draws(kind: str, seed: int, cases: int) -> Iterator[tuple[str, np.random.Gen
         yield f"{kind}, seed {seed}, case {number}", draw
 
 
-def pick(draw: np.random.Generator, among: list) -> object:
+def pick(draw: np.random.Generator, among: list[Any]) -> Any:
     """One of a list, whatever its items are."""
     return among[int(draw.integers(len(among)))]
 

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from dms_jax import models, pretrained
+from dms_jax import models
 from dms_jax.errors import UserError
-from dms_jax.pretrained import directory, llama
+from dms_jax.pretrained import directory, images, llama
 from dms_jax.pretrained.llama_configuration import from_config
 from tests.lies import lies
 
@@ -61,7 +61,7 @@ def test_any_configuration_is_a_network_or_one_line(lie, kind):
         for name in ("vocabulary", "width", "layers", "heads", "hidden", "head_dim", "kv_heads", "max_positions"):
             value = getattr(model, name)
             assert type(value) is int and value > 0, name
-        assert model.heads % model.kv_heads == 0 and model.head_dim % 2 == 0
+        assert model.kv_heads and model.heads % model.kv_heads == 0 and model.head_dim and model.head_dim % 2 == 0
     assert time.monotonic() - began < 5
 
 
@@ -174,7 +174,7 @@ def test_a_tensor_that_is_stored_twice(whole, tmp_path):
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(st.data())
 def test_configurations_of_image_networks(data):
-    family = data.draw(st.sampled_from(sorted(pretrained.images._FAMILIES.values(), key=lambda f: f.__name__)))
+    family = data.draw(st.sampled_from(sorted(images._FAMILIES.values(), key=lambda f: f.__name__)))
     name = {"resnet": "resnet18", "mobilenet": "mobilenet_v2", "efficientnet": "efficientnet_b0"}.get(
         family.__name__.rpartition(".")[2],
         "swin_tiny" if family.__name__.endswith("swin") else "vit_tiny_patch16_224",
@@ -182,7 +182,7 @@ def test_configurations_of_image_networks(data):
     expected = family.configuration(models.create(name))
     config = {k: sorted(v)[0] if isinstance(v, frozenset) else v for k, v in expected.items()}
     lie = data.draw(lies(json.loads(json.dumps(config)), most=1))
-    faults = pretrained.images._config_faults(lie, expected)
+    faults = images._config_faults(lie, expected)
     assert all(len(fault) < 400 and "\n" not in fault for fault in faults)
 
 
