@@ -20,6 +20,7 @@ def test_the_tests_that_a_document_names_are_there(name):
 @pytest.mark.parametrize("name", ["reliability.md", "security.md"])
 def test_what_can_go_wrong_has_a_test_or_says_that_it_can(name):
     rows = re.findall(r"^\| (.+?) \| (.*?) ?\|$", (ROOT / "docs" / name).read_text(), re.MULTILINE)
+    rows = [(statement, tests) for statement, tests in rows if "|" not in tests and tests != "test"]
+    assert len(rows) > 10
     for statement, tests in rows:
-        counted = tests and set(tests) <= set("0123456789,| ")
-        assert "tests/" in tests or "*can*" in statement or counted or tests in ("test", "tried | right"), statement
+        assert "tests/" in tests or "*can*" in statement, statement
