@@ -91,8 +91,8 @@ class Parameters:
                     f"{path} is a scalar and has no rows to unroll; give a narrower pattern than {pattern!r}"
                 )
             stacked[keys] = count = shape.shape[0]
-            template[i] = unrolling.rows(shape, count)
-            for row, one in enumerate(template[i]):
+            template[i] = each = unrolling.rows(shape, count)
+            for row, one in enumerate(each):
                 key = (*keys, jax.tree_util.SequenceKey(row))
                 rows.append((unrolling.row_path(path, row, pattern), key, one, train))
         return Parameters(
