@@ -1,4 +1,4 @@
-"""cuDNN's attention in a search: read, run smaller and differentiated where no GPU is; abstractly, as nothing can run."""
+"""cuDNN's attention in a search: read, run smaller and differentiated on shapes alone, where no GPU is."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from dms_jax import Schedule, Search, SearchSpace, models, shrink
 from dms_jax.models import llama
 from dms_jax.training.language import language_loss
+from dms_jax.training.memory import abstract_variables
 
 KERNELS = ("dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper")
 EXAMPLE = jax.ShapeDtypeStruct((1, 16), jnp.int32)
@@ -26,8 +27,8 @@ def fast(monkeypatch):
 @pytest.fixture
 def model():
     return models.create(
-        "llama", vocabulary=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=24, dtype="bfloat16",
-    )  # fmt: skip
+        "llama", vocabulary=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=24, dtype="bfloat16"
+    )
 
 
 def kernels(fn, *arguments):
@@ -41,9 +42,7 @@ def halves(space):
 
 def test_a_search_step_and_the_small_loss_have_the_kernel(fast, model):
     space, loss = SearchSpace.from_model(model, EXAMPLE), language_loss(model)
-    variables = jax.eval_shape(
-        lambda: {"params": model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]}
-    )
+    variables = abstract_variables(model)
     search = Search(space, loss, optax.sgd(0.1), {"params": 0.5}, Schedule(5))
     assert kernels(search.step, jax.eval_shape(search.init, variables), BATCH, jax.random.key(0)) == [2, 2]
     structure = halves(space) | {"depth": (0,)}
@@ -58,9 +57,7 @@ def test_a_search_step_and_the_small_loss_have_the_kernel(fast, model):
 
 
 def test_groups_and_costs_are_those_of_attention_without_it(fast, model, monkeypatch):
-    variables = jax.eval_shape(
-        lambda: {"params": model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]}
-    )
+    variables = abstract_variables(model)
     with_it = SearchSpace.from_function(lambda params, x: model.apply(params, x), variables, EXAMPLE)
     monkeypatch.setattr(llama, "_has_fast_kernel", lambda q: False)
     without = SearchSpace.from_function(lambda params, x: model.apply(params, x), variables, EXAMPLE)

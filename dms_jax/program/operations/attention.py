@@ -17,7 +17,7 @@ def heads_and_positions(eqn: Any) -> tuple[int, int]:
 
 
 def forward(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
-    """softmax(q k^T) v: q `[B, T, N, H]`, k and v `[B, S, K, H]`, N = K G; then what a backward pass reads, `[B, N, T]`.
+    """softmax(q k^T) v: q `[B, T, N, H]`, k and v `[B, S, K, H]`, N = K G; then residuals `[B, N, T]`.
 
     Heads go along; positions and the features of a head, which the kernel takes eight at a time, do not.
     """
