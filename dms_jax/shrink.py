@@ -18,6 +18,7 @@ from dms_jax.placement import FSDP, sharding_of
 from dms_jax.program.axes import UNIT, Atom, Axis, resolve
 from dms_jax.program.parameters import GONE, holes_filled, is_array, path_of
 from dms_jax.program.sizes import Sizes
+from dms_jax.program.unrolling import rows as rows_of
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
@@ -61,15 +62,16 @@ class _Cut:
         marked = jax.tree.map(
             lambda leaf, _: next(rest) if is_array(leaf) else None, space.parameters.template, numbers
         )
-        self.templates = [marked, *self._collections(marked)]
-        self.keys = [dict(jax.tree_util.tree_flatten_with_path(t)[0]) for t in self.templates]
+        whole = dict(jax.tree_util.tree_flatten_with_path(marked)[0])
+        prefix = _trained_prefix(whole)
+        n, inside = len(prefix), [keys for keys in whole if keys[: len(prefix)] == prefix]
+        self.keys = [whole, *([{keys[n:]: whole[keys] for keys in inside}] if n else [])]
+        stacked = space.parameters.stacked
+        self.stacked = [stacked, {keys[n:]: count for keys, count in stacked.items() if keys[:n] == prefix}]
         self.trained = [leaf for leaf in leaves if leaf.trained]
 
-    @staticmethod
-    def _collections(marked: Any) -> list[Any]:
-        return list(marked.values()) if isinstance(marked, Mapping) and len(marked) > 1 or _single(marked) else []
-
     def walk(self, node: Any, path: str) -> Any:
+        node = self._by_rows(node)
         found = self._like_parameters(node)
         if found is not None:
             flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
@@ -81,8 +83,20 @@ class _Cut:
             lambda keys, child: self.walk(child, f"{path}{path_of(keys)}/"), node, is_leaf=lambda x: x is not node
         )
 
+    def _by_rows(self, node: Any) -> Any:
+        """Where stacked parameters are laid out in rows: the same of a tree in which they are still stacked."""
+        for known, stacked in zip(self.keys, self.stacked, strict=False):
+            if not stacked:
+                continue
+            flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
+            keys = {k for k, _ in flat}
+            if keys == {k[:-1] if k[:-1] in stacked else k for k in known}:
+                rows = [rows_of(x, stacked[k]) if k in stacked and is_array(x) else x for k, x in flat]
+                return jax.tree_util.tree_unflatten(treedef, rows)
+        return node
+
     def _like_parameters(self, node: Any) -> dict[Any, Leaf] | None:
-        """key path -> leaf, where a tree has the structure of the parameters; holders of several arrays may be deeper."""
+        """key path -> leaf, where a tree has the structure of the parameters; what is kept for a leaf may lie deeper."""
         if hasattr(node, "shape") and self.keys[0].keys() != {()}:
             return None
         keys = [k for k, _ in jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)[0]]
@@ -125,8 +139,15 @@ class _Cut:
         return np.concatenate(pieces) if isinstance(array, np.ndarray) else jnp.concatenate(pieces)
 
 
-def _single(marked: Any) -> bool:
-    return isinstance(marked, Mapping) and len(marked) == 1 and all(isinstance(v, Mapping) for v in marked.values())
+def _trained_prefix(leaves: Mapping[Any, Leaf]) -> tuple[Any, ...]:
+    """Where the sub-tree begins that holds all that is trained and is not the whole tree: Flax's "params"."""
+    trained = [keys for keys, leaf in leaves.items() if leaf is not None and leaf.trained]
+    prefix: list[Any] = []
+    for parts in zip(*trained, strict=False):
+        if len(set(parts)) > 1 or len(prefix) + 1 >= min(map(len, trained)):
+            break
+        prefix.append(parts[0])
+    return tuple(prefix)
 
 
 def _hole(node: Any) -> bool:
@@ -160,8 +181,8 @@ def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] 
     if len(choices) == 1:
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
     raise UserError(
-        f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; start "
-        "this optimizer anew, optimizer.init(small parameters)"
+        f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; "
+        "start this optimizer anew, optimizer.init(small parameters)"
     )
 
 

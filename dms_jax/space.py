@@ -79,6 +79,7 @@ class SearchSpace:
         *,
         also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
         tie: Sequence[str] = (),
+        unroll: Sequence[str] = (),
         choice: Choice | None = None,
         context: Callable[[], Any] | None = None,
         model: Any = None,
@@ -86,7 +87,7 @@ class SearchSpace:
         self.source, self.fn, self.model = source, source.fn, model
         self.call: dict[str, Any] = {}
         self.example = jax.tree.map(_abstract, tuple(inputs))
-        self.parameters = Parameters.of(source.params, source.trainable, source.paths)
+        self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
         extras = [Extra(f"the program {name!r}", fn, tuple(args)) for name, (fn, args) in (also or {}).items()]
         options = {} if context is None else {"context": context}
         self._found: Discovery = discover(self.parameters, self.fn, self.example, extras, choice, **options)
@@ -98,6 +99,7 @@ class SearchSpace:
         self._variables = Variables(self.groups, self._owned)
         self.costs, self.uncounted = self._resources()
         self._readings = masking.Readings(self._found.classes)
+        self._readings.know(self.fn, self.example, self._found.staged)
         checking.check(self)
 
     # --- doors ---
@@ -110,6 +112,7 @@ class SearchSpace:
         trainable: Any = None,
         also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
         tie: Sequence[str] = (),
+        unroll: Sequence[str] = (),
         include: Sequence[str] = (),
         freeze: Sequence[str] = (),
         blocks: Sequence[str] = (),
@@ -127,6 +130,8 @@ class SearchSpace:
             path is that of a leaf are its new value.
           tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
             keeping its own best elements.
+          unroll: patterns on paths of parameters that are stacked for a `scan` over layers: every layer gets widths of its
+            own, and its parameters become tuples of rows. Otherwise all layers have one width, and go by rows.
           include: patterns on candidates that are not searched by themselves (see `summary`).
           freeze: patterns on candidates to leave alone.
           blocks: patterns on module paths, such as "layers/*": residual branches in one module are one element.
@@ -140,7 +145,7 @@ class SearchSpace:
         title = getattr(fn, "__qualname__", type(fn).__name__)
         source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
         choice = Choice(tuple(include), tuple(freeze), tuple(blocks))
-        return SearchSpace(source, inputs, also=also, tie=tie, choice=choice)
+        return SearchSpace(source, inputs, also=also, tie=tie, unroll=unroll, choice=choice)
 
     @staticmethod
     def from_linen(model: Any, variables: Any, *inputs: Any, **options: Any) -> SearchSpace:
@@ -176,7 +181,14 @@ class SearchSpace:
         return _space(haiku.source, (transformed, params, *inputs), inputs, options, transformed)
 
     @staticmethod
-    def from_model(model: Any, *example: Any, tie: Sequence[str] = (), **call: Any) -> SearchSpace:
+    def from_model(
+        model: Any,
+        *example: Any,
+        tie: Sequence[str] = (),
+        variables: Any = None,
+        also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
+        **call: Any,
+    ) -> SearchSpace:
         """A Linen module that declares its groups: modules inside that derive from `Searchable`.
 
         The groups are those that are declared, under their names; where masks act is found in the program.
@@ -184,14 +196,16 @@ class SearchSpace:
         Args:
           model: the module.
           *example: its positional arguments; arrays or `jax.ShapeDtypeStruct`s.
-          tie: as in `from_function`.
+          tie, also: as in `from_function`.
+          variables: of the model, arrays or shapes, where it has some that inference does not make (a head for training
+            alone); None: those that `init` makes in inference.
           **call: keyword arguments, static. `train=False` is added where the model takes `train`.
 
         Raises:
           TracingError: an operation that no group may go through, or a group that slices nothing.
           UserError: a model without groups, or a pattern to tie that matches none, or groups of different sizes.
         """
-        return marked_space(SearchSpace, model, example, tie, call)
+        return marked_space(SearchSpace, model, example, {"tie": tie, "also": also}, variables, call)
 
     # --- costs ---
 
@@ -324,7 +338,7 @@ class SearchSpace:
         return unflatten_dict(self.by_group(flat), sep="/")
 
     def partition(self, tree: Any) -> tuple[Any, Any]:
-        """Parameters -> (what is trained, the rest), each with None in the other's places; `partition.combine` undoes it."""
+        """(what is trained, the rest), each with None in the other's places; `partition.combine` undoes it."""
         return self.parameters.partition(tree)
 
     def arrays(self, tree: Any) -> Any:
@@ -335,7 +349,7 @@ class SearchSpace:
         """Any function of the parameters, with masks: `(params, masks, *inputs) -> outputs`.
 
         Every operation that runs over an axis of a group reads it times the mask; every residual branch is multiplied
-        by its gate; means count kept elements, n = sum m. With masks of 0 and 1 it computes what the small network does.
+        by its gate; means count kept elements, n = sum m. Masks of 0 and 1 give what the small network computes.
 
         Args:
           fn: `(params, *inputs)`; traced again for every new shape of its inputs.
@@ -490,7 +504,7 @@ class SearchSpace:
         Raises:
           UserError: the network has no such parameter.
         """
-        leaf = self.leaves.get(path)
+        leaf = self.leaves.get(path) or self.leaves.get(path.removeprefix("params/"))
         if leaf is None:
             known = list(self.leaves)
             close = difflib.get_close_matches(path, known, n=3, cutoff=0.3)
@@ -528,7 +542,7 @@ class SearchSpace:
         return [] if site is None else [describe(why) for why in self._found.program.ties.path(site, axis)]
 
 
-_OPTIONS = ("also", "tie")
+_OPTIONS = ("also", "tie", "unroll")
 _CHOICES = ("include", "freeze", "blocks")
 
 

@@ -14,10 +14,12 @@ from typing import Any
 import jax
 
 from dms_jax.errors import TracingError
+from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Key, find_branches, find_rows, reach
 from dms_jax.program.exactness import Element
-from dms_jax.program.parameters import Parameters, new_values
+from dms_jax.program.parameters import Parameters, is_array, new_values
+from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 
 
@@ -56,7 +58,9 @@ class Reading:
       arguments: values of the other inputs.
       owned: this program's atoms of the groups.
       gates: (group, element) -> its residual sums: (node, operand of the branch).
-      rows: of loops over layers: id of the step -> (depth group, step).
+      row_sums: node of a sum in a loop over layers -> (operand of the branch, id of the loop's step); an operand of -1
+        stands for a loop whose layers are no residual branches here, so that it can have fewer of them, but no masks.
+      rows: of loops over layers: id of the step -> the depth group of its rows.
       out_tree: of the outputs.
       state: of every output, the leaf whose new value it is, or None.
     """
@@ -66,23 +70,22 @@ class Reading:
     arguments: list[Value]
     owned: dict[Atom, tuple[str, int]]
     gates: dict[Element, list[tuple[Node, int]]]
-    row_sums: dict[Node, tuple[int, int]]  # node of a sum in a loop over layers -> (its branch, id of the loop's step)
-    rows: dict[int, str]  # id of a loop's step -> the depth group of its rows
+    row_sums: dict[Node, tuple[int, int]]
+    rows: dict[int, str]
     out_tree: Any
     state: list[int | None]
 
-    def stays(self, gone: frozenset[Element]) -> dict[Node, int]:
-        """Residual sums without their branch -> the operand that stays."""
-        return {node: 1 - operand for element in gone for node, operand in self.gates.get(element, ())}
+    def stays(self, gone: frozenset[Element]) -> dict[Node, tuple[int, Element]]:
+        """Residual sums without their branch -> the operand that stays, and the gate."""
+        return {node: (1 - operand, element) for element in gone for node, operand in self.gates.get(element, ())}
 
 
-def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
-    """Trace `fn(params, *args)` on copies of the classes.
+def read(classes: Classes, staged: Staged) -> Reading:
+    """Read a function on copies of the classes.
 
     Args:
       classes: of the space.
-      fn: pure, of the whole tree of parameters first.
-      *args: arrays or shapes; static leaves stay as they are.
+      staged: the function, for the shapes of its arguments.
 
     Raises:
       TracingError: the function ties, splits or freezes a group, or uses what goes with a gate elsewhere, too.
@@ -102,16 +105,16 @@ def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
         return copies[axis]
 
     leaves = [Value(tuple(copy(axis) for axis in axes)) for axes in classes.axes]
-    with classes.context():
-        program, arguments, out_tree = traced(classes.parameters, fn, args, leaves, Ties())
+    program, arguments = traced(staged, leaves, Ties())
     numbers = {value: i for i, value in enumerate(leaves)}
     for value in arguments:
         for axis in value.axes:
             program.ties.freeze(axis, "an axis of one of its arguments")
     owned = _owned(classes, copies)
+    _check_sliced(classes, leaves, owned)
     rows, row_sums = _rows(program, numbers, classes, owned)
     shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
-    state = new_values(classes.parameters, out_tree, shapes)
+    state = new_values(classes.parameters, staged.out_tree, shapes)
     updates = [i for i, leaf in enumerate(state) if leaf is not None]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
@@ -120,27 +123,78 @@ def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
         element = branch.mark if marked else classes.elements.get(branch.key)
         if element is not None:
             gates.setdefault(element, []).append((branch.node, branch.operand))
-    reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, out_tree, state)
+    reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, staged.out_tree, state)
     _check_gates(classes, reading)
     return reading
 
 
-def traced(
-    parameters: Parameters, fn: Callable[..., Any], args: Sequence[Any], leaves: Sequence[Value], ties: Ties
-) -> tuple[Program, list[Value], Any]:
-    """Trace a function on given values of its parameters: (program, values of the arguments, tree of the outputs)."""
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """A function of parameters as a jaxpr, for the shapes of its arguments.
+
+    Attributes:
+      closed: of all arrays of the parameters, then those of the arguments.
+      arguments: shapes of the arguments' arrays.
+      out_tree: of the outputs.
+    """
+
+    closed: Any
+    arguments: tuple[tuple[int, ...], ...]
+    out_tree: Any
+
+
+def stage(
+    parameters: Parameters, fn: Callable[..., Any], args: Sequence[Any], context: Callable[[], Any] = nullcontext
+) -> Staged:
+    """Trace a function of the whole tree of parameters and of other arguments, arrays or shapes."""
     shapes = jax.tree.map(_abstract, tuple(args))
-    out: list[Any] = []
+    trees: list[Any] = []
 
     def flat(arrays: Sequence[Any], args: Any) -> Any:
-        found = fn(parameters.tree(arrays), *args)
-        arrays_out, tree = jax.tree.flatten(found)
-        out.append(tree)
-        return arrays_out
+        outs, tree = jax.tree.flatten(fn(parameters.tree(arrays), *args))
+        trees.append(tree)
+        return outs
 
-    closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
-    arguments = [Value(_fresh(var.aval.shape)) for var in closed.jaxpr.invars[len(leaves) :]]
-    return trace(closed, [*leaves, *arguments], ties), arguments, out[-1]
+    with context():
+        if parameters.stacked:
+            closed, tree = _unrolled(parameters, fn, shapes)
+        else:
+            closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
+            tree = trees[-1]
+    rest = closed.jaxpr.invars[len(parameters) :]
+    return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), tree)
+
+
+def _unrolled(parameters: Parameters, fn: Callable[..., Any], shapes: Any) -> tuple[Any, Any]:
+    """The jaxpr of a function of stacked parameters, as one of rows; the tree of its outputs, rows in tuples."""
+    leaves, treedef = jax.tree.flatten(parameters.whole)
+    there = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def whole(arrays: Sequence[Any], args: Any) -> Any:
+        filled = list(leaves)
+        for i, array in zip(there, arrays, strict=True):
+            filled[i] = array
+        return fn(jax.tree.unflatten(treedef, filled), *args)
+
+    stacked = [leaves[i] for i in there]
+    closed, out = jax.make_jaxpr(whole, return_shape=True)(stacked, shapes)
+    trees: list[Any] = []
+
+    def by_rows(arrays: Sequence[Any], args: Any) -> Any:
+        laid_out = jax.tree.leaves(parameters.tree(arrays), is_leaf=lambda x: isinstance(x, tuple))
+        given = [x for x in laid_out if isinstance(x, tuple) or is_array(x)]
+        outs = unrolling.run(closed.jaxpr, closed.consts, [*given, *jax.tree.leaves(args)])
+        flat, tree = jax.tree.flatten(jax.tree.unflatten(jax.tree.structure(out), outs))
+        trees.append(tree)
+        return flat
+
+    return jax.make_jaxpr(by_rows)(list(parameters.shapes), shapes), trees[-1]
+
+
+def traced(staged: Staged, leaves: Sequence[Value], ties: Ties) -> tuple[Program, list[Value]]:
+    """Read a staged function on given values of its parameters: the program, and values of its arguments."""
+    arguments = [Value(_fresh(shape)) for shape in staged.arguments]
+    return trace(staged.closed, [*leaves, *arguments], ties), arguments
 
 
 def _abstract(leaf: Any) -> Any:
@@ -173,6 +227,19 @@ def _owned(classes: Classes, copies: Mapping[Atom, Atom]) -> dict[Atom, tuple[st
     return owned
 
 
+def _check_sliced(classes: Classes, leaves: Sequence[Value], owned: Mapping[Atom, tuple[str, int]]) -> None:
+    """Every axis that has a group's elements in this function has them in the space."""
+    for path, value, axes in zip(classes.parameters.paths, leaves, classes.axes, strict=True):
+        for i, (here, there) in enumerate(zip(value.axes, axes, strict=True)):
+            more = set(owners(here, owned)) - set(owners(there, classes.owned))
+            if more:
+                raise TracingError(
+                    f"axis {i} of {path} has the elements of group {min(more)!r} in this function, and in no program "
+                    'that the space was made with; make the space with this one, too: also={"train": (function, '
+                    "arguments)}"
+                )
+
+
 def _rows(
     program: Program, leaves: Mapping[Value, int], classes: Classes, owned: Mapping[Atom, tuple[str, int]]
 ) -> tuple[dict[int, str], dict[Node, tuple[int, int]]]:
@@ -187,12 +254,10 @@ def _rows(
         if name not in classes.row_groups:
             continue
         found = residual.get(id(scan.step))
-        if found is None:
-            raise TracingError(
-                f"group {name!r}: a layer of the loop at {describe(Node('scan', [], [], scan.step.eqn))} is not a "
-                "residual branch in this function, so that no layer can go"
-            )
         rows[id(scan.step)] = name
+        if found is None:  # a loop of a gradient, say: it can run over fewer rows, but not with masks
+            sums[Node("scan", [], [], scan.step.eqn)] = (-1, id(scan.step))
+            continue
         sums |= {node: (operand, id(scan.step)) for node, operand in found.sums}
     return rows, sums
 
