@@ -69,6 +69,7 @@ class SearchSpace:
       fn: the inference function that was traced, `(params, *inputs)`.
       example: shapes of the inputs; MACs are those of one call with them.
       model: the model it was made of, where there is one.
+      call: of a marked Linen model: keyword arguments of its inference.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SearchSpace:
         model: Any = None,
     ):
         self.source, self.fn, self.model = source, source.fn, model
+        self.call: dict[str, Any] = {}
         self.example = jax.tree.map(_abstract, tuple(inputs))
         self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
         extras = [Extra(f"the program {name!r}", fn, tuple(args)) for name, (fn, args) in (also or {}).items()]
@@ -394,6 +396,14 @@ class SearchSpace:
         return totals
 
     # --- the smaller network ---
+
+    def forward(self, model: Any = None) -> Callable[..., Any]:
+        """`(variables, *inputs) -> outputs`: inference of the marked Linen model, or of a clone with a structure.
+
+        What runs: kernels of one device are used, which `fn`, the program that is read, does without.
+        """
+        network = self.model if model is None else model
+        return lambda variables, *inputs: network.apply(variables, *inputs, **self.call)
 
     def shrunk(self, fn: Callable[..., Any], structure: Structure | Mapping[str, Sequence[int]]) -> Callable[..., Any]:
         """Any function of the parameters at the sizes of a structure: `(small params, *inputs) -> outputs`.
