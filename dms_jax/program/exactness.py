@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from dms_jax.program.axes import Atom, Axis, atoms, resolve
+from dms_jax.program.axes import UNIT, Atom, Axis, atoms, resolve
 from dms_jax.program.operations import Refused
 from dms_jax.program.scaling import Graph, Scaling, Site
 from dms_jax.program.sizes import owners
@@ -268,9 +268,10 @@ def means(program: Program, owned: Owned) -> list[Mean]:
             found.setdefault(node, Mean(node, number, axes, size))
 
     for node in program.nodes:
-        if node.name == "reduce_sum":
-            summed[node.outputs[0]] = tuple(node.inputs[0].axes[i] for i in node.eqn.params["axes"])
-        elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias"):
+        over = [node.inputs[0].axes[i] for i in node.eqn.params["axes"]] if node.name == "reduce_sum" else []
+        if any(axis is not UNIT for axis in over):
+            summed[node.outputs[0]] = tuple(over)
+        elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias", "reduce_sum"):
             for known in (summed, divided):
                 if node.inputs[0] in known:
                     known[node.outputs[0]] = known[node.inputs[0]]

@@ -113,7 +113,7 @@ class Parameters:
 
 
 def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[Any]]) -> list[int | None]:
-    """Of every output of a function: the leaf whose new value it is, by path and shape, or None.
+    """Of every output of a function: the leaf whose new value it is, by path (name or key path) and shape, or None.
 
     Args:
       parameters: the leaves.
@@ -121,7 +121,8 @@ def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[
       shapes: of the outputs.
     """
     numbered = jax.tree.unflatten(out_tree, list(range(out_tree.num_leaves)))
-    known = {path: i for i, path in enumerate(parameters.paths)}
+    known = {path_of(keys): i for i, keys in enumerate(parameters.keys)}
+    known |= {path: i for i, path in enumerate(parameters.paths)}
     found: list[int | None] = []
     for (keys, _), shape in zip(jax.tree_util.tree_flatten_with_path(numbered)[0], shapes, strict=True):
         parts = path_of(keys).split("/")
