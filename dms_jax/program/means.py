@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dms_jax.program.axes import Atom, Axis
+from dms_jax.program.axes import UNIT, Atom, Axis
 from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value
 
@@ -37,9 +37,10 @@ def means(program: Program, owned: Mapping[Atom, tuple[str, int]]) -> list[Mean]
             found.setdefault(node, Mean(node, number, axes, size))
 
     for node in program.nodes:
-        if node.name == "reduce_sum":
-            summed[node.outputs[0]] = tuple(node.inputs[0].axes[i] for i in node.eqn.params["axes"])
-        elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias"):
+        over = [node.inputs[0].axes[i] for i in node.eqn.params["axes"]] if node.name == "reduce_sum" else []
+        if any(axis is not UNIT for axis in over):
+            summed[node.outputs[0]] = tuple(over)
+        elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias", "reduce_sum"):
             if node.inputs[0] in summed:
                 summed[node.outputs[0]] = summed[node.inputs[0]]
             if node.inputs[0] in divided:
