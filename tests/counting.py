@@ -16,7 +16,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from dms_jax import SearchSpace
 from dms_jax.groups import Group
@@ -40,6 +40,9 @@ def _operation(eqn: Any) -> int:
     name, p = eqn.primitive.name, eqn.params
     if name == "dot_general":
         (contracted, _), _ = p["dimension_numbers"]
+        return prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    if name.startswith("ragged_dot"):  # every row meets one matrix of the group
+        (contracted, _), _ = p["ragged_dot_dimension_numbers"].dot_dimension_numbers
         return prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
     if name == "conv_general_dilated":
         x, kernel, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
@@ -92,22 +95,23 @@ def random_structure(groups: Mapping[str, Group], seed: int, keep: float | None 
     return kept
 
 
-def random_variables(space: SearchSpace, seed: int = 0) -> dict[str, Any]:
-    """Variables in which everything matters: no zeros, no symmetry; moving variances are positive."""
-    rng, filled = np.random.default_rng(seed), {}
+def random_variables(space: SearchSpace, seed: int = 0) -> Any:
+    """Parameters in which everything matters: no zeros, no symmetry; moving variances are positive."""
+    rng, filled = np.random.default_rng(seed), []
     for path, leaf in space.leaves.items():
+        name = path.split("/")[-1]
         fan = prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
         x = rng.normal(size=leaf.shape).astype(np.float32)
-        if path[0] == "batch_stats" and path[-1] == "var":
+        if name == "var":
             x = 0.5 + np.abs(x)
-        elif path[-1] == "scale":
+        elif name == "scale":
             x = 1.0 + 0.3 * x
         elif len(leaf.shape) > 1:
             x = x * np.float32(1.4 / np.sqrt(fan))
         else:
             x = 0.3 * x
-        filled[path] = jnp.asarray(x)
-    return unflatten_dict(filled)
+        filled.append(jnp.asarray(x))
+    return space.parameters.tree(filled)
 
 
 def flat_masks(space: SearchSpace, seed: int) -> jax.Array:
