@@ -100,7 +100,12 @@ def discover(
         groups[free_name(name, groups)] = group
     owned |= depth.owned
     if choice.declared is not None:
-        groups = {name: groups[name] for name in choice.declared if name in groups}
+        idle = next((name for name in choice.declared if name not in groups), None)
+        if idle is not None:
+            raise TracingError(
+                f"group {idle!r} slices no parameter: the network gives it no array and uses no gate of it"
+            )
+        groups = {name: groups[name] for name in choice.declared}
     marks = [
         {node: (operand, {element}) for element, sums in found.items() for node, operand in sums}
         for found in depth.sums
