@@ -113,7 +113,9 @@ def discover(
     through = [reach(p, mark, state) for p, mark, state in zip(programs, marks, states, strict=True)]
     gates = leaf_gates(parameters, leaves, through)
     branches = frozenset(name for name in depth.groups if name not in depth.rows)
-    classes = Classes(parameters, axes, owned, depth.elements, gates, branches, frozenset(depth.rows), context)
+    classes = Classes(
+        parameters, axes, owned, depth.elements, depth.branches, gates, branches, frozenset(depth.rows), context
+    )
     return Discovery(staged, main, leaves, classes, groups, left, through[0], sites)
 
 
