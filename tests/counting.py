@@ -22,9 +22,13 @@ from dms_jax import SearchSpace
 from dms_jax.groups import Group
 
 
-def multiply_adds(fun: Callable[..., Any], *args: Any) -> int:
-    """Multiply-adds of one call: what reaches no output is not computed, a branch counts as the dearest."""
-    return _count(jax.make_jaxpr(fun)(*args).jaxpr)
+def multiply_adds(fun: Callable[..., Any], *args: Any, dead: bool = False) -> int:
+    """Multiply-adds of one call: what reaches no output is not computed, a branch counts as the dearest.
+
+    With `dead`, what the outermost program computes for no output counts, too.
+    """
+    jaxpr = jax.make_jaxpr(fun)(*args).jaxpr
+    return sum(map(_operation, jaxpr.eqns)) if dead else _count(jaxpr)
 
 
 def _count(jaxpr: Any) -> int:

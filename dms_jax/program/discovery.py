@@ -12,7 +12,7 @@ from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Branch, find_branches, find_rows, reach
-from dms_jax.program.candidates import Candidate, common_module, find_candidates, module_of, named_axes
+from dms_jax.program.candidates import UNUSED, Candidate, common_module, find_candidates, module_of, named_axes
 from dms_jax.program.exactness import Element
 from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.reading import Classes, Staged, stage, traced
@@ -202,7 +202,8 @@ def _chosen(
         if candidate.plain and candidate.atom not in called:
             continue
         if candidate.why is not None:
-            left[name] = f"nothing can be taken out of it because of {candidate.why}"
+            unused = candidate.why == UNUSED
+            left[name] = UNUSED if unused else f"nothing can be taken out of it because of {candidate.why}"
         elif _matches(name, choice.freeze):
             left[name] = "frozen"
         elif not wanted:
