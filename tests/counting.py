@@ -124,6 +124,12 @@ def flat_masks(space: SearchSpace, seed: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).uniform(0.1, 1.0, total), jnp.float32)
 
 
+def folded(space: SearchSpace) -> set[str]:
+    """The groups whose masks are multiplied into parameters and nothing else."""
+    plan = space._readings.plan_of(space.fn, space.example)
+    return {name for name in space.groups if plan.folds(name)}
+
+
 def shapes(tree: Any) -> dict[Any, Any]:
     """{path: (shape, dtype)} of a tree of nested dictionaries."""
     return {path: (tuple(leaf.shape), jnp.dtype(leaf.dtype)) for path, leaf in flatten_dict(tree).items()}
