@@ -19,6 +19,7 @@ from dms_jax.placement import FSDP, sharding_of
 from dms_jax.program.axes import UNIT, Atom, Axis, resolve
 from dms_jax.program.parameters import GONE, holes_filled, path_of
 from dms_jax.program.sizes import Sizes
+from dms_jax.program.unrolling import rows as rows_of
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
@@ -58,10 +59,12 @@ class _Template:
     Attributes:
       leaves: key path -> leaf, of every array.
       keys: of everything in the tree; what is no array is static, or None.
+      stacked: key path -> how many rows, of arrays that are laid out in rows and may come as they were.
     """
 
     leaves: Mapping[Any, Leaf]
     keys: frozenset[Any]
+    stacked: Mapping[Any, int]
 
     def parts(self) -> list[_Template]:
         """Those of the collections, where the children of the tree are some: one of them holds all that is trained."""
@@ -72,6 +75,7 @@ class _Template:
             _Template(
                 {keys[1:]: leaf for keys, leaf in self.leaves.items() if keys[0] == child},
                 frozenset(keys[1:] for keys in self.keys if keys[:1] == (child,)),
+                {keys[1:]: count for keys, count in self.stacked.items() if keys[0] == child},
             )
             for child in children
             if (child,) not in self.leaves
@@ -95,10 +99,12 @@ class _Cut:
         leaves = list(space.leaves.values())
         self.trained = [leaf for leaf in leaves if leaf.trained]
         template = space.parameters.template
-        whole = _Template(dict(zip(space.parameters.keys, leaves, strict=True)), frozenset(_keys(template)))
+        whole = dict(zip(space.parameters.keys, leaves, strict=True))
+        whole = _Template(whole, frozenset(_keys(template)), space.parameters.stacked)
         self.templates = [whole, *whole.parts()]
 
     def walk(self, node: Any, path: str) -> Any:
+        node = self._by_rows(node)
         found = self._like_parameters(node)
         if found is not None:
             flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
@@ -110,8 +116,19 @@ class _Cut:
             lambda keys, child: self.walk(child, f"{path}{path_of(keys)}/"), node, is_leaf=lambda x: x is not node
         )
 
+    def _by_rows(self, node: Any) -> Any:
+        """Where stacked parameters are laid out in rows: the same of a tree in which they are still stacked."""
+        for template in self.templates if self.templates[0].stacked else ():
+            keys = {k[:-1] if k[:-1] in template.stacked else k for k in template.leaves}
+            flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
+            if keys <= {k for k, _ in flat} and treedef.num_leaves <= len(template.keys):
+                counts = template.stacked
+                rows = [rows_of(x, counts[k]) if k in counts and hasattr(x, "shape") else x for k, x in flat]
+                return jax.tree_util.tree_unflatten(treedef, rows)
+        return node
+
     def _like_parameters(self, node: Any) -> dict[Any, Leaf] | None:
-        """key path -> leaf, where a tree has the structure of the parameters; holders of several arrays may be deeper."""
+        """key path -> leaf, where a tree has the structure of the parameters; what is kept for one may lie deeper."""
         if hasattr(node, "shape") and self.templates[0].leaves.keys() != {()}:
             return None
         keys = _keys(node)
@@ -189,8 +206,13 @@ def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] 
     if len(choices) == 1:
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
     raise UserError(
+<<<<<<< HEAD
         f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: give "
         "parameters of this network, and start an optimizer of such states anew, optimizer.init(small parameters)"
+=======
+        f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; "
+        "start this optimizer anew, optimizer.init(small parameters)"
+>>>>>>> main
     )
 
 

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax.errors import TracingError
 from dms_jax.program.axes import Atom, Axis, Concat, resolve
 from dms_jax.program.evaluate import Change, Evaluator
-from dms_jax.program.exactness import Factor, Insertion, Mean, Plan, plan
+from dms_jax.program.exactness import Factor, Insertion, Plan, plan
+from dms_jax.program.means import Mean
 from dms_jax.program.reading import Classes, Reading, Staged, read, stage
 from dms_jax.program.sizes import Sizes, element_at
-from dms_jax.program.trace import Node, Value
+from dms_jax.program.trace import Node, Value, describe
 
 Masks = Mapping[str, jax.Array]
 
@@ -175,6 +177,11 @@ def _gate_rows(evaluator: Evaluator, reading: Reading, changes: dict[Node, Chang
     for node, (operand, step) in reading.row_sums.items():
         if step not in evaluator.rows:
             continue
+        if operand < 0:
+            raise TracingError(
+                f"group {reading.rows[step]!r}: a layer of the loop at {describe(node)} is not a residual branch in "
+                "this function, so that it cannot be masked"
+            )
         before = changes.get(node, lambda ins: ins)
 
         def change(ins: list[Any], operand: int = operand, step: int = step, before: Change = before) -> list[Any]:
@@ -228,8 +235,8 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
       x: any array.
       mask: `[n]` in [0, 1], n the size of the axis.
       axis: of `x`.
-      how: "sum": m x; "product": 1 + m (x - 1); "maximum": l + m (x - l), l the least along the axis; "minimum"
-        likewise; "logsumexp": x + log m; "and", "or".
+      how: "sum": m x; "product": 1 + m (x - 1); "maximum": l + m (x - l), l the least along the axis, -inf
+        at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or".
     """
     m = mask.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -243,7 +250,8 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
         there = m > 0
         return jnp.where(there, x + jnp.log(jnp.where(there, m, 1)), -jnp.inf)
     least = jax.lax.stop_gradient((jnp.min if how == "maximum" else jnp.max)(x, axis=axis, keepdims=True))
-    return least + m * (x - least)
+    never = -jnp.inf if how == "maximum" else jnp.inf  # not even where all that is kept is the least
+    return jnp.where(m > 0, least + m * (x - least), jnp.asarray(never, x.dtype))
 
 
 def _neutral_integers(x: jax.Array, there: jax.Array, axis: int, how: str) -> jax.Array:

@@ -85,7 +85,9 @@ def close(found: Any, expected: Any, tolerance: float) -> None:
     """Two trees of arrays are equal, to a tolerance relative to the largest number of the second."""
     a, b = jax.tree.leaves(found), jax.tree.leaves(expected)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
-    scale = max((float(np.max(np.abs(_numbers(x)), initial=0.0, where=np.isfinite(_numbers(x)))) for x in b), default=0.0)
+    scale = max(
+        (float(np.max(np.abs(_numbers(x)), initial=0.0, where=np.isfinite(_numbers(x)))) for x in b), default=0.0
+    )
     for x, y in zip(a, b, strict=True):
         assert x.shape == y.shape and x.dtype == y.dtype
         x, y = _numbers(x), _numbers(y)
@@ -119,7 +121,9 @@ def masked_training_is_shrunk(case: Case, kept: Kept) -> None:
     masks, masked = space.masks(kept), space.masked(train)
     whole, small = case.arrays, case.small(kept)
     with mock.patch("jax.random.bernoulli", _all):  # dropout draws other numbers for other shapes
-        grads, found = _gradients(case, lambda params, *args: masked(params, masks, *args))(*parted(space, whole), *args)
+        grads, found = _gradients(case, lambda params, *args: masked(params, masks, *args))(
+            *parted(space, whole), *args
+        )
         small_grads, found_small = _gradients(case, space.shrunk(train, kept))(*parted(space, small), *args)
     sliced = dms_jax.shrink(space, _filled(space.parameters, grads), kept)
     close(small_grads, space.parameters.arrays(sliced), 10 * FLOAT32_GRADIENTS)

@@ -61,7 +61,10 @@ FACTORS: dict[str, Callable[[Any, jax.Array], Any]] = {
 def normalized(draw: Draw, width: int) -> Piece:
     """A normalisation over features, by one of many formulas."""
     formula = NORMS[draw(tuple(NORMS))]
-    return {"scale": (width,), "bias": (width,)}, lambda p, x: formula(x) * p["scale"][None, None] + p["bias"][None, None]
+    return {
+        "scale": (width,),
+        "bias": (width,),
+    }, lambda p, x: formula(x) * p["scale"][None, None] + p["bias"][None, None]
 
 
 def _layer_norm(x: jax.Array) -> jax.Array:
