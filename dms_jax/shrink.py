@@ -142,7 +142,19 @@ class _Cut:
         if not hasattr(array, "shape"):
             return array
         axes = _axes_of(leaf, tuple(array.shape), path)
+        if axes is not None and len(axes) == len(leaf.axes) - 1:
+            self._check_factored(leaf, path)
         return array if axes is None else _sliced(self.sizes, axes, array)
+
+    def _check_factored(self, leaf: Leaf, path: str) -> None:
+        """A moment is factored along the two largest axes, and these must be the same ones in the smaller network."""
+        small = [len(self.sizes.positions(axis)) for axis in leaf.axes]
+        if np.argsort(small)[-2:].tolist() != np.argsort(leaf.shape)[-2:].tolist():
+            raise UserError(
+                f"{path} is a moment of {leaf.path}, factored along its two largest axes, which are others in the smaller "
+                f"network ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, optimizer.init(small "
+                "parameters)"
+            )
 
     def _alone(self, array: Any, path: str) -> Any:
         """An array outside of all such trees: all trained parameters end to end, or nothing of theirs."""
@@ -194,8 +206,13 @@ def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] 
     if len(choices) == 1:
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
     raise UserError(
+<<<<<<< HEAD
+        f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: give "
+        "parameters of this network, and start an optimizer of such states anew, optimizer.init(small parameters)"
+=======
         f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; "
         "start this optimizer anew, optimizer.init(small parameters)"
+>>>>>>> main
     )
 
 
