@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -48,7 +49,7 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
       UserError: a structure of another network, or an array in such a sub-tree whose axes cannot be told.
     """
     cut = _Cut(space, space.kept(structure))
-    return holes_filled(cut.walk(tree, ""))
+    return _unwrapped(holes_filled(cut.walk(tree, "")))
 
 
 class _Cut:
@@ -120,7 +121,7 @@ class _Cut:
         if leaf.gates & self.gone:
             return GONE
         if not hasattr(array, "shape"):
-            return array
+            return _Stays(array)
         axes = _axes_of(leaf, tuple(array.shape), path)
         return array if axes is None else _sliced(self.sizes, axes, array)
 
@@ -148,6 +149,17 @@ def _trained_prefix(leaves: Mapping[Any, Leaf]) -> tuple[Any, ...]:
             break
         prefix.append(parts[0])
     return tuple(prefix)
+
+
+@dataclass(frozen=True)
+class _Stays:
+    """Around what stands for an array that is not there: its dictionary stays, though it holds nothing else."""
+
+    hole: Any
+
+
+def _unwrapped(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.hole if isinstance(x, _Stays) else x, tree)
 
 
 def _hole(node: Any) -> bool:
