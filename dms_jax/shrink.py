@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dms_jax.errors import UserError
 from dms_jax.placement import FSDP, sharding_of
 from dms_jax.program.axes import UNIT, Atom, Axis, resolve
-from dms_jax.program.parameters import GONE, holes_filled, is_array, path_of
+from dms_jax.program.parameters import GONE, holes_filled, path_of
 from dms_jax.program.sizes import Sizes
 from dms_jax.program.unrolling import rows as rows_of
 from dms_jax.space import Leaf, SearchSpace
@@ -52,24 +52,56 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
     return _unwrapped(holes_filled(cut.walk(tree, "")))
 
 
+@dataclass(frozen=True, eq=False)
+class _Template:
+    """The structure of a tree of parameters.
+
+    Attributes:
+      leaves: key path -> leaf, of every array.
+      keys: of everything in the tree; what is no array is static, or None.
+      stacked: key path -> how many rows, of arrays that are laid out in rows and may come as they were.
+    """
+
+    leaves: Mapping[Any, Leaf]
+    keys: frozenset[Any]
+    stacked: Mapping[Any, int]
+
+    def parts(self) -> list[_Template]:
+        """Those of the collections, where the children of the tree are some: one of them holds all that is trained."""
+        children = dict.fromkeys(keys[0] for keys in self.leaves if keys)
+        if len({keys[0] for keys, leaf in self.leaves.items() if keys and leaf.trained}) != 1 or () in self.leaves:
+            return []
+        return [
+            _Template(
+                {keys[1:]: leaf for keys, leaf in self.leaves.items() if keys[0] == child},
+                frozenset(keys[1:] for keys in self.keys if keys[:1] == (child,)),
+                {keys[1:]: count for keys, count in self.stacked.items() if keys[0] == child},
+            )
+            for child in children
+            if (child,) not in self.leaves
+        ]
+
+    def match(self, keys: Sequence[Any]) -> dict[Any, Leaf] | None:
+        """key path -> leaf for the key paths of a tree that has nothing else, and at least all that is trained."""
+        starts = {k: next((k[:n] for n in range(len(k), -1, -1) if k[:n] in self.leaves), None) for k in keys}
+        covered = {start for start in starts.values() if start is not None}
+        needed = {k for k, leaf in self.leaves.items() if leaf.trained} or self.leaves.keys()
+        if not covered or not needed <= covered or any(s is None and k not in self.keys for k, s in starts.items()):
+            return None
+        return {k: self.leaves[start] for k, start in starts.items() if start is not None}
+
+
 class _Cut:
     """Walks a tree down to the sub-trees that are shaped like parameters."""
 
     def __init__(self, space: SearchSpace, kept: Mapping[str, tuple[int, ...]]):
         self.sizes, self.gone = space.sizes(kept), space.gone(kept)
         leaves = list(space.leaves.values())
-        numbers = jax.tree.map(lambda _: 0, space.parameters.template)
-        rest = iter(leaves)
-        marked = jax.tree.map(
-            lambda leaf, _: next(rest) if is_array(leaf) else None, space.parameters.template, numbers
-        )
-        whole = dict(jax.tree_util.tree_flatten_with_path(marked)[0])
-        prefix = _trained_prefix(whole)
-        n, inside = len(prefix), [keys for keys in whole if keys[: len(prefix)] == prefix]
-        self.keys = [whole, *([{keys[n:]: whole[keys] for keys in inside}] if n else [])]
-        stacked = space.parameters.stacked
-        self.stacked = [stacked, {keys[n:]: count for keys, count in stacked.items() if keys[:n] == prefix}]
         self.trained = [leaf for leaf in leaves if leaf.trained]
+        template = space.parameters.template
+        whole = dict(zip(space.parameters.keys, leaves, strict=True))
+        whole = _Template(whole, frozenset(_keys(template)), space.parameters.stacked)
+        self.templates = [whole, *whole.parts()]
 
     def walk(self, node: Any, path: str) -> Any:
         node = self._by_rows(node)
@@ -86,34 +118,21 @@ class _Cut:
 
     def _by_rows(self, node: Any) -> Any:
         """Where stacked parameters are laid out in rows: the same of a tree in which they are still stacked."""
-        for known, stacked in zip(self.keys, self.stacked, strict=False):
-            if not stacked:
-                continue
+        for template in self.templates if self.templates[0].stacked else ():
+            keys = {k[:-1] if k[:-1] in template.stacked else k for k in template.leaves}
             flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
-            keys = {k for k, _ in flat}
-            if keys == {k[:-1] if k[:-1] in stacked else k for k in known}:
-                rows = [rows_of(x, stacked[k]) if k in stacked and is_array(x) else x for k, x in flat]
+            if keys <= {k for k, _ in flat} and treedef.num_leaves <= len(template.keys):
+                counts = template.stacked
+                rows = [rows_of(x, counts[k]) if k in counts and hasattr(x, "shape") else x for k, x in flat]
                 return jax.tree_util.tree_unflatten(treedef, rows)
         return node
 
     def _like_parameters(self, node: Any) -> dict[Any, Leaf] | None:
-        """key path -> leaf, where a tree has the structure of the parameters; what is kept for a leaf may lie deeper."""
-        if hasattr(node, "shape") and self.keys[0].keys() != {()}:
+        """key path -> leaf, where a tree has the structure of the parameters; what is kept for one may lie deeper."""
+        if hasattr(node, "shape") and self.templates[0].leaves.keys() != {()}:
             return None
-        keys = [k for k, _ in jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)[0]]
-        for known in self.keys:
-            if not known or not keys:
-                continue
-            starts = {k: next((k[:n] for n in range(len(k), -1, -1) if k[:n] in known), None) for k in keys}
-            covered = {start for start in starts.values() if start is not None}
-            if covered == known.keys() and (None not in starts.values() or self._static(starts, known)):
-                return {k: known[start] for k, start in starts.items() if start is not None}
-        return None
-
-    @staticmethod
-    def _static(starts: Mapping[Any, Any], known: Mapping[Any, Leaf]) -> bool:
-        """Whether the leaves beside those of parameters could be static ones: theirs is the whole tree."""
-        return len(known) > 1 and sum(start is None for start in starts.values()) < len(starts) / 2
+        keys = _keys(node)
+        return next((found for template in self.templates if (found := template.match(keys)) is not None), None)
 
     def _leaf(self, leaf: Leaf | None, array: Any, path: str) -> Any:
         if leaf is None:
@@ -140,15 +159,8 @@ class _Cut:
         return np.concatenate(pieces) if isinstance(array, np.ndarray) else jnp.concatenate(pieces)
 
 
-def _trained_prefix(leaves: Mapping[Any, Leaf]) -> tuple[Any, ...]:
-    """Where the sub-tree begins that holds all that is trained and is not the whole tree: Flax's "params"."""
-    trained = [keys for keys, leaf in leaves.items() if leaf is not None and leaf.trained]
-    prefix: list[Any] = []
-    for parts in zip(*trained, strict=False):
-        if len(set(parts)) > 1 or len(prefix) + 1 >= min(map(len, trained)):
-            break
-        prefix.append(parts[0])
-    return tuple(prefix)
+def _keys(tree: Any) -> list[Any]:
+    return [keys for keys, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_hole)[0]]
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import jax
 from dms_jax.errors import TracingError
 from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
-from dms_jax.program.branches import Key, find_branches, find_rows, reach
-from dms_jax.program.exactness import Element
+from dms_jax.program.branches import Element, Key, find_branches, gates_by_use, reach
 from dms_jax.program.parameters import Parameters, is_array, new_values
+from dms_jax.program.rows import find_rows
 from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 
@@ -110,12 +110,15 @@ def read(classes: Classes, staged: Staged) -> Reading:
     for value in arguments:
         for axis in value.axes:
             program.ties.freeze(axis, "an axis of one of its arguments")
+    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
+    state = new_values(classes.parameters, staged.out_tree, shapes)
+    for leaf, value in zip(state, program.outputs, strict=True):
+        for a, b in zip(value.axes, () if leaf is None else leaves[leaf].axes, strict=leaf is not None):
+            program.ties.tie(a, b, f"the new value of {classes.parameters.paths[leaf or 0]}")
     owned = _owned(classes, copies)
     _check_sliced(classes, leaves, owned)
     rows, row_sums = _rows(program, numbers, classes, owned)
-    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
-    state = new_values(classes.parameters, staged.out_tree, shapes)
-    updates = [i for i, leaf in enumerate(state) if leaf is not None]
+    updates = [i for i, leaf in enumerate(state) if leaf is not None and classes.gates and classes.gates[leaf]]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
     for branch in branches:
@@ -123,6 +126,8 @@ def read(classes: Classes, staged: Staged) -> Reading:
         element = branch.mark if marked else classes.elements.get(branch.key)
         if element is not None:
             gates.setdefault(element, []).append((branch.node, branch.operand))
+    for element, sums in gates_by_use(branches, _missing(classes, gates)).items():
+        gates[element] = sums
     reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, staged.out_tree, state)
     _check_gates(classes, reading)
     return reading
@@ -262,13 +267,23 @@ def _rows(
     return rows, sums
 
 
+def _missing(classes: Classes, found: Mapping[Element, Any]) -> dict[Element, frozenset[int]]:
+    """Gates that were not found by what goes with them: gate -> its parameters."""
+    own: dict[Element, set[int]] = {}
+    for number, gates in enumerate(classes.gates):
+        for gate in gates:
+            if gate not in found and classes.parameters.trained[number]:
+                own.setdefault(gate, set()).add(number)
+    return {gate: frozenset(numbers) for gate, numbers in own.items()}
+
+
 def _check_gates(classes: Classes, reading: Reading) -> None:
     """What goes with a gate must go with it in this function, too."""
     if not any(classes.gates):
         return
     marks = {node: (operand, {element}) for element, sums in reading.gates.items() for node, operand in sums}
-    updates = [i for i, leaf in enumerate(reading.state) if leaf is not None]
-    through = reach(reading.program, marks, updates)
+    behind = {i: classes.gates[leaf] for i, leaf in enumerate(reading.state) if leaf is not None}
+    through = reach(reading.program, marks, behind=behind)
     for value, number in reading.leaves.items():
         if value in through and not classes.gates[number] <= through[value]:
             name, element = sorted(classes.gates[number] - through[value])[0]

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.processes import on_first
 
 Network: TypeAlias = tuple[Callable[..., Any], Any]  # (variables, x) -> outputs, and the variables
@@ -36,6 +37,9 @@ def latencies(
 
     Returns:
       name -> median milliseconds of a pass of the whole batch, result awaited, on the devices of the variables.
+
+    Raises:
+      Interrupted: a signal came; between two passes.
     """
     zeros = np.zeros((batch, *example.shape[1:]), example.dtype)
     inputs = {name: _beside(v, zeros) for name, (_, v) in networks.items()}
@@ -43,6 +47,7 @@ def latencies(
     times: dict[str, list[float]] = {name: [] for name in networks}
 
     def once() -> None:
+        stop_if_requested("latency was measured")
         for name, (_, variables) in networks.items():
             start = time.perf_counter()
             jax.block_until_ready(passes[name](variables, inputs[name]))

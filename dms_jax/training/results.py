@@ -15,6 +15,7 @@ from rich.table import Table
 
 from dms_jax.method.search import Search
 from dms_jax.training import latency
+from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.machine import machine
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
 
@@ -68,6 +69,7 @@ def measure(
     milliseconds = latency.rows(passes, example, batches)
     rows = []
     for name, (model, variables) in finished.networks.items():
+        stop_if_requested(f"{quality.name} was measured")
         value, stderr = quality.measure(model, variables)[:2]
         shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
         row = {"name": shown, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
