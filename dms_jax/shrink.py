@@ -49,7 +49,7 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
       UserError: a structure of another network, or an array in such a sub-tree whose axes cannot be told.
     """
     cut = _Cut(space, space.kept(structure))
-    return holes_filled(cut.walk(tree, ""))
+    return _unwrapped(holes_filled(cut.walk(tree, "")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class _Cut:
         if leaf.gates & self.gone:
             return GONE
         if not hasattr(array, "shape"):
-            return array
+            return _Stays(array)
         axes = _axes_of(leaf, tuple(array.shape), path)
         if axes is not None and len(axes) == len(leaf.axes) - 1:
             self._check_factored(leaf, path)
@@ -173,6 +173,17 @@ class _Cut:
 
 def _keys(tree: Any) -> list[Any]:
     return [keys for keys, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_hole)[0]]
+
+
+@dataclass(frozen=True)
+class _Stays:
+    """Around what stands for an array that is not there: its dictionary stays, though it holds nothing else."""
+
+    hole: Any
+
+
+def _unwrapped(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.hole if isinstance(x, _Stays) else x, tree)
 
 
 def _hole(node: Any) -> bool:
