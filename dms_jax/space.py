@@ -69,6 +69,7 @@ class SearchSpace:
       fn: the inference function that was traced, `(params, *inputs)`.
       example: shapes of the inputs; MACs are those of one call with them.
       model: the model it was made of, where there is one.
+      call: of a marked Linen model: keyword arguments of its inference.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SearchSpace:
         model: Any = None,
     ):
         self.source, self.fn, self.model = source, source.fn, model
+        self.call: dict[str, Any] = {}
         self.example = jax.tree.map(_abstract, tuple(inputs))
         self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
         extras = [Extra(f"the program {name!r}", fn, tuple(args)) for name, (fn, args) in (also or {}).items()]
@@ -128,8 +130,8 @@ class SearchSpace:
             path is that of a leaf are its new value.
           tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
             keeping its own best elements.
-          unroll: patterns on paths of parameters that are stacked for a `scan` over layers: every layer gets widths of its
-            own, and its parameters become tuples of rows. Otherwise all layers have one width, and go by rows.
+          unroll: patterns on paths of parameters that are stacked for a `scan` over layers: every layer gets widths of
+            its own, and its parameters become tuples of rows. Otherwise all layers have one width, and go by rows.
           include: patterns on candidates that are not searched by themselves (see `summary`).
           freeze: patterns on candidates to leave alone.
           blocks: patterns on module paths, such as "layers/*": residual branches in one module are one element.
@@ -231,6 +233,11 @@ class SearchSpace:
     def variable_counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
         """`[variables]` int64: what the polynomials of `costs` are evaluated at, for kept elements of every group."""
         return self._variables.counts(kept)
+
+    @property
+    def variable_sizes(self) -> np.ndarray:
+        """`[variables]` int64: what every variable of `costs` counts in the full network; the first is 1."""
+        return self._variables.sizes
 
     def element_variables(self, group: str) -> np.ndarray:
         """`[N]` int32: which variable of `costs` counts each element of a group."""
@@ -390,6 +397,14 @@ class SearchSpace:
 
     # --- the smaller network ---
 
+    def forward(self, model: Any = None) -> Callable[..., Any]:
+        """`(variables, *inputs) -> outputs`: inference of the marked Linen model, or of a clone with a structure.
+
+        What runs: kernels of one device are used, which `fn`, the program that is read, does without.
+        """
+        network = self.model if model is None else model
+        return lambda variables, *inputs: network.apply(variables, *inputs, **self.call)
+
     def shrunk(self, fn: Callable[..., Any], structure: Structure | Mapping[str, Sequence[int]]) -> Callable[..., Any]:
         """Any function of the parameters at the sizes of a structure: `(small params, *inputs) -> outputs`.
 
@@ -539,7 +554,8 @@ _CHOICES = ("include", "freeze", "blocks")
 def _space(make: Callable[..., Source], given: Any, inputs: Any, options: dict[str, Any], model: Any) -> SearchSpace:
     """A space of what an adapter makes of a model; options that are not the space's go to the model."""
     call = {key: value for key, value in options.items() if key not in (*_OPTIONS, *_CHOICES)}
-    choice = Choice(**{key: tuple(options[key]) for key in _CHOICES if key in options})
+    patterns = {key: tuple(options.get(key, ())) for key in _CHOICES}
+    choice = Choice(patterns["include"], patterns["freeze"], patterns["blocks"])
     rest = {key: options[key] for key in _OPTIONS if key in options}
     return SearchSpace(make(*given, **call), inputs, choice=choice, model=model, **rest)
 

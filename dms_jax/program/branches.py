@@ -7,11 +7,11 @@ branch such a sum gives its trunk; the branch, and whatever reaches outputs thro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from dms_jax.program.axes import UNIT, atoms, resolve
-from dms_jax.program.trace import Node, Program, Scan, Value
+from dms_jax.program.trace import Node, Program, Value
 
 Element: TypeAlias = tuple[str, int]  # (depth group, element)
 Key: TypeAlias = tuple[frozenset[int], int]  # the leaves that go with a branch, and the how-many-eth with the same
@@ -135,19 +135,19 @@ def _residual_sums(program: Program, leaves: Mapping[Value, int]) -> list[tuple[
         if node.name not in ("add", "add_any") or node.in_loop:
             continue
         a, b = node.inputs
-        if a is b or not a.axes or not _alike(a, b) or a in leaves or b in leaves:
+        if a is b or not a.axes or not alike(a, b) or a in leaves or b in leaves:
             continue
         if a.constant is not None or b.constant is not None:
             continue
         for operand, (stays, branch) in ((1, (a, b)), (0, (b, a))):
-            if _made_of(makers, index, branch, _trunks(makers, trunk, stays)):
+            if made_of(makers, index, branch, _trunks(makers, trunk, stays)):
                 trunk[node.outputs[0]] = stays
                 found.append((node, operand))
                 break
     return found
 
 
-def _alike(a: Value, b: Value) -> bool:
+def alike(a: Value, b: Value) -> bool:
     return len(a.axes) == len(b.axes) and all(x.size == y.size for x, y in zip(a.axes, b.axes, strict=True))
 
 
@@ -166,7 +166,7 @@ def _trunks(makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: V
         found.append(value)
 
 
-def _made_of(makers: Mapping[Value, Node], index: Mapping[Value, int], value: Value, of: Sequence[Value]) -> bool:
+def made_of(makers: Mapping[Value, Node], index: Mapping[Value, int], value: Value, of: Sequence[Value]) -> bool:
     """Whether a value is computed from any of some others."""
     wanted = {v for v in of if v in makers or True}
     earliest = min((index.get(v, -1) for v in of), default=-1)
@@ -279,78 +279,3 @@ def _mark_of(program: Program, branch: Value, marks: Mapping[Value, tuple[str, i
 
 
 # --- loops over layers ---------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Rows:
-    """A loop over layers whose rows can go one by one: without its branches a layer gives what it took.
-
-    Attributes:
-      scan: the loop.
-      sums: the residual sums in its body: (node, operand of the branch).
-    """
-
-    scan: Scan
-    sums: list[tuple[Node, int]] = field(default_factory=list)
-
-
-def find_rows(program: Program, leaves: Mapping[Value, int]) -> list[Rows]:
-    """The loops over stacked parameters of which every layer is residual branches on what it carries."""
-    found = []
-    for scan in program.scans:
-        if scan.rows is UNIT or scan.stacked:  # what is stacked for later would have fewer rows
-            continue
-        sums = _residual_body(program, scan, leaves)
-        if sums:
-            found.append(Rows(scan, sums))
-    return found
-
-
-def _residual_body(program: Program, scan: Scan, leaves: Mapping[Value, int]) -> list[tuple[Node, int]] | None:
-    makers: dict[Value, Node] = {}
-    index: dict[Value, int] = {}
-    inside = [node for node in program.nodes if scan.step.eqn in node.callers]
-    for k, node in enumerate(inside):
-        for out in node.outputs:
-            makers[out] = node
-            index[out] = k
-    sums: list[tuple[Node, int]] = []
-    for start, end in zip(scan.carried_in, scan.carried_out, strict=True):
-        value = end
-        while value is not start:
-            node = makers.get(value)
-            if node is None:
-                return None
-            if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
-                value = node.inputs[0]
-                continue
-            if node.name not in ("add", "add_any") or not _alike(*node.inputs):
-                return None
-            a, b = node.inputs
-            if _made_of(makers, index, b, [start]) and _leads(makers, a, start):
-                sums.append((node, 1))
-                value = a
-            elif _made_of(makers, index, a, [start]) and _leads(makers, b, start):
-                sums.append((node, 0))
-                value = b
-            else:
-                return None
-    return sums
-
-
-def _leads(makers: Mapping[Value, Node], value: Value, start: Value) -> bool:
-    """Whether a value is what is carried in, or residual sums on it."""
-    stack, seen = [value], set()
-    while stack:
-        current = stack.pop()
-        if current is start:
-            return True
-        node = makers.get(current)
-        if current in seen or node is None:
-            continue
-        seen.add(current)
-        if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
-            stack.append(node.inputs[0])
-        elif node.name in ("add", "add_any"):
-            stack += node.inputs
-    return False

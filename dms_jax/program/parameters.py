@@ -91,8 +91,8 @@ class Parameters:
                     f"{path} is a scalar and has no rows to unroll; give a narrower pattern than {pattern!r}"
                 )
             stacked[keys] = count = shape.shape[0]
-            template[i] = unrolling.rows(shape, count)
-            for row, one in enumerate(template[i]):
+            template[i] = each = unrolling.rows(shape, count)
+            for row, one in enumerate(each):
                 key = (*keys, jax.tree_util.SequenceKey(row))
                 rows.append((unrolling.row_path(path, row, pattern), key, one, train))
         return Parameters(
@@ -151,7 +151,7 @@ class Parameters:
 
 
 def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[Any]]) -> list[int | None]:
-    """Of every output of a function: the leaf whose new value it is, by path and shape, or None.
+    """Of every output of a function: the leaf whose new value it is, by path (name or key path) and shape, or None.
 
     Args:
       parameters: the leaves.
@@ -159,11 +159,13 @@ def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[
       shapes: of the outputs.
     """
     numbered = jax.tree.unflatten(out_tree, list(range(out_tree.num_leaves)))
-    known = {tuple(map(str, keys)): i for i, keys in enumerate(parameters.keys)}
+    known = {path_of(keys): i for i, keys in enumerate(parameters.keys)}
+    known |= {path: i for i, path in enumerate(parameters.paths)}
     found: list[int | None] = []
     for (keys, _), shape in zip(jax.tree_util.tree_flatten_with_path(numbered)[0], shapes, strict=True):
-        parts = tuple(map(str, keys))
-        leaf = next((known[parts[i:]] for i in range(len(parts)) if parts[i:] in known), None)  # the longest first
+        parts = path_of(keys).split("/")
+        ends = ("/".join(parts[i:]) for i in range(len(parts)))  # the longest first
+        leaf = next((known[end] for end in ends if end in known), None)
         same = leaf is not None and tuple(parameters.shapes[leaf].shape) == tuple(shape)
         found.append(leaf if same else None)
     return found

@@ -16,9 +16,9 @@ import jax
 from dms_jax.errors import TracingError
 from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
-from dms_jax.program.branches import Key, find_branches, find_rows, gates_by_use, reach
-from dms_jax.program.exactness import Element
+from dms_jax.program.branches import Element, Key, find_branches, gates_by_use, reach
 from dms_jax.program.parameters import Parameters, is_array, new_values
+from dms_jax.program.rows import find_rows
 from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 

@@ -133,7 +133,7 @@ class Pipeline:
 
     def _controls(self, pretrained: Any, after: Job) -> dict[str, tuple[nn.Module, Any]]:
         search, space, model, steps = self.search, self.search.space, self.search.space.model, self.steps.controls
-        ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained["params"]).items()}
+        ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained).items()}
         even = uniform(space, ranking, search.targets, search.limits)
         thin = model.clone(structure=even)
         trained = self._train(after, "uniform", thin, self._start(thin, pretrained), steps, self.average)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import unflatten_dict
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
@@ -65,8 +64,8 @@ def measure(
     (example,) = jax.tree.leaves(space.example)
     passes = {name: (space.forward(model), _on_one_device(v)) for name, (model, v) in finished.networks.items()}
     if not {FULL, LONGER} & set(passes):  # nobody trained it; how long it takes does not depend on that
-        zeros = {path: jnp.zeros(leaf.shape) for path, leaf in space.leaves.items()}
-        passes[FULL] = (space.forward(), unflatten_dict(zeros))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), space.parameters.template)
+        passes[FULL] = (space.forward(), zeros)
     milliseconds = latency.rows(passes, example, batches)
     rows = []
     for name, (model, variables) in finished.networks.items():
