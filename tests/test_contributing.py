@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md promises: each extension takes as many places as it says; imports go downward; files are short."""
+"""What CONTRIBUTING.md promises: extensions take as many places as it says, imports go downward, files are short."""
 
 import ast
 import graphlib
