@@ -34,7 +34,6 @@ COLUMNS = (
     "not searched", "seconds", "masked - small", "outputs",
 )  # fmt: skip
 MARKERS = "<!-- table -->", "<!-- end of table -->"
-NUMBERS = {"equations", "groups (heads)", "elements", "blocks", "can go", "masks in parameters", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -62,25 +61,31 @@ def cases() -> dict[str, Callable[[], tuple[Case, float]]]:
 
 def _stock(make: Callable[[], Any]) -> tuple[Case, float]:
     network = make()
-    start = time.process_time()
-    case = case_of(network)
-    return case, time.process_time() - start
+    return timed(lambda: case_of(network))
 
 
 def _zoo(make: Callable[[str], Any], name: str, x: Any) -> tuple[Case, float]:
-    start = time.process_time()
-    space = make(name)
-    seconds = time.process_time() - start
+    space, seconds = timed(lambda: make(name))
     return Case(space.fn, space, fill(space.source.params, paths=space.parameters.paths), (x,)), seconds
+
+
+def timed(make: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.process_time()
+    return make(), time.process_time() - start
 
 
 def row(name: str, make: Callable[[], tuple[Case, float]]) -> dict[str, str]:
     """One line of the table: every column in words."""
     case, seconds = make()
-    word, _, rest = name.partition("_")
-    framework = {"plain": "plain JAX", "nnx": "NNX", "zoo": "Linen, named"}.get(word, word.capitalize())
-    about = {"network": rest, "framework": framework, "seconds": f"{seconds:.2f}"}
-    return about | found(case) | compared(case)
+    framework, network = titles(name)
+    about = {"network": network, "framework": framework, "seconds": f"{seconds:.2f}", **found(case), **compared(case)}
+    return {column: about[column] for column in COLUMNS}
+
+
+def titles(name: str) -> tuple[str, str]:
+    """`plain_rezero` -> ("plain JAX", "rezero")."""
+    word, _, network = name.partition("_")
+    return {"plain": "plain JAX", "nnx": "NNX", "zoo": "Linen, named"}.get(word, word.capitalize()), network
 
 
 def found(case: Case) -> dict[str, str]:
@@ -119,16 +124,15 @@ def reasons(left: dict[str, str]) -> str:
 
 def reason(why: str) -> str:
     """`nothing can be taken out of it because of sort at models/moe.py:3 (Router)` -> `sort`."""
-    option = re.fullmatch(r"(\w+); searched with include=.*", why)
-    if option:
+    if option := re.fullmatch(r"(\w+); searched with include=.*", why):
         return f"option: {option[1].replace('bundle', 'outer part of a split axis')}"
-    return re.sub(r" at \S+:\d+ \(.*\)", "", why.split("because of ")[-1])
+    short = re.sub(r" at \S+:\d+ \(.*\)", "", why.split("because of ")[-1])
+    return "unused in inference and training" if short.startswith("no program") else short
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    rule = ["---:" if column in NUMBERS else "---" for column in COLUMNS]
-    lines = [COLUMNS, rule, *([line[column] for column in COLUMNS] for line in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rule = ["---" if column in ("network", "framework", "not searched") else "---:" for column in COLUMNS]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [COLUMNS, rule, *(list(row.values()) for row in rows)])
 
 
 def main(options: Options) -> None:
@@ -137,12 +141,11 @@ def main(options: Options) -> None:
     for name, make in cases().items():
         if fnmatchcase(name, options.only):
             rows.append(row(name, make))
-            print(" | ".join(rows[-1][column] for column in COLUMNS), flush=True)
+            print(" | ".join(rows[-1].values()), flush=True)
     made = f"{machine()}, {date.today()}; {len(rows)} networks.\n\n{table(rows)}"
     if options.write is not None:
-        before, rest = options.write.read_text().split(MARKERS[0])
-        after = rest.split(MARKERS[1])[1]
-        options.write.write_text(f"{before}{MARKERS[0]}\n{made}\n{MARKERS[1]}{after}")
+        (before, rest), (start, end) = options.write.read_text().split(MARKERS[0]), MARKERS
+        options.write.write_text(f"{before}{start}\n{made}\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":
