@@ -1,6 +1,7 @@
 """Which leaves of a tree are trained: taken apart, put together again, and given new values by a loss.
 
-Today's rule is Flax's: what lies under "params" is trained, other collections (batch_stats) are not.
+A space knows what is trained (`SearchSpace.trained`). Where there is none, Flax Linen's rule holds: what lies under
+"params" is trained, other collections (batch_stats) are not.
 """
 
 from __future__ import annotations
@@ -21,21 +22,31 @@ def under_params(path: Path) -> bool:
     return bool(path) and getattr(path[0], "key", getattr(path[0], "name", None)) == "params"
 
 
-def partition(tree: Any, trained: Callable[[Path], bool] = under_params) -> tuple[Any, Any]:
+def partition(tree: Any, trained: Any = under_params) -> tuple[Any, Any]:
     """Split a tree in two of its own structure, with None in the other's places.
 
     Args:
       tree: any pytree.
-      trained: from a leaf's path to whether it is trained.
+      trained: a tree of booleans like it, or a function from a leaf's path to whether it is trained.
 
     Returns:
       What is trained, and the rest.
+
+    Raises:
+      UserError: the tree of booleans is another tree's.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    chosen = [trained(path) for path, _ in leaves]
+    chosen = [trained(path) for path, _ in leaves] if _is_rule(trained) else jax.tree.leaves(trained)
+    if len(chosen) != len(leaves):
+        raise UserError(f"what is trained is told of {len(chosen)} leaves, the tree has {len(leaves)}; tell it of all")
     one = [leaf if yes else None for (_, leaf), yes in zip(leaves, chosen, strict=True)]
     other = [None if yes else leaf for (_, leaf), yes in zip(leaves, chosen, strict=True)]
     return structure.unflatten(one), structure.unflatten(other)
+
+
+def _is_rule(trained: Any) -> bool:
+    """Whether it is a function of paths, and no module that holds booleans."""
+    return callable(trained) and jax.tree_util.all_leaves([trained])
 
 
 def combine(trained: Any, rest: Any) -> Any:

@@ -329,6 +329,15 @@ class SearchSpace:
         """The tree with None for what is no array: what a state can hold."""
         return self.parameters.only(tree)
 
+    def whole(self, tree: Any) -> Any:
+        """Undo `arrays`: parameters of any structure with the leaves that are no arrays back in their places."""
+        return self.parameters.tree(self.parameters.arrays(tree))
+
+    @property
+    def trained(self) -> Any:
+        """The tree of `arrays` with booleans: what an optimizer changes. `shrink` slices it with the parameters."""
+        return self.parameters.marks
+
     def masked(self, fn: Callable[..., Any], *, fold: bool = True, writes: bool = True) -> Callable[..., Any]:
         """Any function of the parameters, with masks: `(params, masks, *inputs) -> outputs`.
 

@@ -107,6 +107,11 @@ class Parameters:
         """The tree with None for leaves that are no arrays."""
         return self._filled(self.arrays(tree))
 
+    @property
+    def marks(self) -> Any:
+        """The tree of `only` with booleans: whether a leaf is trained."""
+        return self._filled(self.trained)
+
     def _filled(self, arrays: Sequence[Any]) -> Any:
         rest = iter(arrays)
         return jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else None, self.template)
