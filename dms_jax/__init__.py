@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dms_jax.method.schedule import Schedule
     from dms_jax.method.search import Search
     from dms_jax.method.state import SearchState
+    from dms_jax.program.marks import name
+    from dms_jax.program.operations import register_operation
     from dms_jax.shrink import shrink, verify
     from dms_jax.space import SearchSpace
     from dms_jax.structure import Structure
@@ -43,6 +45,8 @@ __all__ = [
     "load",
     "method",
     "models",
+    "name",
+    "register_operation",
     "shrink",
     "topk",
     "verify",
@@ -56,6 +60,8 @@ _WHERE = {
     "Schedule": "method.schedule",
     "Search": "method.search",
     "SearchSpace": "space",
+    "name": "program.marks",
+    "register_operation": "program.operations",
     "SearchState": "method.state",
     "Searchable": "elements",
     "Structure": "structure",

@@ -96,6 +96,7 @@ class SearchSpace:
         self._variables = Variables(self.groups, self._owned)
         self.costs, self.uncounted = self._resources()
         self._readings = masking.Readings(self._found.classes)
+        self._readings.know(self.fn, self.example, self._found.staged)
         checking.check(self)
 
     # --- doors ---
@@ -174,7 +175,14 @@ class SearchSpace:
         return _space(haiku.source, (transformed, params, *inputs), inputs, options, transformed)
 
     @staticmethod
-    def from_model(model: Any, *example: Any, tie: Sequence[str] = (), **call: Any) -> SearchSpace:
+    def from_model(
+        model: Any,
+        *example: Any,
+        tie: Sequence[str] = (),
+        variables: Any = None,
+        also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
+        **call: Any,
+    ) -> SearchSpace:
         """A Linen module that declares its groups: modules inside that derive from `Searchable`.
 
         The groups are those that are declared, under their names; where masks act is found in the program.
@@ -182,14 +190,16 @@ class SearchSpace:
         Args:
           model: the module.
           *example: its positional arguments; arrays or `jax.ShapeDtypeStruct`s.
-          tie: as in `from_function`.
+          tie, also: as in `from_function`.
+          variables: of the model, arrays or shapes, where it has some that inference does not make (a head for training
+            alone); None: those that `init` makes in inference.
           **call: keyword arguments, static. `train=False` is added where the model takes `train`.
 
         Raises:
           TracingError: an operation that no group may go through, or a group that slices nothing.
           UserError: a model without groups, or a pattern to tie that matches none, or groups of different sizes.
         """
-        return marked_space(SearchSpace, model, example, tie, call)
+        return marked_space(SearchSpace, model, example, {"tie": tie, "also": also}, variables, call)
 
     # --- costs ---
 
@@ -489,7 +499,7 @@ class SearchSpace:
         Raises:
           UserError: the network has no such parameter.
         """
-        leaf = self.leaves.get(path)
+        leaf = self.leaves.get(path) or self.leaves.get(path.removeprefix("params/"))
         if leaf is None:
             known = list(self.leaves)
             close = difflib.get_close_matches(path, known, n=3, cutoff=0.3)

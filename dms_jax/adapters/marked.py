@@ -18,14 +18,21 @@ from dms_jax.program.discovery import Choice, Declared
 from dms_jax.structure import Structure
 
 
-def marked_space(make: Any, model: Any, example: Sequence[Any], tie: Sequence[str], call: Mapping[str, Any]) -> Any:
+def marked_space(
+    make: Any,
+    model: Any,
+    example: Sequence[Any],
+    options: Mapping[str, Any],
+    variables: Any,
+    call: Mapping[str, Any],
+) -> Any:
     """A space of a marked module; see `SearchSpace.from_model`."""
     call = dict(call)
     if "train" in inspect.signature(type(model).__call__).parameters:
         call.setdefault("train", False)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tuple(example))
     with declared() as record:
-        variables = jax.eval_shape(lambda key, *args: model.init(key, *args, **call), jax.random.key(0), *shapes)
+        made = jax.eval_shape(lambda key, *args: model.init(key, *args, **call), jax.random.key(0), *shapes)
     if not record:
         raise UserError(
             f"{type(model).__name__} declares no groups: derive its modules from dms_jax.Searchable and use "
@@ -34,7 +41,7 @@ def marked_space(make: Any, model: Any, example: Sequence[Any], tie: Sequence[st
     for name in record:
         if any(other.startswith(f"{name}/") for other in record):
             raise UserError(f"group {name!r} has the name of a module that declares groups; rename one of them")
-    variables = {name: tree for name, tree in variables.items() if name != "masks"}
+    variables = {name: tree for name, tree in (variables or made).items() if name != "masks"}
     source = linen.source(model, variables, *shapes, **call)
 
     def forward(params: Any, *args: Any) -> Any:
@@ -43,7 +50,7 @@ def marked_space(make: Any, model: Any, example: Sequence[Any], tie: Sequence[st
 
     found = {name: Declared(name, d.size, d.kind, d.least) for name, d in record.items()}
     source = dataclasses.replace(source, fn=forward)
-    space = make(source, shapes, tie=tie, choice=Choice(declared=found), context=naming, model=model)
+    space = make(source, shapes, **options, choice=Choice(declared=found), context=naming, model=model)
     space.call = call
     return space
 

@@ -22,12 +22,14 @@ class Candidate:
       name: from the paths of the parameters that write it.
       kind: "width", "heads", "features" (of heads) or "bundle" (the outer part of a split axis: groups of a GroupNorm).
       why: why nothing can be taken out; None: it can.
+      plain: whether that is no news: an axis of inputs or outputs, or of a kernel's window.
     """
 
     atom: Atom
     name: str
     kind: str
     why: str | None
+    plain: bool = False
 
 
 def find_candidates(
@@ -46,13 +48,14 @@ def find_candidates(
             continue
         kind = _kind(atom, roles, axes)
         name = _name(atom, places, parameters, axes, order, readers.get(atom, set()), kind)
-        names[name] = names.get(name, 0) + 1
-        if names[name] > 1:
-            name = f"{name}#{names[name]}"
         why = None if atom.frozen is None else describe(atom.frozen)
         if not any(leaf in order for leaf, _ in places):
             why = "no program that was traced uses it"
-        found.append(Candidate(atom, name, kind, why))
+        plain = isinstance(atom.frozen, str) or getattr(atom.frozen, "name", "") == "conv_general_dilated"
+        if not plain:
+            names[name] = names.get(name, 0) + 1
+            name = name if names[name] == 1 else f"{name}#{names[name]}"
+        found.append(Candidate(atom, name, kind, why, plain))
     return found
 
 

@@ -15,7 +15,7 @@ from dms_jax.program.running import Small
 def check(space: Any) -> None:
     """Run the small network of some structures on shapes, and count.
 
-    The smallest structure, one without every other block, and a random one. Parameters must be those of the leaves, and
+    The smallest structure, and a random one without every other block. Parameters must be those of the leaves, and
     MACs a count of the small program's own products.
 
     Raises:
@@ -29,16 +29,16 @@ def check(space: Any) -> None:
 
 
 def _structures(space: Any) -> list[dict[str, tuple[int, ...]]]:
+    """The smallest, and a random one without every other block."""
     rng = np.random.default_rng(0)
-    full = {name: tuple(range(group.size)) for name, group in space.groups.items()}
     least = {name: tuple(range(group.size - group.least, group.size)) for name, group in space.groups.items()}
-    some, blocks = {}, dict(full)
+    some = {}
     for name, group in space.groups.items():
         number = max(group.least, int(rng.integers(1, group.size + 1)))
         some[name] = tuple(int(i) for i in np.sort(rng.choice(group.size, number, replace=False)))
-        if group.kind == "depth":
-            blocks[name] = tuple(range(0, group.size, 2)) if group.least <= (group.size + 1) // 2 else full[name]
-    return [least, some, *([blocks] if any(g.kind == "depth" for g in space.groups.values()) else [])]
+        if group.rules.gates and group.least <= (group.size + 1) // 2:
+            some[name] = tuple(range(0, group.size, 2))
+    return [least, some]
 
 
 def _check(space: Any, kept: dict[str, tuple[int, ...]]) -> None:

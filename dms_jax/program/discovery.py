@@ -15,7 +15,7 @@ from dms_jax.program.branches import Branch, find_branches, find_rows, reach
 from dms_jax.program.candidates import Candidate, common_module, find_candidates, module_of, named_axes
 from dms_jax.program.exactness import Element
 from dms_jax.program.parameters import Parameters, new_values
-from dms_jax.program.reading import Classes, traced
+from dms_jax.program.reading import Classes, Staged, stage, traced
 from dms_jax.program.trace import Node, Program, Value, describe
 
 TAKEN = ("width", "heads")
@@ -55,7 +55,8 @@ class Discovery:
     """What was found.
 
     Attributes:
-      program: of the inference function, on the classes' own atoms.
+      staged: the inference function as a jaxpr.
+      program: of it, on the classes' own atoms.
       leaves: values of the parameters.
       classes: axes, owners, gates.
       groups: name -> `Group`, in the order of the network.
@@ -64,6 +65,7 @@ class Discovery:
       sites: group -> an axis where it stands in the network, for explanations.
     """
 
+    staged: Staged
     program: Program
     leaves: list[Value]
     classes: Classes
@@ -99,16 +101,16 @@ def discover(
     choice = choice or Choice()
     ties, leaves = Ties(), [Value(tuple(_atom(n) for n in shape.shape)) for shape in parameters.shapes]
     numbers = {value: i for i, value in enumerate(leaves)}
-    with context():
-        main, arguments, _ = traced(parameters, fn, inputs, leaves, ties)
+    staged = stage(parameters, fn, inputs, context)
+    main, arguments = traced(staged, leaves, ties)
     _freeze(ties, arguments, "its being an axis of an input of the network")
     _freeze(ties, main.outputs, "its being an axis of an output of the network")
     programs, states = [main], [()]
     for extra in extras:
-        with context():
-            program, arguments, tree = traced(parameters, extra.fn, extra.args, leaves, ties)
+        other = stage(parameters, extra.fn, extra.args, context)
+        program, arguments = traced(other, leaves, ties)
         _freeze(ties, arguments, f"its being an axis of an input of {extra.name}")
-        states.append(_tie_state(ties, parameters, leaves, program, tree, extra.name))
+        states.append(_tie_state(ties, parameters, leaves, program, other.out_tree, extra.name))
         programs.append(program)
     named = named_axes(programs)
     for places in named.values():
@@ -135,7 +137,7 @@ def discover(
     gates = _leaf_gates(parameters, leaves, through)
     branches = frozenset(name for name in depth.groups if name not in depth.rows)
     classes = Classes(parameters, axes, owned, depth.elements, gates, branches, frozenset(depth.rows), context)
-    return Discovery(main, leaves, classes, groups, left, through[0], sites)
+    return Discovery(staged, main, leaves, classes, groups, left, through[0], sites)
 
 
 def _atom(n: int) -> Axis:
@@ -194,6 +196,8 @@ def _chosen(
             raise UserError(f"pattern {pattern!r} matches no group; there are {', '.join(names[:8])}, ...")
     for candidate, name in zip(candidates, names, strict=True):
         wanted = candidate.kind in TAKEN or candidate.atom in called or _matches(name, choice.include)
+        if candidate.plain and candidate.atom not in called:
+            continue
         if candidate.why is not None:
             left[name] = f"nothing can be taken out of it because of {candidate.why}"
         elif _matches(name, choice.freeze):

@@ -8,7 +8,6 @@ are rebuilt around their frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,19 +16,15 @@ import numpy as np
 from jax.extend import core
 
 from dms_jax.errors import TracingError, UserError
+from dms_jax.program.branches import reach
 from dms_jax.program.derivatives import jvp_rule, vjp_rules
+from dms_jax.program.exactness import Element
 from dms_jax.program.operations import OPERATIONS
 from dms_jax.program.sizes import Sizes
 from dms_jax.program.trace import Frame, Node, Program, Step, Value, describe, scan_counts
 
 Change = Callable[[list[Any]], list[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Removed:
-    """Branches that are gone: node of a residual sum -> the operand that stays."""
-
-    stays: Mapping[Node, int] = field(default_factory=dict)
+Stays = Mapping[Node, tuple[int, Element]]
 
 
 class Evaluator:
@@ -38,7 +33,7 @@ class Evaluator:
     Args:
       program: the program.
       sizes: of its axes.
-      stays: nodes of residual sums whose branch is removed -> the number of the operand that stays.
+      stays: nodes of residual sums whose branch is removed -> the number of the operand that stays, and the gate.
       changes: node -> a function from its operands to other operands (masks, counts of kept elements).
       gates: node -> (operand, row -> scalar): a factor on a branch inside a loop over rows; see `rows`.
       wanted: which outputs are needed; None: all.
@@ -48,7 +43,7 @@ class Evaluator:
         self,
         program: Program,
         sizes: Sizes,
-        stays: Mapping[Node, int] | None = None,
+        stays: Stays | None = None,
         changes: Mapping[Node, Change] | None = None,
         wanted: Sequence[bool] | None = None,
         rows: Mapping[int, Any] | None = None,
@@ -101,7 +96,7 @@ class Evaluator:
         node = step.node
         if node is not None:
             if node in self.stays:
-                return [ins[self.stays[node]]]
+                return [ins[self.stays[node][0]]]
             if node in self.changes:
                 ins = self.changes[node](ins)
         if not self.touched(step):
@@ -306,12 +301,19 @@ def _bind(eqn: Any, ins: Sequence[Any], **changed: Any) -> list[Any]:
 
 
 class Live:
-    """Which steps are needed for the outputs that are wanted, once branches are removed."""
+    """Which steps are needed for the outputs that are wanted, once branches are removed.
 
-    def __init__(self, program: Program, stays: Mapping[Node, int], wanted: Sequence[bool] | None = None):
+    What goes is what reaches outputs through removed branches alone, each of them by itself; what several removed
+    branches share stays, as the costs have it (`budgets`).
+    """
+
+    def __init__(self, program: Program, stays: Stays, wanted: Sequence[bool] | None = None):
         self._stays, self._needed, self._outputs = stays, set(), {}
         self._all = not stays and wanted is None
         outs = program.frame.outs
+        unwanted = [] if wanted is None else [i for i, want in enumerate(wanted) if not want]
+        marks = {node: (1 - operand, {element}) for node, (operand, element) in stays.items()}
+        self._through = {} if self._all else reach(program, marks, unwanted)
         self.inputs = [True] * len(program.inputs)
         if not self._all:
             self.inputs = self._frame(program.frame, [True] * len(outs) if wanted is None else list(wanted))
@@ -332,11 +334,14 @@ class Live:
             if want and not isinstance(var, core.Literal)
         }
         for step in reversed(frame.steps):
-            outs = [var in need for var in step.eqn.outvars]
+            outs = [
+                var in need or self._through.get(value) == frozenset()
+                for var, value in zip(step.eqn.outvars, step.outs, strict=True)
+            ]
             if not any(outs) and not step.eqn.effects:
                 continue
             self._needed.add(id(step))
-            stays = None if step.node is None else self._stays.get(step.node)
+            stays = None if step.node is None else self._stays.get(step.node, (None, None))[0]
             if stays is not None:
                 ins = [i == stays for i in range(len(step.ins))]
             elif step.frames and step.eqn.primitive.name not in ("scan", "while", "cond", "shard_map"):

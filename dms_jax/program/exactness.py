@@ -164,7 +164,7 @@ class _Option:
 
 
 def _options(graph: Graph, owned: Owned, name: str, sites: Iterable, writes: bool, fold: bool) -> list[_Option]:
-    """Into the parameters that read, where they are read by nothing else, and inserted elsewhere; or all into writers."""
+    """Into parameters that read, where nothing else reads them, and inserted elsewhere; or all into writers."""
     mine = {atom for atom, (owner, _) in owned.items() if owner == name}
 
     def holds(value: Value, axis: int) -> bool:

@@ -1,4 +1,4 @@
-"""Functions of the parameters with masks: read once for every shape of their arguments, then run with masks inserted."""
+"""Functions of the parameters with masks: read once for every shape of their arguments, then run with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from dms_jax.program.axes import Atom, Axis, Concat, resolve
 from dms_jax.program.evaluate import Change, Evaluator
 from dms_jax.program.exactness import Factor, Insertion, Mean, Plan, plan
-from dms_jax.program.reading import Classes, Reading, read
+from dms_jax.program.reading import Classes, Reading, Staged, read, stage
 from dms_jax.program.sizes import Sizes, element_at
 from dms_jax.program.trace import Node, Value
 
@@ -35,6 +35,7 @@ class Readings:
 
     def __init__(self, classes: Classes):
         self.classes = classes
+        self._staged: dict[Any, Staged] = {}
         self._read: dict[Any, Reading] = {}
         self._plans: dict[Any, Plan] = {}
 
@@ -42,8 +43,13 @@ class Readings:
         """`fn`, traced on the classes."""
         key = self._key(fn, args)
         if key not in self._read:
-            self._read[key] = read(self.classes, fn, *args)
+            staged = self._staged.pop(key, None) or stage(self.classes.parameters, fn, args, self.classes.context)
+            self._read[key] = read(self.classes, staged)
         return self._read[key]
+
+    def know(self, fn: Callable[..., Any], args: Sequence[Any], staged: Staged) -> None:
+        """A function that was traced already."""
+        self._staged[self._key(fn, args)] = staged
 
     def _key(self, fn: Any, args: Sequence[Any]) -> Any:
         leaves, tree = jax.tree.flatten(tuple(args))
@@ -130,7 +136,7 @@ def spread(owned: Mapping[Atom, tuple[str, int]], axis: Axis, name: str, mask: j
 
 def _changes(found: Masked, masks: Masks) -> dict[Node, Change]:
     changes: dict[Node, list[Change]] = {}
-    reading, owned = found.reading, found.reading.owned
+    owned = found.reading.owned
     for name, insertions in found.plan.insertions.items():
         for insertion in insertions if name in masks else ():
             value = insertion.node.inputs[insertion.operand]

@@ -18,6 +18,7 @@ from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolv
 from dms_jax.program.branches import Key, find_branches, find_rows, reach
 from dms_jax.program.exactness import Element
 from dms_jax.program.parameters import Parameters, new_values
+from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 
 
@@ -71,18 +72,17 @@ class Reading:
     out_tree: Any
     state: list[int | None]
 
-    def stays(self, gone: frozenset[Element]) -> dict[Node, int]:
-        """Residual sums without their branch -> the operand that stays."""
-        return {node: 1 - operand for element in gone for node, operand in self.gates.get(element, ())}
+    def stays(self, gone: frozenset[Element]) -> dict[Node, tuple[int, Element]]:
+        """Residual sums without their branch -> the operand that stays, and the gate."""
+        return {node: (1 - operand, element) for element in gone for node, operand in self.gates.get(element, ())}
 
 
-def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
-    """Trace `fn(params, *args)` on copies of the classes.
+def read(classes: Classes, staged: Staged) -> Reading:
+    """Read a function on copies of the classes.
 
     Args:
       classes: of the space.
-      fn: pure, of the whole tree of parameters first.
-      *args: arrays or shapes; static leaves stay as they are.
+      staged: the function, for the shapes of its arguments.
 
     Raises:
       TracingError: the function ties, splits or freezes a group, or uses what goes with a gate elsewhere, too.
@@ -102,16 +102,16 @@ def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
         return copies[axis]
 
     leaves = [Value(tuple(copy(axis) for axis in axes)) for axes in classes.axes]
-    with classes.context():
-        program, arguments, out_tree = traced(classes.parameters, fn, args, leaves, Ties())
+    program, arguments = traced(staged, leaves, Ties())
     numbers = {value: i for i, value in enumerate(leaves)}
     for value in arguments:
         for axis in value.axes:
             program.ties.freeze(axis, "an axis of one of its arguments")
     owned = _owned(classes, copies)
+    _check_sliced(classes, leaves, owned)
     rows, row_sums = _rows(program, numbers, classes, owned)
     shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
-    state = new_values(classes.parameters, out_tree, shapes)
+    state = new_values(classes.parameters, staged.out_tree, shapes)
     updates = [i for i, leaf in enumerate(state) if leaf is not None]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
@@ -120,27 +120,48 @@ def read(classes: Classes, fn: Callable[..., Any], *args: Any) -> Reading:
         element = branch.mark if marked else classes.elements.get(branch.key)
         if element is not None:
             gates.setdefault(element, []).append((branch.node, branch.operand))
-    reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, out_tree, state)
+    reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, staged.out_tree, state)
     _check_gates(classes, reading)
     return reading
 
 
-def traced(
-    parameters: Parameters, fn: Callable[..., Any], args: Sequence[Any], leaves: Sequence[Value], ties: Ties
-) -> tuple[Program, list[Value], Any]:
-    """Trace a function on given values of its parameters: (program, values of the arguments, tree of the outputs)."""
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """A function of parameters as a jaxpr, for the shapes of its arguments.
+
+    Attributes:
+      closed: of all arrays of the parameters, then those of the arguments.
+      arguments: shapes of the arguments' arrays.
+      out_tree: of the outputs.
+    """
+
+    closed: Any
+    arguments: tuple[tuple[int, ...], ...]
+    out_tree: Any
+
+
+def stage(
+    parameters: Parameters, fn: Callable[..., Any], args: Sequence[Any], context: Callable[[], Any] = nullcontext
+) -> Staged:
+    """Trace a function of the whole tree of parameters and of other arguments, arrays or shapes."""
     shapes = jax.tree.map(_abstract, tuple(args))
-    out: list[Any] = []
+    trees: list[Any] = []
 
     def flat(arrays: Sequence[Any], args: Any) -> Any:
-        found = fn(parameters.tree(arrays), *args)
-        arrays_out, tree = jax.tree.flatten(found)
-        out.append(tree)
-        return arrays_out
+        outs, tree = jax.tree.flatten(fn(parameters.tree(arrays), *args))
+        trees.append(tree)
+        return outs
 
-    closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
-    arguments = [Value(_fresh(var.aval.shape)) for var in closed.jaxpr.invars[len(leaves) :]]
-    return trace(closed, [*leaves, *arguments], ties), arguments, out[-1]
+    with context():
+        closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
+    rest = closed.jaxpr.invars[len(parameters) :]
+    return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), trees[-1])
+
+
+def traced(staged: Staged, leaves: Sequence[Value], ties: Ties) -> tuple[Program, list[Value]]:
+    """Read a staged function on given values of its parameters: the program, and values of its arguments."""
+    arguments = [Value(_fresh(shape)) for shape in staged.arguments]
+    return trace(staged.closed, [*leaves, *arguments], ties), arguments
 
 
 def _abstract(leaf: Any) -> Any:
@@ -171,6 +192,19 @@ def _owned(classes: Classes, copies: Mapping[Atom, Atom]) -> dict[Atom, tuple[st
             )
         owned[root] = (name, start)
     return owned
+
+
+def _check_sliced(classes: Classes, leaves: Sequence[Value], owned: Mapping[Atom, tuple[str, int]]) -> None:
+    """Every axis that has a group's elements in this function has them in the space."""
+    for path, value, axes in zip(classes.parameters.paths, leaves, classes.axes, strict=True):
+        for i, (here, there) in enumerate(zip(value.axes, axes, strict=True)):
+            more = set(owners(here, owned)) - set(owners(there, classes.owned))
+            if more:
+                raise TracingError(
+                    f"axis {i} of {path} has the elements of group {min(more)!r} in this function, and in no program "
+                    'that the space was made with; make the space with this one, too: also={"train": (function, '
+                    "arguments)}"
+                )
 
 
 def _rows(
