@@ -126,10 +126,10 @@ def search(setting: Setting, directory: Path) -> Story:
     draw = batches(digits.load().train, config.batch, config.seed)
     identity = {"experiment": "figures", "setting": dataclasses.asdict(setting)}
     with Run(directory, identity) as run:
-        job = Job(run, supervised.classification_loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
+        job = Job(run, loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
         first = replicate(jax.jit(model.init)(key, jnp.zeros(EXAMPLE.shape)), mesh)
         optimizer = sgd(warm_cosine(config.learning_rate, config.pretrain_steps))
-        pretrained = job.train("pretrain", model, first, optimizer, config.pretrain_steps)
+        pretrained = job.train("pretrain", loss, first, optimizer, config.pretrain_steps)
         # all of it is warm-up but the last step, so that every mask stays open, and there is no optimizer of weights
         schedule = Schedule(setting.gather_steps, warmup=setting.gather_steps - 1)
         gather = Search(space, loss, None, {"macs": setting.budget}, schedule)

@@ -6,7 +6,7 @@ A space knows what is trained (`SearchSpace.trained`). Where there is none, Flax
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from dms_jax.adapters import marked
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -225,7 +226,7 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         arguments = work.arguments(row.model, dict(row.arguments))
         variables = place(pretrained_images(row.model, config.weights, arguments), work.mesh)
     pipeline = Pipeline(
-        work.untaught.job(run),
+        work.untaught.job(run, model),
         search,
         steps,
         work.optimizer,
@@ -234,7 +235,9 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         retrain=config.retrain,
         trained=config.weights is not None,
         average=work.average,
-        retaught=None if work.teacher is None else lambda _: work.job(run),
+        retaught=None if work.teacher is None else lambda _: work.job(run, model),
+        fresh=marked.fresh(search.space),
+        checked=marked.exact(search.space),
     )
     return pipeline.run(variables)
 

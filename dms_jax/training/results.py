@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import unflatten_dict
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
@@ -29,7 +28,8 @@ class Quality:
     Attributes:
       name: "accuracy", "bits per byte".
       unit: "%" for fractions in [0, 1]; anything else is written behind the number.
-      measure: `(model, variables) -> (value, standard error)`; what follows them is not looked at.
+      measure: `(fn, params) -> (value, standard error)`, of the inference function and its parameters; what follows
+        them is not looked at.
       also: other names of the same quality -> from the value to theirs: {"perplexity": lambda bits: 2**bits}. Written
         into the rows under these names.
     """
@@ -61,17 +61,17 @@ def measure(
       batches: the batch sizes to measure latency at: on one device, or where parameters are cut over devices, on these.
     """
     space = search.space
-    (example,) = jax.tree.leaves(space.example)
-    passes = {name: (space.forward(model), _on_one_device(v)) for name, (model, v) in finished.networks.items()}
+    passes = {name: (net.fn, _on_one_device(net.params)) for name, net in finished.networks.items()}
     if not {FULL, LONGER} & set(passes):  # nobody trained it; how long it takes does not depend on that
-        zeros = {path: jnp.zeros(leaf.shape) for path, leaf in space.leaves.items()}
-        passes[FULL] = (space.forward(), unflatten_dict(zeros))
-    milliseconds = latency.rows(passes, example, batches)
+        shapes = space.arrays(space.parameters.template)
+        zeros = jax.tree.map(_blank, shapes)
+        passes[FULL] = (lambda params, *inputs: space.fn(space.whole(params), *inputs), zeros)
+    milliseconds = latency.rows(passes, space.example, batches)
     rows = []
-    for name, (model, variables) in finished.networks.items():
-        value, stderr = quality.measure(model, variables)[:2]
+    for name, network in finished.networks.items():
+        value, stderr = quality.measure(network.fn, network.params)[:2]
         shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
-        row = {"name": shown, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
+        row = {"name": shown, **space.resources(network.structure), "quality": value, "stderr": stderr}
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
@@ -84,6 +84,13 @@ def measure(
         "rows": rows,
         "warnings": latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
     }
+
+
+def _blank(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros; a random key where one is wanted."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(leaf)), leaf.shape)  # type: ignore[arg-type]
+    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _on_one_device(variables: Any) -> Any:
