@@ -28,7 +28,7 @@ from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.conduct import warm_cosine
+from dms_jax.conduct import warm_cosine
 
 CONTROL = "unpruned"
 """The full network, trained on for as many steps."""

@@ -23,7 +23,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
-from experiments.conduct import warm_cosine
+from dms_jax.conduct import warm_cosine
 from experiments.llama_prune import adamw
 
 

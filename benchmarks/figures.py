@@ -38,7 +38,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, metrics, replicate, shard_batch, supervised
 from dms_jax.training.job import Job
 from dms_jax.training.runs import MASKS, Run
-from experiments.conduct import warm_cosine
+from dms_jax.conduct import warm_cosine
 from experiments.digits_search import EXAMPLE, Config, sgd
 
 BUDGET = 0.04

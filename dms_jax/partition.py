@@ -71,12 +71,19 @@ def merged(rest: Any, changes: Any, where: str = "") -> Any:
     if not jax.tree.leaves(changes):
         return rest
     if isinstance(rest, Mapping) and isinstance(changes, Mapping):
-        for key in changes:
-            if key not in rest and jax.tree.leaves(changes[key]):
+        children, structure = _children(rest)
+        new = _children(changes)[0]
+        for key, child in new.items():
+            if key not in children and jax.tree.leaves(child):
                 raise UserError(f'the loss gives "state" for {where}{key}, which is not among the variables')
-        new = {k: merged(leaf, changes.get(k), f"{where}{k}/") for k, leaf in rest.items()}
-        return type(rest)(new)  # type: ignore[call-arg]
+        return structure.unflatten([merged(leaf, new.get(k), f"{where}{k}/") for k, leaf in children.items()])
     return _merged_node(rest, changes, where)
+
+
+def _children(node: Mapping[Any, Any]) -> tuple[dict[Any, Any], Any]:
+    """key -> child as the pytree has it (a mapping may hand out views of its children), and what puts them together."""
+    pairs, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    return {getattr(path[0], "key", path[0]): child for path, child in pairs}, structure
 
 
 def _merged_node(rest: Any, changes: Any, where: str) -> Any:

@@ -34,7 +34,7 @@ from dms_jax.training.job import Job
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, conduct, warm_cosine
+from dms_jax.conduct import Experiment, conduct, warm_cosine
 from experiments.flags import Searching
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)

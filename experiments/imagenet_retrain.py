@@ -29,7 +29,7 @@ from dms_jax.training import place, processes
 from dms_jax.training.machine import machine
 from dms_jax.training.runs import Run
 from experiments import recipes
-from experiments.conduct import say
+from dms_jax.conduct import say
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import described

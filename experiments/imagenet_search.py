@@ -31,7 +31,7 @@ from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
 from experiments import recipes
-from experiments.conduct import Experiment, conduct
+from dms_jax.conduct import Experiment, conduct
 from experiments.flags import Hosts, Searching, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import pretrained_images

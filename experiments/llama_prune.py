@@ -46,7 +46,7 @@ from dms_jax.training.language import bits_per_token, language_loss
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, conduct, warm_cosine
+from dms_jax.conduct import Experiment, conduct, warm_cosine
 from experiments.flags import Hosts, Searching, default
 
 COMMAND = "python -m experiments.llama_prune"

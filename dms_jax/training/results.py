@@ -39,11 +39,11 @@ class Quality:
     measure: Callable[[Any, Any], Sequence[Any]]
     also: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
 
-    def show(self, value: float, stderr: float) -> str:
+    def show(self, value: float, stderr: float | None) -> str:
         """`98.6±0.6%` or `2.514±0.012`."""
-        if self.unit == "%":
-            return f"{100 * value:.1f}±{100 * stderr:.1f}%"
-        return f"{value:.3f}±{stderr:.3f}"
+        scale, digits = (100, 1) if self.unit == "%" else (1, 3)
+        error = "" if stderr is None else f"±{scale * stderr:.{digits}f}"
+        return f"{scale * value:.{digits}f}{error}" + ("%" if self.unit == "%" else "")
 
 
 def measure(
@@ -64,7 +64,7 @@ def measure(
     passes = {name: (net.fn, _on_one_device(net.params)) for name, net in finished.networks.items()}
     if not {FULL, LONGER} & set(passes):  # nobody trained it; how long it takes does not depend on that
         shapes = space.arrays(space.parameters.template)
-        zeros = jax.tree.map(_blank, shapes)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         passes[FULL] = (lambda params, *inputs: space.fn(space.whole(params), *inputs), zeros)
     milliseconds = latency.rows(passes, space.example, batches)
     rows = []
@@ -84,13 +84,6 @@ def measure(
         "rows": rows,
         "warnings": latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
     }
-
-
-def _blank(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros; a random key where one is wanted."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(leaf)), leaf.shape)  # type: ignore[arg-type]
-    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _on_one_device(variables: Any) -> Any:

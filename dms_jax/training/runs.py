@@ -31,6 +31,8 @@ import numpy as np
 
 from dms_jax import models
 from dms_jax.errors import Interrupted, UserError, one_line
+from dms_jax.shrink import shrink
+from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training.checkpoints import Checkpoints
 from dms_jax.training.interrupt import InterruptFlag
@@ -207,6 +209,26 @@ def load(directory: str | os.PathLike[str], *, host: bool = False) -> tuple[nn.M
     if restored is None:
         raise UserError(f"{folder} holds no whole checkpoint; remove results.json and run the job's command again")
     return model, restored.state
+
+
+def load_params(
+    directory: str | os.PathLike[str], space: SearchSpace, structure: Structure, *, host: bool = False
+) -> Any:
+    """The small network's parameters that a finished run left: a tree like the space's, arrays alone.
+
+    Raises:
+      UserError: no finished run is there, or it is of another network.
+    """
+    folder = Path(directory) / "checkpoints" / FINAL
+    if not folder.is_dir():
+        raise UserError(f"{directory} holds no finished run; run its job to the end")
+    shapes = shrink(space, space.arrays(space.parameters.template), structure)
+    wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
+    with Checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(wanted)
+    if restored is None:
+        raise UserError(f"{folder} holds no whole checkpoint; remove results.json and run the job again")
+    return restored.state
 
 
 def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:

@@ -14,7 +14,7 @@ from benchmarks.methods import OURS
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised
 from dms_jax.training.language import bits_per_token, language_loss
-from experiments.conduct import warm_cosine
+from dms_jax.conduct import warm_cosine
 from experiments.llama_prune import adamw
 
 

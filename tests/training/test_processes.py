@@ -41,7 +41,7 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.processes import local
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, conduct
+from dms_jax.conduct import Experiment, conduct
 from tests import tiny
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
