@@ -28,6 +28,7 @@ from benchmarks import method_pictures
 from benchmarks.command import PICTURES
 from benchmarks.pictures import save
 from dms_jax import models
+from dms_jax.conduct import warm_cosine
 from dms_jax.data import batches, digits
 from dms_jax.errors import exit_on_user_error
 from dms_jax.method.schedule import Schedule
@@ -38,7 +39,6 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, metrics, replicate, shard_batch, supervised
 from dms_jax.training.job import Job
 from dms_jax.training.runs import MASKS, Run
-from dms_jax.conduct import warm_cosine
 from experiments.digits_search import EXAMPLE, Config, sgd
 
 BUDGET = 0.04

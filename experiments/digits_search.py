@@ -23,6 +23,7 @@ import tyro
 
 from dms_jax import models
 from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import digits
 from dms_jax.data.batching import batches
 from dms_jax.errors import UserError, exit_on_user_error
@@ -34,7 +35,6 @@ from dms_jax.training.job import Job
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from dms_jax.conduct import Experiment, conduct, warm_cosine
 from experiments.flags import Searching
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)

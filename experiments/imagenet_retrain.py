@@ -22,6 +22,7 @@ import tyro
 
 import dms_jax
 from dms_jax import models
+from dms_jax.conduct import say
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
@@ -29,7 +30,6 @@ from dms_jax.training import place, processes
 from dms_jax.training.machine import machine
 from dms_jax.training.runs import Run
 from experiments import recipes
-from dms_jax.conduct import say
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import described

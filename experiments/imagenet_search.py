@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import tyro
 
 from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -31,7 +32,6 @@ from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
 from experiments import recipes
-from dms_jax.conduct import Experiment, conduct
 from experiments.flags import Hosts, Searching, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import pretrained_images

@@ -32,6 +32,7 @@ import tyro
 import dms_jax
 from dms_jax import export, models
 from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import text
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError, exit_on_user_error
@@ -46,7 +47,6 @@ from dms_jax.training.language import bits_per_token, language_loss
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from dms_jax.conduct import Experiment, conduct, warm_cosine
 from experiments.flags import Hosts, Searching, default
 
 COMMAND = "python -m experiments.llama_prune"

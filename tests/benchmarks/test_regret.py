@@ -11,10 +11,10 @@ from benchmarks import enumerated, regret
 from benchmarks.cells import Cells
 from benchmarks.command import Options
 from benchmarks.methods import OURS
+from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised
 from dms_jax.training.language import bits_per_token, language_loss
-from dms_jax.conduct import warm_cosine
 from experiments.llama_prune import adamw
 
 

@@ -16,6 +16,7 @@ import toy
 
 from dms_jax import Searchable
 from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct
 from dms_jax.errors import UserError
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -41,7 +42,6 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.processes import local
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from dms_jax.conduct import Experiment, conduct
 from tests import tiny
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
