@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.masked import masked_loss
+from benchmarks.masked import Masks, masked_loss
 from dms_jax import models
 from dms_jax.conduct import warm_cosine
 from dms_jax.data import text
@@ -107,8 +107,8 @@ class Space:
         """Its MACs as a share of the full network's."""
         return self.space.resources(self.kept(key))["macs"] / self.space.resources()["macs"]
 
-    def masks(self, key: Key) -> dict[str, Any]:
-        """Its "masks" collection."""
+    def masks(self, key: Key) -> Masks:
+        """Its masks, of 0 and 1."""
         return self.space.masks(self.kept(key))
 
     def batches(self, seed: int, first: int, steps: int) -> jax.Array:
@@ -121,7 +121,7 @@ class Space:
         inputs = jnp.zeros((1, self.size.length), jnp.int32)
         return jax.jit(self.space.model.init)(jax.random.key(seed), inputs)["params"]
 
-    def bits(self, params: Any, masks: dict[str, Any], windows: np.ndarray) -> jax.Array:
+    def bits(self, params: Any, masks: Masks, windows: np.ndarray) -> jax.Array:
         """Bits per byte on windows under masks."""
         loss = masked_loss(self.space, self.loss, masks)
 
@@ -131,7 +131,7 @@ class Space:
         parts = jnp.asarray(windows).reshape(4, -1, windows.shape[1])
         return jnp.mean(jax.lax.map(nats, parts)) / np.log(2)
 
-    def trained(self, params: Any, masks: dict[str, Any], tokens: jax.Array) -> Any:
+    def trained(self, params: Any, masks: Masks, tokens: jax.Array) -> Any:
         """Parameters after training under 0/1 masks."""
         optimizer = adamw(warm_cosine(self.size.learning_rate, self.size.steps))
         step = supervised.make_step(masked_loss(self.space, self.loss, masks), optimizer)

@@ -114,7 +114,7 @@ def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
 def uniform(work: Work, variables: Any) -> Found:
     """The control: the same keep ratio everywhere, largest magnitudes."""
     space = work.task.space
-    return baselines.uniform(space, space.magnitudes(variables["params"]), {"macs": work.macs}), variables, 0
+    return baselines.uniform(space, space.magnitudes(variables), {"macs": work.macs}), variables, 0
 
 
 def pruned(work: Work, variables: Any, importance: Importance) -> Found:

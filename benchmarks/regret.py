@@ -75,7 +75,7 @@ def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
 
 
 def _uniform(space: Space, settings: Settings, seed: int) -> Structure:
-    magnitudes = space.space.magnitudes(supernet(space, seed))
+    magnitudes = space.space.magnitudes({"params": supernet(space, seed)})
     return baselines.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
 
 

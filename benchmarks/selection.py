@@ -66,7 +66,7 @@ def select(work: Phases, name: str, variables: Any, asked: Asked, start: int) ->
 
 
 def _magnitudes(work: Phases, variables: Any, start: int) -> Ranking:
-    return work.task.space.magnitudes(variables["params"])
+    return work.task.space.magnitudes(variables)
 
 
 def _taylor(work: Phases, variables: Any, start: int) -> Ranking:

@@ -69,16 +69,17 @@ def conduct(experiment: Experiment) -> None:
         say(f"{e.subject} -> {run.directory}, steps: {e.steps.plan}")
         try:
             finished = e.phases(run)
+            say(f"measuring {e.quality.name} and latency")
+            measured = measure(finished, e.search, e.steps, e.quality, e.latency_batches)
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {e.command}") from None
-        say(f"measuring {e.quality.name} and latency")
         results = {
             "title": f"{e.subject}, {shares(e.search)}",
             "data": e.data,
             "command": e.command,
             "seed": e.seed,
             "pipeline": e.pipeline,
-            **measure(finished, e.search, e.steps, e.quality, e.latency_batches),
+            **measured,
             "seconds": run.seconds,
         }
         run.finish(finished.structure, finished.networks[FOUND][1], results)

@@ -1,6 +1,8 @@
 """What a user sees instead of a traceback: one line, and an exit status."""
 
+import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec, TypeVar
@@ -10,6 +12,10 @@ R = TypeVar("R")
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130  # 128 + SIGINT, what shells report for Ctrl-C
+MOST_CHARACTERS = 500  # of a message on a terminal
+
+# The machine's, not the program's: a full or failing disk, a quota, a file system that turned read-only.
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
 class UserError(ValueError):
@@ -36,8 +42,8 @@ class Interrupted(Exception):
 def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
     """Wrap the `main` of a program: a user's mistake ends it with one line on stderr and no traceback.
 
-    A `UserError` exits with status 2; `Interrupted` (and a bare Ctrl-C) with status 130 after the line that
-    says how to go on. Every other exception is a fault of the program and keeps its traceback.
+    A `UserError` exits with status 2, and so does a full disk or a quota; `Interrupted` (and a bare Ctrl-C) with status
+    130 after the line that says how to go on. Every other exception is a fault of the program and keeps its traceback.
 
     Args:
         main: any callable.
@@ -54,7 +60,12 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            _exit(f"error: {one_line(error)}", USER_ERROR_STATUS)
+            _exit(f"error: {shortened(one_line(error))}", USER_ERROR_STATUS)
+        except OSError as error:
+            if error.errno not in _MACHINE:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            _exit(f"error: {error.strerror}{where}; the same command goes on once that is over", USER_ERROR_STATUS)
         except Interrupted as stop:
             _exit(one_line(stop), INTERRUPTED_STATUS)
         except KeyboardInterrupt:
@@ -63,9 +74,43 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of `error` on one line, its class name where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return the message of `error` on one line, its class name where it has none; of at most about `most` characters.
+
+    What the system said, such as "No space left on device", comes first where other libraries bury it.
+    """
+    line = " ".join(str(error).split()) or type(error).__name__
+    if most is None or len(line) <= most:
+        return line
+    reason = _reason(error)
+    return shortened(line if reason is None else f"{reason}: {line}", most)
+
+
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Return a text of about `most` characters: its beginning, how many are left out, and its end.
+
+    >>> shortened("a" * 30 + "b" * 30, 40)
+    'aaaaaaaaaaaaaaaaaaaaaaaaaa... (21 characters left out) ...bbbbbbbbbbbbb'
+    """
+    if len(text) <= most:
+        return text
+    tail = most // 3
+    head = most - tail - 1
+    return f"{text[:head]}... ({len(text) - head - tail:,} characters left out) ...{text[-tail:]}"
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """What the system said, of the first error of a chain that knows."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        for reason in map(os.strerror, _MACHINE):
+            if reason in str(error):  # of a library that is not written in Python
+                return reason
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _exit(line: str, status: int) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +15,14 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from dms_jax import files
 from dms_jax.elements import portable
 from dms_jax.errors import UserError
 from dms_jax.models.llama import Llama
 from dms_jax.pretrained.directory import read_json
 from dms_jax.pretrained.llama import ParamPath, tensor_of
 from dms_jax.pretrained.llama_configuration import LayerSizes, to_config
+from dms_jax.reading import record, whole
 
 SHARD_BYTES = 5 * 10**9
 """The size of one weight file, about; a tensor is never cut."""
@@ -86,13 +89,14 @@ def huggingface(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     config |= _write_tokenizer(directory, tokenizer, model.vocabulary)
+    (directory / "config.json").unlink(missing_ok=True)  # written last: where it is, all else is
     if "per_layer_config" in config:
         (base,) = config["architectures"]
         config["auto_map"] = {"AutoModelForCausalLM": f"modeling_per_layer.PerLayer{base}"}
-        (directory / "modeling_per_layer.py").write_text(_PER_LAYER_CODE.format(base=base))
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        files.write(directory / "modeling_per_layer.py", _PER_LAYER_CODE.format(base=base).encode())
     numbers = {old: new for new, old in enumerate(layers)}
     _write_weights(directory, {path: tensor_of(path, numbers).name for path in params}, params, shard_bytes)
+    files.write(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     return directory
 
 
@@ -164,12 +168,15 @@ def _write_weights(directory: Path, names: Mapping[ParamPath, str], params: Mapp
         if len(shards) > 1:
             name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
         tensors = {names[p]: np.ascontiguousarray(tensor_of(p).to_stored(np.asarray(params[p]))) for p in paths}
-        save_file(tensors, directory / name, metadata={"format": "pt"})
+        part = directory / f"{name}.{secrets.token_hex(8)}{files.PART}"
+        save_file(tensors, part, metadata={"format": "pt"})
+        os.replace(part, directory / name)
         index |= dict.fromkeys(tensors, name)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in params.values())
     where = directory / "model.safetensors.index.json"
     if len(shards) > 1:
-        where.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2) + "\n")
+        content = {"metadata": {"total_size": total}, "weight_map": index}
+        files.write(where, (json.dumps(content, indent=2) + "\n").encode())
     else:
         where.unlink(missing_ok=True)  # of an earlier export: it would hide the file just written
 
@@ -197,12 +204,13 @@ def _write_tokenizer(directory: Path, tokenizer: Any, vocabulary: int) -> dict[s
         tokenizer.save(str(directory / "tokenizer.json"))
         return {}
     source = Path(tokenizer)
-    files = [source / name for name in _TOKENIZER_FILES if (source / name).exists()]
-    if not any(file.name.startswith("tokenizer.") or file.name == "vocab.json" for file in files):
+    found = [source / name for name in _TOKENIZER_FILES if (source / name).exists()]
+    if not any(file.name.startswith("tokenizer.") or file.name == "vocab.json" for file in found):
         raise UserError(f"{source} holds no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
-    config = read_json(source / "config.json") if (source / "config.json").exists() else {}
+    said = record({}, {"vocab_size": whole(0, 2**24)})
+    config = read_json(source / "config.json", said) if (source / "config.json").exists() else {}
     _fits(config.get("vocab_size", 0), vocabulary)
-    for file in files:
+    for file in found:
         if file.resolve() != (directory / file.name).resolve():
             shutil.copyfile(file, directory / file.name)
     return {key: config[key] for key in _SPECIAL if key in config}

@@ -1,7 +1,7 @@
 """One call: a network, its loss, data and a budget become a smaller network and a report.
 
-fitted = dms_jax.fit(fn, params, loss=loss, batches=batches, example=x, budget={"macs": 0.5}, steps=1000, workdir="runs/a")
-fitted.fn(fitted.params, x)
+Its smallest use: `dms_jax.fit(fn, params, loss=loss, batches=batches, example=x, budget={"macs": 0.5}, steps=1000,
+workdir="runs/mine")`; the result has `fn` and `params`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ import optax
 from dms_jax.conduct import Experiment, conduct, say, warm_cosine
 from dms_jax.data.stepping import by_step
 from dms_jax.errors import UserError, one_line
-from dms_jax.method.dms import DMS
 from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
-from dms_jax.method.loss import Loss
+from dms_jax.method.loss import Loss, outcome
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
@@ -129,7 +128,7 @@ def fit(
     Args:
       fn: `(params, *inputs) -> outputs`, of inference and pure; or a `SearchSpace` (`SearchSpace.from_nnx(...)`).
       params: of the full network: any pytree; None: those that the space was made of.
-      loss: `(params, batch, key)` -> a scalar, or (scalar, {"state": new values of what is not trained, "metrics": ...}).
+      loss: `(params, batch, key)` -> a scalar, or (it, {"state": new values of what is not trained, "metrics": ...}).
       batches: from the number of a step to its batch, the same one whenever asked; or a list of batches, or what gives
         an iterator of them anew (a loader, a generator function), which is gone through again and again.
       budget: {"macs": x, "params": y}, either or both: fractions of the full network in (0, 1], or numbers above 1.
@@ -152,8 +151,8 @@ def fit(
       devices, fsdp: where it runs; over how many devices large parameters are cut. A batch is cut over all of them.
       title, data, command: for the report: the network, the data, how to do it again.
       latency_batches: batch sizes that latency is measured at.
-      **reading: of `SearchSpace.from_function`, where `fn` is a function: trainable, also, tie, include, freeze, blocks,
-        paths. The loss is read with it.
+      **reading: of `SearchSpace.from_function`, where `fn` is a function: trainable, also, tie, unroll, include,
+        freeze, blocks, paths. The loss is read with it.
 
     Returns:
       The small network, its parameters, results and report.
@@ -163,6 +162,7 @@ def fit(
       UserError: arguments that do not fit, a budget that cannot be met, another job's directory, a loss that is not
         finite, ...
     """
+    outcome(loss)  # which refuses what is no loss
     draw = by_step(batches)
     space, params, inputs = _read(fn, params, loss, draw, example, reading)
     make, searching = _optimizers(optimizer, steps)

@@ -253,7 +253,7 @@ def _space(folder: Path, fn: Callable[..., Any]) -> SearchSpace:
     full = _described(folder)["full"]
     if full is None:
         raise UserError(
-            f"{folder} is of a network with parameters of its own kind: give fn=SearchSpace.from_... instead of a function"
+            f"{folder} is of parameters that are no plain containers: give fn=SearchSpace.from_..., not a function"
         )
     params: Any = {}
     for leaf in full["leaves"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dms_jax.errors import UserError
 from dms_jax.placement import FSDP, sharding_of
 from dms_jax.program.axes import UNIT, Atom, Axis, resolve
-from dms_jax.program.parameters import GONE, holes_filled, is_array, path_of
+from dms_jax.program.parameters import GONE, holes_filled, path_of
 from dms_jax.program.sizes import Sizes
+from dms_jax.program.unrolling import rows as rows_of
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
@@ -50,26 +52,59 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
     return holes_filled(cut.walk(tree, ""))
 
 
+@dataclass(frozen=True, eq=False)
+class _Template:
+    """The structure of a tree of parameters.
+
+    Attributes:
+      leaves: key path -> leaf, of every array.
+      keys: of everything in the tree; what is no array is static, or None.
+      stacked: key path -> how many rows, of arrays that are laid out in rows and may come as they were.
+    """
+
+    leaves: Mapping[Any, Leaf]
+    keys: frozenset[Any]
+    stacked: Mapping[Any, int]
+
+    def parts(self) -> list[_Template]:
+        """Those of the collections, where the children of the tree are some: one of them holds all that is trained."""
+        children = dict.fromkeys(keys[0] for keys in self.leaves if keys)
+        if len({keys[0] for keys, leaf in self.leaves.items() if keys and leaf.trained}) != 1 or () in self.leaves:
+            return []
+        return [
+            _Template(
+                {keys[1:]: leaf for keys, leaf in self.leaves.items() if keys[0] == child},
+                frozenset(keys[1:] for keys in self.keys if keys[:1] == (child,)),
+                {keys[1:]: count for keys, count in self.stacked.items() if keys[0] == child},
+            )
+            for child in children
+            if (child,) not in self.leaves
+        ]
+
+    def match(self, keys: Sequence[Any]) -> dict[Any, Leaf] | None:
+        """key path -> leaf for the key paths of a tree that has nothing else, and at least all that is trained."""
+        starts = {k: next((k[:n] for n in range(len(k), -1, -1) if k[:n] in self.leaves), None) for k in keys}
+        covered = {start for start in starts.values() if start is not None}
+        needed = {k for k, leaf in self.leaves.items() if leaf.trained} or self.leaves.keys()
+        if not covered or not needed <= covered or any(s is None and k not in self.keys for k, s in starts.items()):
+            return None
+        return {k: self.leaves[start] for k, start in starts.items() if start is not None}
+
+
 class _Cut:
     """Walks a tree down to the sub-trees that are shaped like parameters."""
 
     def __init__(self, space: SearchSpace, kept: Mapping[str, tuple[int, ...]]):
         self.sizes, self.gone = space.sizes(kept), space.gone(kept)
         leaves = list(space.leaves.values())
-        numbers = jax.tree.map(lambda _: 0, space.parameters.template)
-        rest = iter(leaves)
-        marked = jax.tree.map(
-            lambda leaf, _: next(rest) if is_array(leaf) else None, space.parameters.template, numbers
-        )
-        self.templates = [marked, *self._collections(marked)]
-        self.keys = [dict(jax.tree_util.tree_flatten_with_path(t)[0]) for t in self.templates]
         self.trained = [leaf for leaf in leaves if leaf.trained]
-
-    @staticmethod
-    def _collections(marked: Any) -> list[Any]:
-        return list(marked.values()) if isinstance(marked, Mapping) and len(marked) > 1 or _single(marked) else []
+        template = space.parameters.template
+        whole = dict(zip(space.parameters.keys, leaves, strict=True))
+        whole = _Template(whole, frozenset(_keys(template)), space.parameters.stacked)
+        self.templates = [whole, *whole.parts()]
 
     def walk(self, node: Any, path: str) -> Any:
+        node = self._by_rows(node)
         found = self._like_parameters(node)
         if found is not None:
             flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
@@ -81,24 +116,23 @@ class _Cut:
             lambda keys, child: self.walk(child, f"{path}{path_of(keys)}/"), node, is_leaf=lambda x: x is not node
         )
 
-    def _like_parameters(self, node: Any) -> dict[Any, Leaf] | None:
-        """key path -> leaf, where a tree has the structure of the parameters; holders of several arrays may be deeper."""
-        if hasattr(node, "shape") and self.keys[0].keys() != {()}:
-            return None
-        keys = [k for k, _ in jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)[0]]
-        for known in self.keys:
-            if not known or not keys:
-                continue
-            starts = {k: next((k[:n] for n in range(len(k), -1, -1) if k[:n] in known), None) for k in keys}
-            covered = {start for start in starts.values() if start is not None}
-            if covered == known.keys() and (None not in starts.values() or self._static(starts, known)):
-                return {k: known[start] for k, start in starts.items() if start is not None}
-        return None
+    def _by_rows(self, node: Any) -> Any:
+        """Where stacked parameters are laid out in rows: the same of a tree in which they are still stacked."""
+        for template in self.templates if self.templates[0].stacked else ():
+            keys = {k[:-1] if k[:-1] in template.stacked else k for k in template.leaves}
+            flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
+            if keys <= {k for k, _ in flat} and treedef.num_leaves <= len(template.keys):
+                counts = template.stacked
+                rows = [rows_of(x, counts[k]) if k in counts and hasattr(x, "shape") else x for k, x in flat]
+                return jax.tree_util.tree_unflatten(treedef, rows)
+        return node
 
-    @staticmethod
-    def _static(starts: Mapping[Any, Any], known: Mapping[Any, Leaf]) -> bool:
-        """Whether the leaves beside those of parameters could be static ones: theirs is the whole tree."""
-        return len(known) > 1 and sum(start is None for start in starts.values()) < len(starts) / 2
+    def _like_parameters(self, node: Any) -> dict[Any, Leaf] | None:
+        """key path -> leaf, where a tree has the structure of the parameters; what is kept for one may lie deeper."""
+        if hasattr(node, "shape") and self.templates[0].leaves.keys() != {()}:
+            return None
+        keys = _keys(node)
+        return next((found for template in self.templates if (found := template.match(keys)) is not None), None)
 
     def _leaf(self, leaf: Leaf | None, array: Any, path: str) -> Any:
         if leaf is None:
@@ -125,8 +159,8 @@ class _Cut:
         return np.concatenate(pieces) if isinstance(array, np.ndarray) else jnp.concatenate(pieces)
 
 
-def _single(marked: Any) -> bool:
-    return isinstance(marked, Mapping) and len(marked) == 1 and all(isinstance(v, Mapping) for v in marked.values())
+def _keys(tree: Any) -> list[Any]:
+    return [keys for keys, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_hole)[0]]
 
 
 def _hole(node: Any) -> bool:
@@ -160,8 +194,8 @@ def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] 
     if len(choices) == 1:
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
     raise UserError(
-        f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; start "
-        "this optimizer anew, optimizer.init(small parameters)"
+        f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; "
+        "start this optimizer anew, optimizer.init(small parameters)"
     )
 
 

@@ -71,6 +71,7 @@ class SearchSpace:
       fn: the inference function that was traced, `(params, *inputs)`.
       example: shapes of the inputs; MACs are those of one call with them.
       model: the model it was made of, where there is one.
+      call: of a marked Linen model: keyword arguments of its inference.
     """
 
     def __init__(
@@ -80,13 +81,15 @@ class SearchSpace:
         *,
         also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
         tie: Sequence[str] = (),
+        unroll: Sequence[str] = (),
         choice: Choice | None = None,
         context: Callable[[], Any] | None = None,
         model: Any = None,
     ):
         self.source, self.fn, self.model = source, source.fn, model
+        self.call: dict[str, Any] = {}
         self.example = jax.tree.map(_abstract, tuple(inputs))
-        self.parameters = Parameters.of(source.params, source.trainable, source.paths)
+        self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
         extras = [Extra(f"the program {name!r}", fn, tuple(args)) for name, (fn, args) in (also or {}).items()]
         options = {} if context is None else {"context": context}
         self._found: Discovery = discover(self.parameters, self.fn, self.example, extras, choice, **options)
@@ -111,6 +114,7 @@ class SearchSpace:
         trainable: Any = None,
         also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
         tie: Sequence[str] = (),
+        unroll: Sequence[str] = (),
         include: Sequence[str] = (),
         freeze: Sequence[str] = (),
         blocks: Sequence[str] = (),
@@ -128,6 +132,8 @@ class SearchSpace:
             path is that of a leaf are its new value.
           tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
             keeping its own best elements.
+          unroll: patterns on paths of parameters that are stacked for a `scan` over layers: every layer gets widths of
+            its own, and its parameters become tuples of rows. Otherwise all layers have one width, and go by rows.
           include: patterns on candidates that are not searched by themselves (see `summary`).
           freeze: patterns on candidates to leave alone.
           blocks: patterns on module paths, such as "layers/*": residual branches in one module are one element.
@@ -141,7 +147,7 @@ class SearchSpace:
         title = getattr(fn, "__qualname__", type(fn).__name__)
         source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
         choice = Choice(tuple(include), tuple(freeze), tuple(blocks))
-        return SearchSpace(source, inputs, also=also, tie=tie, choice=choice)
+        return SearchSpace(source, inputs, also=also, tie=tie, unroll=unroll, choice=choice)
 
     @staticmethod
     def from_linen(model: Any, variables: Any, *inputs: Any, **options: Any) -> SearchSpace:
@@ -229,6 +235,11 @@ class SearchSpace:
     def variable_counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
         """`[variables]` int64: what the polynomials of `costs` are evaluated at, for kept elements of every group."""
         return self._variables.counts(kept)
+
+    @property
+    def variable_sizes(self) -> np.ndarray:
+        """`[variables]` int64: what every variable of `costs` counts in the full network; the first is 1."""
+        return self._variables.sizes
 
     def element_variables(self, group: str) -> np.ndarray:
         """`[N]` int32: which variable of `costs` counts each element of a group."""
@@ -334,7 +345,7 @@ class SearchSpace:
         return unflatten_dict(self.by_group(flat), sep="/")
 
     def partition(self, tree: Any) -> tuple[Any, Any]:
-        """Parameters -> (what is trained, the rest), each with None in the other's places; `partition.combine` undoes it."""
+        """(what is trained, the rest), each with None in the other's places; `partition.combine` undoes it."""
         return self.parameters.partition(tree)
 
     def arrays(self, tree: Any) -> Any:
@@ -343,7 +354,7 @@ class SearchSpace:
 
     def whole(self, tree: Any) -> Any:
         """Undo `arrays`: parameters of any structure with the leaves that are no arrays back in their places."""
-        return self.parameters.tree(self.parameters.arrays(tree))
+        return self.parameters.called(self.parameters.arrays(tree))
 
     @property
     def trained(self) -> Any:
@@ -354,7 +365,7 @@ class SearchSpace:
         """Any function of the parameters, with masks: `(params, masks, *inputs) -> outputs`.
 
         Every operation that runs over an axis of a group reads it times the mask; every residual branch is multiplied
-        by its gate; means count kept elements, n = sum m. With masks of 0 and 1 it computes what the small network does.
+        by its gate; means count kept elements, n = sum m. Masks of 0 and 1 give what the small network computes.
 
         Args:
           fn: `(params, *inputs)`; traced again for every new shape of its inputs.
@@ -396,6 +407,14 @@ class SearchSpace:
         return totals
 
     # --- the smaller network ---
+
+    def forward(self, model: Any = None) -> Callable[..., Any]:
+        """`(variables, *inputs) -> outputs`: inference of the marked Linen model, or of a clone with a structure.
+
+        What runs: kernels of one device are used, which `fn`, the program that is read, does without.
+        """
+        network = self.model if model is None else model
+        return lambda variables, *inputs: network.apply(variables, *inputs, **self.call)
 
     def shrunk(self, fn: Callable[..., Any], structure: Structure | Mapping[str, Sequence[int]]) -> Callable[..., Any]:
         """Any function of the parameters at the sizes of a structure: `(small params, *inputs) -> outputs`.
@@ -570,14 +589,15 @@ class SearchSpace:
         return [] if site is None else [describe(why) for why in self._found.program.ties.path(site, axis)]
 
 
-_OPTIONS = ("also", "tie")
+_OPTIONS = ("also", "tie", "unroll")
 _CHOICES = ("include", "freeze", "blocks")
 
 
 def _space(make: Callable[..., Source], given: Any, inputs: Any, options: dict[str, Any], model: Any) -> SearchSpace:
     """A space of what an adapter makes of a model; options that are not the space's go to the model."""
     call = {key: value for key, value in options.items() if key not in (*_OPTIONS, *_CHOICES)}
-    choice = Choice(**{key: tuple(options[key]) for key in _CHOICES if key in options})
+    patterns = {key: tuple(options.get(key, ())) for key in _CHOICES}
+    choice = Choice(patterns["include"], patterns["freeze"], patterns["blocks"])
     rest = {key: options[key] for key in _OPTIONS if key in options}
     return SearchSpace(make(*given, **call), inputs, choice=choice, model=model, **rest)
 

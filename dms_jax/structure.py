@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from collections.abc import Iterable, Mapping
@@ -11,9 +10,34 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from dms_jax import files, reading
 from dms_jax.errors import UserError
+from dms_jax.reading import flag, mapping, one_of, optional, record, text, whole
 
 FORMAT, VERSION = "dms_jax.structure", 1
+
+MOST_ELEMENTS = 2**24
+"""Of one group: more than any network has."""
+
+MOST_GROUPS = 2**14
+
+KINDS = ("width", "heads", "depth")
+
+_COUNT = whole(0, 2**80)
+_RESOURCES = mapping(mapping(_COUNT, 16), 16)
+_GROUP = record(
+    {"kept": reading.anything},
+    {"size": optional(whole(1, MOST_ELEMENTS)), "kind": optional(one_of(*KINDS)), "removed": flag},
+)
+_FILE = record(
+    {"groups": mapping(_GROUP, MOST_GROUPS)},
+    {
+        "model": optional(record({}, {"name": text(256), "arguments": optional(mapping(reading.anything, 64))})),
+        "resources": optional(_RESOURCES),
+    },
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +54,8 @@ class Structure:
       removed: groups that went with a removed block; what `kept` says of them is of no effect.
 
     Raises:
-      UserError: indices that are not ascending integers >= 0, or lie outside a known size.
+      UserError: indices that are not ascending integers >= 0, or lie outside a known size; sizes or kinds that are
+        none.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -41,17 +66,33 @@ class Structure:
     removed: frozenset[str] = frozenset()
 
     def __post_init__(self):
+        for what, given in (("kept", self.kept), ("sizes", self.sizes), ("kinds", self.kinds)):
+            if not isinstance(given, Mapping):
+                raise UserError(f"structure: {what} must map names of groups, not {reading.shown(given)}")
+        for name, size in self.sizes.items():
+            if not _is_whole(size) or not 1 <= size <= MOST_ELEMENTS:
+                raise UserError(
+                    f"structure: the size of group {name!r} is a whole number from 1 to {MOST_ELEMENTS:,}, not "
+                    f"{reading.shown(size)}"
+                )
+        for name, kind in self.kinds.items():
+            if kind not in KINDS:
+                raise UserError(f"structure: group {name!r} is one of {', '.join(KINDS)}, not {reading.shown(kind)}")
+        if isinstance(self.removed, str):
+            raise UserError(f"structure: removed is a set of names of groups, not {reading.shown(self.removed)}")
         kept = {name: _indices(name, indices, self.sizes.get(name)) for name, indices in self.kept.items()}
         object.__setattr__(self, "kept", MappingProxyType(kept))
         object.__setattr__(self, "sizes", MappingProxyType(dict(self.sizes)))
         object.__setattr__(self, "kinds", MappingProxyType(dict(self.kinds)))
         object.__setattr__(self, "removed", frozenset(self.removed))
+        # of thousands of groups, asked for by every module of a network
+        object.__setattr__(self, "_hash", hash(tuple(sorted(kept.items()))))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and dict(self.kept) == dict(other.kept)
+        return self is other or (isinstance(other, Structure) and dict(self.kept) == dict(other.kept))
 
     def __hash__(self) -> int:
-        return hash(tuple(sorted(self.kept.items())))
+        return self._hash  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: Any) -> Structure:
         return self  # immutable; module attributes are deep-copied by Flax's clone
@@ -95,10 +136,10 @@ class Structure:
         groups = data.get("groups")
         if not isinstance(groups, dict) or not all(isinstance(g, dict) and "kept" in g for g in groups.values()):
             raise UserError(f'{source} is not a structure: "groups" must map names to {{"size", "kept", "kind"}}')
-        if not all(isinstance(g.get("size"), int | None) for g in groups.values()):
-            raise UserError(f'{source} is not a structure: a "size" is a whole number or null')
-        if not all(isinstance(data.get(key), dict | None) for key in ("model", "resources")):
-            raise UserError(f'{source} is not a structure: "model" and "resources" are objects or null')
+        try:
+            _FILE(data, "")
+        except reading.Mismatch as error:
+            raise UserError(f"{source} is not a structure: {error.fault}, as in what a search writes") from None
         return Structure(
             kept={name: group["kept"] for name, group in groups.items()},
             sizes={name: group["size"] for name, group in groups.items() if group.get("size") is not None},
@@ -111,9 +152,7 @@ class Structure:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write `structure.json`; an interrupted write leaves the old file whole."""
         path = Path(path)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        os.replace(part, path)
+        files.write_json(path, self.to_json())
         return path
 
     @staticmethod
@@ -123,22 +162,31 @@ class Structure:
         Raises:
           UserError: there is no such file, it is not JSON, or not a structure.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); give the structure.json of a search") from None
-        except ValueError:
-            raise UserError(f"{path} is not JSON; give the structure.json of a search") from None
+        data = reading.read_json(path, hint="give the structure.json of a search")
         return Structure.from_json(data, str(path))
 
 
 def _indices(name: str, indices: Iterable[Any], size: int | None) -> tuple[int, ...]:
     try:
-        found = tuple(operator.index(i) for i in indices)
+        found = tuple(operator.index(i) for i in _without_flags(indices))
     except TypeError:
-        raise UserError(f"structure: group {name!r} must list indices, not {indices!r}") from None
+        raise UserError(f"structure: group {name!r} must list indices, not {reading.shown(indices)}") from None
     if any(b <= a for a, b in zip((-1, *found), found, strict=False)):
         raise UserError(f"structure: the indices of group {name!r} must be ascending and not negative")
+    if found and found[-1] >= MOST_ELEMENTS:
+        raise UserError(f"structure: group {name!r} has at most {MOST_ELEMENTS:,} elements, not {found[-1]:,}")
     if size is not None and found and found[-1] >= size:
         raise UserError(f"structure: group {name!r} has {size} elements, there is no element {found[-1]}")
     return found
+
+
+def _without_flags(indices: Iterable[Any]) -> Iterable[Any]:
+    """`operator.index` takes True for 1, which no list of indices means."""
+    for index in indices:
+        if isinstance(index, bool | np.bool_):
+            raise TypeError(f"{index} is no index")
+        yield index
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

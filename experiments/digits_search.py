@@ -10,7 +10,6 @@ full network. It writes a run directory with `report.html`. Stop it at any time;
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from dms_jax.training.job import Job
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
+from experiments import bounds
 from experiments.flags import Searching
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
@@ -98,17 +98,10 @@ class Config:
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
-        for name in ("steps", "pretrain_steps", "finetune_steps", "batch"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)} is not possible; give a whole number of at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning-rate {self.learning_rate} is not possible; give a number above 0, such as 0.1")
+        bounds.check(self)
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
         self.searching.check()
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
         if self.batch % len(jax.devices()):
             raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
 
@@ -168,6 +161,7 @@ def _phases(config: Config, run: Run, search: Search, data: digits.Split) -> Fin
         example=data.test["image"][:64],
         retrain=config.retrain,
         fresh=marked.fresh(search.space),
+        inference=search.space.forward(),
     )
     return pipeline.run(replicate(jax.jit(search.space.model.init)(key, jnp.zeros(EXAMPLE.shape)), mesh))
 

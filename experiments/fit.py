@@ -3,10 +3,10 @@
     python -m experiments.fit my_network.py --macs=0.5
 
 where `my_network.py` has a function `task()` that returns `dms_jax.Task(fn, params, loss, batches, evaluate, example)`:
-a function of parameters in JAX, or a `SearchSpace` of a Flax, Equinox, Keras or Haiku model. It is pretrained where that
-is asked for, searched, shrunk and finetuned, beside two controls: the same keep ratio everywhere, and the full network.
-The run directory gets `report.html`, and `dms_jax.load` reads the network from it. Stop it at any time; the same
-command goes on.
+a function of parameters in JAX, or a `SearchSpace` of a Flax, Equinox, Keras or Haiku model. It is pretrained where
+that is asked for, searched, shrunk and finetuned, beside two controls: the same keep ratio everywhere, and the full
+network. The run directory gets `report.html`, and `dms_jax.load` reads the network from it. Stop it at any time; the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tyro
 import dms_jax
 from dms_jax import Task
 from dms_jax.errors import UserError, exit_on_user_error, one_line
+from experiments import bounds
 from experiments.flags import Searching, default
 
 COMMAND = "python -m experiments.fit"
@@ -47,10 +48,12 @@ class Config:
     """Budget of parameters, likewise; with --macs both hold."""
     steps: int = 400
     """Steps of the search."""
-    pretrain_steps: int = 0
-    """Steps of the full network before the search; 0 where its parameters are trained."""
+    pretrain_steps: Annotated[int | None, default("none")] = None
+    """Steps of the full network before the search, where its parameters are not trained."""
+    finetune: bool = True
+    """Train the small network after the search."""
     finetune_steps: Annotated[int | None, default("as many as the search has")] = None
-    """Steps of the small network after the search; 0 leaves it as the search did."""
+    """Steps of it."""
     warmup_steps: int = 0
     """Steps at the beginning of the search in which the structure stays as it is."""
     controls: bool = True
@@ -77,21 +80,7 @@ class Config:
 
     def check(self) -> None:
         """Refuse what no run can be made of, before the file is read."""
-        least = {
-            "steps": 1,
-            "pretrain_steps": 0,
-            "finetune_steps": 0,
-            "warmup_steps": 0,
-            "accumulate": 1,
-            "calibrate": 0,
-        }
-        for name, lowest in {**least, "fsdp": 1, "seed": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {value} is not possible; give a whole number of at least {lowest}")
-        if self.average is not None and not 0 <= self.average < 1:
-            raise UserError(f"--average {self.average} is not possible; give a number in [0, 1), such as 0.999")
+        bounds.check(self)
         self.searching.check()
 
 
@@ -109,8 +98,8 @@ def fit_file(config: Config, command: str) -> None:
     flags = {
         "budget": config.budget,
         "steps": config.steps,
-        "pretrain": config.pretrain_steps,
-        "finetune": config.finetune_steps,
+        "pretrain": config.pretrain_steps or 0,
+        "finetune": config.finetune_steps if config.finetune else 0,
         "compare": config.controls,
         "warmup": config.warmup_steps,
         "average": config.average,

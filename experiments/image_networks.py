@@ -13,6 +13,7 @@ from dms_jax import models, pretrained
 from dms_jax.data import mixing
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
+from dms_jax.models.arguments import check_arguments
 from dms_jax.pretrained.directory import read_json
 from dms_jax.structure import Structure
 
@@ -76,6 +77,7 @@ def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], in
         raise UserError(
             f"{path} does not say which network of the zoo it is of; write it with imagenet_search"
         ) from None
-    if len(shape) != 4:
-        raise UserError(f"{path} is of {name}, which is no image network")
+    check_arguments(name, arguments, str(path))
+    if len(shape) != 4 or not 1 <= size <= 4096:
+        raise UserError(f"{path} is of {name}, which is no image network of 1 to 4096 pixels a side")
     return name, arguments, size

@@ -22,7 +22,7 @@ from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import place, processes, supervised
-from experiments import recipes
+from experiments import bounds, recipes
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import described, network
@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def evaluate(config: Config) -> None:
     """Load, evaluate, print."""
+    bounds.check(config)
     path, size = config.weights / "structure.json", 224
     if path.exists():
         _, _, size = described(Structure.load(path), path)

@@ -29,7 +29,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import place, processes
 from dms_jax.training.machine import machine
 from dms_jax.training.runs import Run
-from experiments import recipes
+from experiments import bounds, recipes
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import described
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def retrain(config: Config, command: str) -> None:
     """Run the job, or what is left of it."""
+    bounds.check(config)
     path = config.structure / "structure.json" if config.structure.is_dir() else config.structure
     structure = Structure.load(path)
     name, arguments, size = described(structure, path)

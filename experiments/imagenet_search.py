@@ -11,7 +11,6 @@ with a short schedule (under 20 minutes on 2 CPU cores). Stop it at any time; th
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
-from experiments import recipes
+from experiments import bounds, recipes
 from experiments.flags import Hosts, Searching, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import pretrained_images
@@ -99,17 +98,12 @@ class Config:
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
+        bounds.check(self)
         if self.weights is not None and self.pipeline == "np":
             raise UserError("--weights are for pipelines p and p-; np searches from random weights")
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
         self.searching.check()
-        if self.search_epochs is not None and not 0 < self.search_epochs < math.inf:
-            raise UserError(f"--search-epochs {self.search_epochs} is not possible; give a number above 0")
-        if any(batch < 1 for batch in self.latency_batches):
-            raise UserError(f"--latency-batches {self.latency_batches}: give whole numbers of at least 1")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -237,6 +231,7 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         average=work.average,
         retaught=None if work.teacher is None else lambda _: work.job(run, model),
         fresh=marked.fresh(search.space),
+        inference=search.space.forward(),
         checked=marked.exact(search.space),
     )
     return pipeline.run(variables)

@@ -35,6 +35,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import memory, supervised
 from dms_jax.training.distillation import Distillation
 from dms_jax.training.language import language_loss
+from experiments import bounds
 from experiments.llama_prune import adamw
 
 COMMAND = "python -m experiments.llama_memory"
@@ -72,6 +73,7 @@ class Config:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     config = tyro.cli(Config, args=arguments, prog=COMMAND, description=__doc__)
+    bounds.check(config)
     jax.config.update("jax_platforms", "cpu")
     if config.xla:
         jax.config.update("jax_num_cpu_devices", config.devices)

@@ -47,6 +47,7 @@ from dms_jax.training.language import bits_per_token, language_loss
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
+from experiments import bounds
 from experiments.flags import Hosts, Searching, default
 
 COMMAND = "python -m experiments.llama_prune"
@@ -137,15 +138,8 @@ class Config:
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
+        bounds.check(self)
         self.searching.check()
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed} is not possible; give a whole number of at least 0")
-        for name in ("steps", "pretrain_steps", "finetune_steps", "batch", "length", "test_windows"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)} is not possible; give a whole number of at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning-rate {self.learning_rate} is not possible; give a number above 0")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -268,6 +262,7 @@ def _phases(
         taught=with_teacher,
         trained=True,
         checked=marked.exact(search.space),
+        inference=search.space.forward(),
     )
     return pipeline.run(variables)
 

@@ -16,7 +16,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from dms_jax import SearchSpace
 from dms_jax.groups import Group
@@ -96,18 +96,18 @@ def random_variables(space: SearchSpace, seed: int = 0) -> dict[str, Any]:
     """Variables in which everything matters: no zeros, no symmetry; moving variances are positive."""
     rng, filled = np.random.default_rng(seed), {}
     for path, leaf in space.leaves.items():
-        fan = prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
+        name, fan = path.rsplit("/")[-1], prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
         x = rng.normal(size=leaf.shape).astype(np.float32)
-        if path[0] == "batch_stats" and path[-1] == "var":
+        if name == "var":
             x = 0.5 + np.abs(x)
-        elif path[-1] == "scale":
+        elif name == "scale":
             x = 1.0 + 0.3 * x
         elif len(leaf.shape) > 1:
             x = x * np.float32(1.4 / np.sqrt(fan))
         else:
             x = 0.3 * x
         filled[path] = jnp.asarray(x)
-    return unflatten_dict(filled)
+    return space.parameters.tree(list(filled.values()))
 
 
 def flat_masks(space: SearchSpace, seed: int) -> jax.Array:

@@ -4,7 +4,6 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from dms_jax.axes import UNIT, Atom, Axis, Concat, Product, Ties, atoms, concat, product, resolve
 
 

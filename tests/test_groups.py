@@ -17,7 +17,7 @@ def test_groups_are_of_a_kind_that_there_is():
         (("x", 0, "width", 0), "size 0 of group 'x' is not possible"),
     ):
         with pytest.raises(UserError, match=message):
-            Group(*wrong)
+            Group(*wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_what_a_kind_means():

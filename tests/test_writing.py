@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from dms_jax.writing import Factor, cheapest
 
 from dms_jax import Searchable, SearchSpace, layers
 from dms_jax.models import create
-from dms_jax.writing import Factor, cheapest
 from tests.test_folding import FOLDABLE, REFUSED, check, model
 
 

@@ -68,9 +68,13 @@ class Polynomial:
         factors = np.array(rows, np.int32).reshape(len(terms), degree)
         return Polynomial(name, unit, tuple(terms.values()), factors, sizes)
 
-    @cached_property
+    @property
     def full(self) -> int:
         """The value of the full network."""
+        return self._full
+
+    @cached_property
+    def _full(self) -> int:
         return int(self.exact(self.sizes))
 
     @cached_property

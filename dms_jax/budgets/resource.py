@@ -23,8 +23,11 @@ class Resource(Protocol):
       full: that of the full network.
     """
 
-    name: str
-    unit: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
 
     @property
     def full(self) -> int: ...

@@ -80,7 +80,7 @@ def open(name: str, directory: str | os.PathLike[str] | None = None) -> ImageDat
 
     def split(which: str) -> Source:
         records = builder.as_data_source(which, decoders={image: tfds.decode.SkipDecoding()})
-        return Records(records, f"{name} {which}", image, label)
+        return Records(records, f"{name} {which}", image, label, features[label].num_classes)
 
     train, test = split("train"), _labelled(split(s) for s in ("test", "validation") if s in splits)
     if test is None:

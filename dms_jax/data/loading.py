@@ -18,7 +18,7 @@ import numpy as np
 from dms_jax.data.augment import Augment
 from dms_jax.data.corruption import CORRUPTED, Corruption
 from dms_jax.data.pictures import Unreadable, resize_center
-from dms_jax.data.sources import Source, Synthetic
+from dms_jax.data.sources import Example, Source, Synthetic
 from dms_jax.data.streaming import ENDLESS, Batch, share_of, shuffled, stacked, stream, taken
 from dms_jax.errors import UserError
 
@@ -189,7 +189,7 @@ class _Training:
         skipped: list[int] = []
         for candidate in itertools.count(n):
             number = int(self.order[candidate])
-            picture, label = self.source[number]
+            picture, label = _labelled(self.source, number)
             try:
                 return self.augment(picture, self.size, generator(self.seed, n)), label, skipped
             except Unreadable as error:
@@ -229,13 +229,25 @@ class _Testing:
         images = [np.zeros((self.size, self.size, 3), np.uint8)] * self.share
         labels, corrupted = [0] * self.share, []
         for i in np.flatnonzero(weight):
-            picture, labels[i] = self.source[start + int(i)]
+            picture, labels[i] = _labelled(self.source, start + int(i))
             try:
                 images[i] = resize_center(picture, self.size, self.crop)
             except Unreadable:
                 weight[i] = 0
                 corrupted.append(start + int(i))
         return stacked(images, labels, weight=weight, **{CORRUPTED: np.array(corrupted, np.int64)})
+
+
+def _labelled(source: Source, number: int) -> Example:
+    """An example whose class is told: one that is not would be learned as no class at all.
+
+    Raises:
+      UserError: it is not.
+    """
+    example = source[number]
+    if not 0 <= example.label < 2**31:
+        raise UserError(f"{source.name(number)} has label {example.label}, which is no class; prepare the data again")
+    return example
 
 
 def generator(seed: int, number: int) -> np.random.Generator:

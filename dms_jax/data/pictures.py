@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dms_jax.errors import UserError
+from dms_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What is decoded. Pillow knows many more, some of which start other programs."""
+
+MOST_PIXELS = 2**26
+"""Of a picture: 8,192 x 8,192. A small file can hold a thousand times its size in pixels of one color."""
+
+# Modes that become RGB by what they mean; and those of 16 bits, which converting would saturate.
+_MODES = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"))
+_SIXTEEN_BITS = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
 
 
 class Box(NamedTuple):
@@ -99,13 +110,26 @@ def pillow() -> ModuleType:
 
 def _opened(picture: bytes | np.ndarray) -> Image:
     if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or 0 in picture.shape:
+            raise Unreadable(f"pixels are {picture.dtype} {picture.shape}, not uint8 [H, W, 3]")
         return pillow().fromarray(picture)
+    if not isinstance(picture, bytes):
+        raise Unreadable(f"a picture is bytes or an array, not {type(picture).__name__}")
     with _pillow_errors():
-        return pillow().open(io.BytesIO(picture))
+        image = pillow().open(io.BytesIO(picture), formats=FORMATS)
+        if image.width * image.height > MOST_PIXELS:
+            raise Unreadable(f"it has {image.width:,} x {image.height:,} pixels, more than {MOST_PIXELS:,}")
+        return image
 
 
 def _rgb(image: Image) -> Image:
     with _pillow_errors():
+        if image.mode in _SIXTEEN_BITS and image.format == "PNG":
+            image.load()
+            levels = np.asarray(image).astype(np.float64) * (255 / 65535)
+            image = pillow().fromarray(np.rint(np.clip(levels, 0, 255)).astype(np.uint8))
+        elif image.mode not in _MODES:
+            raise Unreadable(f"its mode is {image.mode}, which has no range that is known")
         return image.convert("RGB")  # which decodes: grey, palette, CMYK and transparent pictures too
 
 
@@ -114,7 +138,7 @@ def _pillow_errors() -> Iterator[None]:
     """Whatever Pillow raises on broken bytes (OSError, SyntaxError, ValueError, struct.error, ...) as `Unreadable`."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, Unreadable):
         raise
     except Exception as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise Unreadable(f"{type(error).__name__}: {one_line(error, 200)}") from error

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dms_jax.data.pictures import enlarged
+from dms_jax.errors import UserError
+from dms_jax.reading import shown
 
 
 class Example(NamedTuple):
@@ -20,6 +22,20 @@ class Example(NamedTuple):
 
     picture: bytes | np.ndarray
     label: int
+
+
+def as_label(value: Any, classes: int, name: str) -> int:
+    """A class as it is stored -> its number; below 0 where it is not told.
+
+    Raises:
+      UserError: it is no whole number, or not below the number of classes.
+    """
+    array = np.asarray(value)
+    if array.ndim or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{name} has a label that is no whole number: {shown(value)}; prepare the data again")
+    if int(array) >= classes:
+        raise UserError(f"{name} has label {int(array):,}, and there are {classes:,} classes; prepare the data again")
+    return int(array)
 
 
 class Source(Protocol):
@@ -42,13 +58,14 @@ class Records:
     title: str
     image: str
     label: str
+    classes: int = 2**31 - 1
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, number: int) -> Example:
         record = self.records[number]
-        return Example(record[self.image], int(record[self.label]))
+        return Example(record[self.image], as_label(record[self.label], self.classes, f"{self.title} [{number}]"))
 
     def name(self, number: int) -> str:
         record = self.records[number]
@@ -86,7 +103,8 @@ class Pictures:
         return len(self.labels)
 
     def __getitem__(self, number: int) -> Example:
-        return Example(enlarged(self.pixels[number], self.size), int(self.labels[number]))
+        label = as_label(self.labels[number], 2**31 - 1, self.name(number))
+        return Example(enlarged(self.pixels[number], self.size), label)
 
     def name(self, number: int) -> str:
         return f"{self.title} [{number}]"

@@ -6,9 +6,11 @@ Bundled: the source of the Python standard library that runs this very program, 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
+import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,11 +19,21 @@ from typing import Any
 
 import numpy as np
 
+from dms_jax import reading
 from dms_jax.data import batching
-from dms_jax.errors import UserError
+from dms_jax.data.corruption import FEW, SHARE
+from dms_jax.errors import UserError, one_line, shortened
+
+MOST_TOKENS = 2**31 - 1
+"""Of a vocabulary: batches are int32."""
 
 TEST_SHARE = 10
 """One document in ten is for testing: which one follows from its name alone, so it is the same in every run."""
+
+_MOST_TOKENIZER = 2**28  # bytes
+_MOST_FILE = 2**34
+_MOST_LINE = 2**28
+_NAMED = 10  # documents that cannot be read; the others are counted
 
 TEXT_SUFFIXES = (".md", ".py", ".rst", ".txt")
 TABLE_SUFFIXES = (".jsonl", ".parquet")
@@ -90,15 +102,27 @@ def huggingface_tokens(path: str | os.PathLike[str], vocabulary: int) -> Tokens:
     except ImportError as error:
         raise UserError("tokenizers is missing: install dms_jax[text]") from error
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    hint = "give a tokenizer.json or its directory"
+    content = reading.read_bytes(file, most=_MOST_TOKENIZER, hint=hint)
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise UserError(f"{file} is not a tokenizer ({error}); give a tokenizer.json or its directory") from None
+        tokenizer = Tokenizer.from_buffer(content)
+    except BaseException as error:  # tokenizers raises nothing narrower, and panics, which are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise UserError(f"{file} is not a tokenizer ({one_line(error, 200)}); {hint}") from None
     tokenizer.no_truncation()  # which some files ask for, as a model's input once needed it
     tokenizer.no_padding()
-    size = tokenizer.get_vocab_size()
-    if size > vocabulary:
-        raise UserError(f"tokenizer {file} knows {size} tokens, the network {vocabulary}: it is another network's")
+    known = tokenizer.get_vocab()
+    if len(known) > vocabulary:
+        raise UserError(
+            f"tokenizer {file} knows {len(known)} tokens, the network {vocabulary}: it is another network's"
+        )
+    last = max(known, key=known.__getitem__, default=None)
+    if last is not None and known[last] >= vocabulary:
+        raise UserError(
+            f"tokenizer {file} gives {reading.shown(last)} the number {known[last]:,}, the network has numbers below "
+            f"{vocabulary:,}: it is another network's"
+        )
     end = tokenizer.token_to_id(_end_token(file.with_name("tokenizer_config.json")))
     after = [] if end is None else [end]
 
@@ -131,11 +155,13 @@ def load(
     """
     if length < 1:
         raise UserError(f"windows of {length} tokens are not possible; give the number the network sees at once")
+    if not 2 <= tokens.vocabulary <= MOST_TOKENS:
+        raise UserError(f"a vocabulary of {tokens.vocabulary:,} is not possible; give 2 to {MOST_TOKENS:,}")
     train, held = [], []
     for document in documents(source, column):
-        (held if test is None and is_test(document.name) else train).append(tokens.encode(document.text))
+        (held if test is None and is_test(document.name) else train).append(_numbers(document, tokens))
     if test is not None:
-        held = [tokens.encode(document.text) for document in documents(test, column)]
+        held = [_numbers(document, tokens) for document in documents(test, column)]
     python = f"source of the standard library of Python {platform.python_version()}"
     name = f"{python if source is None else source}, {tokens.name}"
     halves = {"training": train, "test": held}
@@ -187,19 +213,88 @@ def documents(source: str | os.PathLike[str] | None, column: str = "text") -> It
         files = _library_files(root)
     else:
         root, files = _files(Path(source))
+    unreadable = _Unreadable()
     for file in files:
         name = file.relative_to(root).as_posix()
         if file.suffix == ".parquet":
-            rows: Iterable[Any] = _parquet(file, column)
+            rows: Iterable[Any] = _parquet(file, column, unreadable)
         elif file.suffix == ".jsonl":
             rows = _jsonl(file, column)
         else:
             yield Document(name, _text(file))
+            unreadable.read += 1
             continue
         for number, text in enumerate(rows):
+            if text is _LOST:  # named and counted already
+                continue
             if not isinstance(text, str):
-                raise UserError(f"{file}: row {number} holds {text!r} in column {column!r}, not a text")
+                shown = reading.shown(text)
+                raise UserError(f"{file}: row {number} holds {shown} in column {column!r}, not a text")
+            if not _is_unicode(text):
+                unreadable.add(f"{file}: row {number}", "it holds half a surrogate pair, which is no text")
+                continue
+            unreadable.read += 1
             yield Document(f"{name}:{number}", text)
+    unreadable.check()
+
+
+_LOST = object()
+
+
+class _Unreadable:
+    """Documents that cannot be read: named on stderr, skipped, counted, and an error when they are many."""
+
+    def __init__(self) -> None:
+        self.read = self.lost = 0
+        self._last = ""
+
+    def add(self, what: str, why: str, documents: int = 1) -> None:
+        """Name and count `documents` of them."""
+        self.lost += documents
+        self._last = what
+        if self.lost <= _NAMED:
+            print(f"skipped, cannot be read: {what} ({why})", file=sys.stderr, flush=True)
+
+    def check(self) -> None:
+        """Say how many there were.
+
+        Raises:
+          UserError: more than a few of all documents.
+        """
+        of_all = self.lost + self.read
+        if self.lost > max(FEW, SHARE * of_all):
+            raise UserError(
+                f"{self.lost:,} of {of_all:,} documents cannot be read, the last is {self._last}; more than "
+                f"{SHARE:.1%} is too many: fetch the data again"
+            )
+        if self.lost:
+            print(f"skipped {self.lost:,} of {of_all:,} documents", file=sys.stderr, flush=True)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _numbers(document: Document, tokens: Tokens) -> np.ndarray:
+    """The numbers of a document, every one of which the network has.
+
+    Raises:
+      UserError: one is not.
+    """
+    found = np.asarray(tokens.encode(document.text))
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise UserError(f"{tokens.name} made {found.dtype} {found.shape} of {document.name}, not a row of numbers")
+    if found.size and not 0 <= int(found.min()) <= int(found.max()) < tokens.vocabulary:
+        wrong = int(found.max()) if int(found.max()) >= tokens.vocabulary else int(found.min())
+        raise UserError(
+            f"{tokens.name} made the number {wrong:,} of {document.name}, the network has numbers from 0 to "
+            f"{tokens.vocabulary - 1:,}: it is another network's tokenizer"
+        )
+    return found
 
 
 def _library_files(root: Path) -> list[Path]:
@@ -230,44 +325,81 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
 
 
 def _text(file: Path) -> str:
+    content = reading.read_bytes(file, most=_MOST_FILE, hint="give files of text")
     try:
-        return file.read_bytes().decode()  # line ends as they are
+        return content.decode()  # line ends as they are
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _jsonl(file: Path, column: str) -> Iterator[Any]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines):
+    try:
+        lines = os.fdopen(reading.open_regular(file), "rb")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); give files of text") from None
+    with lines:
+        for number in itertools.count(1):
+            line = lines.readline(_MOST_LINE + 1)
+            if not line:
+                return
+            if len(line) > _MOST_LINE:
+                raise UserError(f"{file}: line {number} has more than {_MOST_LINE:,} bytes")
             try:
                 row = json.loads(line.decode())
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"{file}: line {number + 1} is not UTF-8 text ({error.reason} at byte {error.start})"
+                    f"{file}: line {number} is not UTF-8 text ({error.reason} at byte {error.start})"
                 ) from None
-            except ValueError:
-                raise UserError(f"{file}: line {number + 1} is not JSON") from None
+            except (ValueError, RecursionError):
+                raise UserError(f"{file}: line {number} is not JSON") from None
             if not isinstance(row, dict) or column not in row:
-                has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                raise UserError(f"{file}: line {number + 1} has no column {column!r}; it has: {has}")
+                has = shortened(", ".join(map(ascii, row)).replace("'", ""), 200) if isinstance(row, dict) else None
+                has = type(row).__name__ if has is None else has
+                raise UserError(f"{file}: line {number} has no column {column!r}; it has: {has}")
             yield row[column]
 
 
-def _parquet(file: Path, column: str) -> Iterator[Any]:
+def _parquet(file: Path, column: str, unreadable: _Unreadable) -> Iterator[Any]:
+    """The rows of a column; of a row group with damaged pages, what can be read, and `_LOST` for the rest."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise UserError("parquet files are read with pyarrow, which is missing: install dms_jax[text]") from error
+    # what pyarrow raises on damaged bytes: ArrowInvalid and its like are ValueErrors, others OSErrors
+    broken = (pyarrow.ArrowException, OSError, ValueError, OverflowError)
+    if not reading.regular_file(file):
+        raise UserError(f"{file} is not a parquet file (it is no file)")
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file} is not a parquet file ({error})") from None
+        table = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+        names = table.schema_arrow.names
+    except broken as error:
+        raise UserError(f"{file} is not a parquet file ({one_line(error, 200)})") from None
     with table:
-        if column not in table.schema_arrow.names:
-            raise UserError(f"{file} has no column {column!r}; it has: {', '.join(table.schema_arrow.names)}")
-        for batch in table.iter_batches(columns=[column]):
-            yield from batch.column(0).to_pylist()
+        if column not in names:
+            raise UserError(f"{file} has no column {column!r}; it has: {shortened(', '.join(names), 200)}")
+        for group in range(table.num_row_groups):
+            rows, read = table.metadata.row_group(group).num_rows, 0
+            try:
+                for batch in table.iter_batches(row_groups=[group], columns=[column]):
+                    for value in batch.column(0):
+                        yield _value(value)
+                        read += 1
+                if read != rows:
+                    raise ValueError(f"{read} rows are there")
+            except broken as error:
+                lost = max(rows - read, 1)
+                what = f"{file}: {lost:,} of the {rows:,} rows of row group {group}"
+                unreadable.add(what, one_line(error, 200), lost)
+                for _ in range(min(lost, rows - read)):
+                    yield _LOST
+
+
+def _value(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return "\ud800"  # which is no text, either
 
 
 def _windows(pieces: list[np.ndarray], length: int, vocabulary: int, what: str) -> dict[str, np.ndarray]:
@@ -282,11 +414,15 @@ def _windows(pieces: list[np.ndarray], length: int, vocabulary: int, what: str) 
     return {"tokens": np.lib.stride_tricks.sliding_window_view(flat, length + 1)[::length]}
 
 
+_NAMED_TOKEN = reading.record({}, {"content": reading.optional(reading.text())})
+_TOKENIZER = reading.record(
+    {}, {"eos_token": reading.optional(reading.either(reading.text(), _NAMED_TOKEN, title="a token"))}
+)
+
+
 def _end_token(config: Path) -> str:
-    try:
-        token = json.loads(config.read_text()).get("eos_token")
-    except OSError:
+    if not config.exists():
         return ""
-    except (ValueError, AttributeError):
-        raise UserError(f"{config} is not a JSON object; fetch it again, or remove it") from None
+    hint = "fetch it again, or remove it"
+    token = reading.read_json(config, _TOKENIZER, hint=hint, title="a JSON object").get("eos_token")
     return (token.get("content") if isinstance(token, dict) else token) or ""

@@ -109,7 +109,7 @@ class Problem:
     def added(self, names: Together, start: int, stop: int) -> np.ndarray:
         """What the elements ranked [start, stop) add to the variables of the costs, `[V]`."""
         variables = [self.space.element_variables(name)[self.order[name][start:stop]] for name in names]
-        added = np.bincount(np.concatenate(variables), minlength=len(next(iter(self.space.costs.values())).sizes))
+        added = np.bincount(np.concatenate(variables), minlength=len(self.space.variable_sizes))
         added[0] = 0
         return added
 

@@ -61,6 +61,28 @@ def table(
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
+def check(size: int, theta: float, scaling: Mapping[str, Any] | None, max_positions: int) -> None:
+    """Refuse what makes no angles.
+
+    Raises:
+      UserError: as `table`; or values of the scaling that no frequencies come from.
+    """
+    kind = (scaling or {}).get("rope_type", "default")
+    if kind not in SCALINGS:
+        raise UserError(f"rotary positions scaled by {kind!r} are not supported; supported: {', '.join(SCALINGS)}")
+    try:
+        with np.errstate(all="ignore"):
+            found = SCALINGS[kind](size, theta, scaling or {}, max_positions, max_positions)
+        if not np.isfinite(np.asarray(found[0])).all() or not 0 < found[1] < math.inf:
+            raise ValueError
+    except KeyError as error:
+        raise UserError(f"rotary positions scaled by {kind!r} need a value for {error}; given: {scaling}") from None
+    except (ArithmeticError, TypeError, ValueError):
+        raise UserError(
+            f"rotary positions of base {theta:g} over heads of {size}, scaled by {scaling}, have no finite angles"
+        ) from None
+
+
 _Scaled = tuple[np.ndarray, float]  # frequencies [D/2], and what cosines and sines are multiplied by
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dms_jax.errors import UserError
+from dms_jax import reading
+from dms_jax.errors import UserError, one_line, shortened
 
 DTYPES = ("F32", "BF16", "F16", "F64")
 """What weights may be stored as."""
@@ -25,21 +25,22 @@ class StoredTensor:
     dtype: str
 
 
-def read_json(path: Path) -> dict[str, Any]:
+HINT = "give a Hugging Face model directory"
+
+_OBJECT = reading.mapping(reading.anything)
+
+_INDEX = reading.record({"weight_map": reading.mapping(reading.text(1024), 2**20)})
+
+_MOST_CONFIG = 2**24  # bytes
+
+
+def read_json(path: Path, check: reading.Check = _OBJECT) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: it cannot be read, or is not what it should be.
     """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a Hugging Face model directory") from None
-    except ValueError:
-        data = None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not a JSON object; give a Hugging Face model directory")
-    return data
+    return reading.read_json(path, check, hint=HINT, title="a JSON object", most=_MOST_CONFIG)
 
 
 def _open(file: Path) -> Any:
@@ -47,22 +48,35 @@ def _open(file: Path) -> Any:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise UserError("weights are read with safetensors, which is missing: install dms_jax[hub]") from error
+    if not reading.regular_file(file):  # which would be waited for
+        raise UserError(f"{file} is no file of weights; fetch it again")
     try:
         return safe_open(file, "numpy")
-    except SafetensorError as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error}); fetch it again") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is not a whole safetensors file ({one_line(error, 200)}); fetch it again") from None
 
 
-def _files(directory: Path) -> list[Path]:
+def _files(directory: Path) -> dict[Path, set[str] | None]:
+    """The files of weights, each with the tensors that the index says are in it; None where there is no index."""
     index = directory / "model.safetensors.index.json"
     if not index.exists():
-        files = [directory / "model.safetensors"]
+        found: dict[Path, set[str] | None] = {directory / "model.safetensors": None}
     else:
-        files = [directory / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
-    missing = [file.name for file in files if not file.exists()]
+        found = {}
+        for tensor, name in read_json(index, _INDEX)["weight_map"].items():
+            # of this directory, and of nothing else
+            if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
+                raise UserError(f"{index} names the file {reading.shown(name)}, which is not of {directory}; {HINT}")
+            names = found.setdefault(directory / name, set())
+            assert names is not None
+            names.add(tensor)
+        if not found:
+            raise UserError(f"{index} names no file; {HINT}")
+    missing = [file.name for file in found if not file.exists()]
     if missing:
-        raise UserError(f"{directory} lacks {', '.join(missing)} of {len(files)} weight files; fetch them again")
-    return files
+        shown = shortened(", ".join(sorted(missing)), 200)
+        raise UserError(f"{directory} lacks {shown} of {len(found)} weight files; fetch them again")
+    return found
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -71,10 +85,15 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     Raises:
       UserError: missing shards, or a file that is not whole.
     """
-    found = {}
-    for file in _files(directory):
+    found: dict[str, StoredTensor] = {}
+    for file, indexed in sorted(_files(directory).items()):
         with _open(file) as tensors:
+            inside = set(tensors.keys())
+            if indexed is not None and (lost := sorted(indexed - inside)):
+                raise UserError(f"{file} lacks {lost[0]}, which the index says is in it; fetch it again")
             for name in tensors.keys():
+                if name in found:
+                    raise UserError(f"{name} is in {found[name].file.name} and in {file.name}; fetch both again")
                 view = tensors.get_slice(name)
                 found[name] = StoredTensor(file, tuple(view.get_shape()), view.get_dtype())
     return found
@@ -89,3 +108,16 @@ def read_tensors(stored: Mapping[str, StoredTensor], names: Iterable[str]) -> It
         with _open(file) as tensors:
             for name in inside:
                 yield name, tensors.get_tensor(name)
+
+
+def finite(array: np.ndarray, kind: Any, name: str) -> np.ndarray:
+    """An array as `kind`, in memory of its own.
+
+    Raises:
+      UserError: a number is not finite, or beyond what `kind` holds.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = np.asarray(array, dtype=kind, order="C")
+    if not np.isfinite(made).all():
+        raise UserError(f"{name} holds numbers that are not finite as {np.dtype(kind).name}; fetch its file again")
+    return made

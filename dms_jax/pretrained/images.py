@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dms_jax import models
+from dms_jax import models, reading
 from dms_jax.errors import UserError
 from dms_jax.models.efficientnet import EfficientNet
 from dms_jax.models.mobilenet import MobileNetV2
@@ -22,7 +22,14 @@ from dms_jax.models.resnet import ResNet
 from dms_jax.models.swin import Swin
 from dms_jax.models.vit import VisionTransformer
 from dms_jax.pretrained import efficientnet, mobilenet, resnet, swin, vit
-from dms_jax.pretrained.directory import DTYPES, StoredTensor, read_json, read_tensors, stored_tensors
+from dms_jax.pretrained.directory import (
+    DTYPES,
+    StoredTensor,
+    finite,
+    read_json,
+    read_tensors,
+    stored_tensors,
+)
 
 # Each family says `tensor_name(module, leaf, model)`: where a leaf of a module is stored; `configuration(model)`: what
 # config.json has to say where it says anything; `example(model)`: the shape of an input.
@@ -75,7 +82,8 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     filled = {}
     for key, array in read_tensors(stored, paths):
         leaf = paths[key]
-        filled[leaf] = from_stored(array[first:] if leaf[1] == CLASSIFIER else array, leaf, leaves[leaf])
+        array = finite(array[first:] if leaf[1] == CLASSIFIER else array, np.float32, key)
+        filled[leaf] = from_stored(array, leaf, leaves[leaf])
     return unflatten_dict({leaf: jnp.asarray(filled[leaf]) for leaf in leaves})
 
 
@@ -118,7 +126,7 @@ def from_stored(array: np.ndarray, leaf: Leaf, shape: tuple[int, ...]) -> np.nda
 
 def _config_faults(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     return [
-        f"config.json has {key} {config[key]!r}, the network {value!r}"
+        f"config.json has {key} {reading.shown(config[key])}, the network {value!r}"
         for key, value in expected.items()
         if key in config and not _same(config[key], value)
     ]
@@ -128,8 +136,8 @@ def _same(found: Any, expected: Any) -> bool:
     if isinstance(expected, tuple):
         return isinstance(found, list) and tuple(found) == expected
     if isinstance(expected, frozenset):  # any of these
-        return found in expected
-    return found == expected
+        return isinstance(found, str) and found in expected
+    return found == expected and isinstance(found, bool) == isinstance(expected, bool)
 
 
 def _tensor_faults(

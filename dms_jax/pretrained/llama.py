@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dms_jax.errors import UserError
 from dms_jax.models.llama import Llama
-from dms_jax.pretrained.directory import DTYPES, StoredTensor, read_json, read_tensors, stored_tensors
+from dms_jax.pretrained.directory import DTYPES, StoredTensor, finite, read_json, read_tensors, stored_tensors
 from dms_jax.pretrained.llama_configuration import from_config
 
 ParamPath: TypeAlias = tuple[str, ...]
@@ -134,7 +134,7 @@ def load(
     params = {}
     for name, array in read_tensors(stored, paths):
         path = paths[name]
-        array = np.asarray(tensor_of(path).from_stored(array, leaves[path].shape), dtype=kind, order="C")
+        array = finite(tensor_of(path).from_stored(array, leaves[path].shape), kind, name)
         params[path] = jnp.asarray(array) if place is None else place(path, array)
     return model, {"params": unflatten_dict({path: params[path] for path in leaves})}
 

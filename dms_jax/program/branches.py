@@ -7,12 +7,13 @@ branch such a sum gives its trunk; the branch, and whatever reaches outputs thro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from dms_jax.program.axes import UNIT, atoms, resolve
-from dms_jax.program.trace import Node, Program, Scan, Value
+from dms_jax.program.trace import Node, Program, Value
 
+Element: TypeAlias = tuple[str, int]  # (depth group, element)
 Key: TypeAlias = tuple[frozenset[int], int]  # the leaves that go with a branch, and the how-many-eth with the same
 
 
@@ -28,6 +29,7 @@ class Branch:
       stream: branches of one residual stream have the same.
       mark: (group, element) where the network names it.
       products: whether a matrix product goes with it.
+      uses: numbers of all trained parameters that it uses, also where others use them, too.
     """
 
     node: Node
@@ -37,6 +39,7 @@ class Branch:
     stream: tuple
     mark: tuple[str, int] | None = None
     products: bool = True
+    uses: frozenset[int] = frozenset()
 
 
 def find_branches(
@@ -61,6 +64,7 @@ def find_branches(
     working = set()
     for product in program.products:
         working |= through.get(product.node.outputs[0], frozenset())
+    uses = _uses(program, leaves, through, len(sums))
     found, count = [], {}
     for i, (node, operand) in enumerate(sums):
         mark = _mark_of(program, node.inputs[operand], marks)
@@ -68,7 +72,52 @@ def find_branches(
             continue
         own = frozenset(behind[i])
         count[own] = count.get(own, 0) + 1
-        found.append(Branch(node, operand, own, (own, count[own]), _stream(node), mark, i in working))
+        found.append(Branch(node, operand, own, (own, count[own]), _stream(node), mark, i in working, uses[i]))
+    return found
+
+
+def _uses(
+    program: Program, leaves: Mapping[Value, int], through: Mapping[Value, frozenset], count: int
+) -> list[frozenset[int]]:
+    """Of every branch, the parameters that are used in it, moved or cast."""
+    origin = dict(leaves)
+    found: list[set[int]] = [set() for _ in range(count)]
+    for node in program.nodes:
+        if node.inputs and node.inputs[0] in origin and node.name in MOVED:
+            origin |= dict.fromkeys(node.outputs, origin[node.inputs[0]])
+            continue
+        behind = [through[out] for out in node.outputs if out in through]
+        for value in node.inputs if behind else ():
+            if value in origin:
+                for i in frozenset.intersection(*behind):
+                    found[i].add(origin[value])
+    return [frozenset(used) for used in found]
+
+
+MOVED = frozenset(
+    "convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split()
+)
+
+
+def gates_by_use(
+    branches: Sequence[Branch], gates: Mapping[Element, frozenset[int]]
+) -> dict[Element, list[tuple[Node, int]]]:
+    """The branches of gates where a program holds every branch more than once: a gradient has it on its way back, too.
+
+    A branch is one of the gate with the fewest parameters among those that have all gated parameters that it uses.
+
+    Args:
+      branches: of the program.
+      gates: gate -> the parameters that go with it.
+    """
+    every = frozenset().union(*gates.values()) if gates else frozenset()
+    found: dict[Element, list[tuple[Node, int]]] = {}
+    for branch in branches:
+        used = branch.uses & every
+        fitting = [gate for gate, own in gates.items() if used and used <= own]
+        if fitting:
+            gate = min(fitting, key=lambda gate: len(gates[gate]))
+            found.setdefault(gate, []).append((branch.node, branch.operand))
     return found
 
 
@@ -86,19 +135,19 @@ def _residual_sums(program: Program, leaves: Mapping[Value, int]) -> list[tuple[
         if node.name not in ("add", "add_any") or node.in_loop:
             continue
         a, b = node.inputs
-        if a is b or not a.axes or not _alike(a, b) or a in leaves or b in leaves:
+        if a is b or not a.axes or not alike(a, b) or a in leaves or b in leaves:
             continue
         if a.constant is not None or b.constant is not None:
             continue
         for operand, (stays, branch) in ((1, (a, b)), (0, (b, a))):
-            if _made_of(makers, index, branch, _trunks(makers, trunk, stays)):
+            if made_of(makers, index, branch, _trunks(makers, trunk, stays)):
                 trunk[node.outputs[0]] = stays
                 found.append((node, operand))
                 break
     return found
 
 
-def _alike(a: Value, b: Value) -> bool:
+def alike(a: Value, b: Value) -> bool:
     return len(a.axes) == len(b.axes) and all(x.size == y.size for x, y in zip(a.axes, b.axes, strict=True))
 
 
@@ -117,7 +166,7 @@ def _trunks(makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: V
         found.append(value)
 
 
-def _made_of(makers: Mapping[Value, Node], index: Mapping[Value, int], value: Value, of: Sequence[Value]) -> bool:
+def made_of(makers: Mapping[Value, Node], index: Mapping[Value, int], value: Value, of: Sequence[Value]) -> bool:
     """Whether a value is computed from any of some others."""
     wanted = {v for v in of if v in makers or True}
     earliest = min((index.get(v, -1) for v in of), default=-1)
@@ -142,7 +191,12 @@ def _stream(node: Node) -> tuple:
     return tuple(tuple(a.size if a.frozen is not None or a is UNIT else id(a) for a in axis) for axis in axes)
 
 
-def reach(program: Program, marks: Mapping[Node, tuple[int, set]], state: Sequence[int] = ()) -> dict[Value, frozenset]:
+def reach(
+    program: Program,
+    marks: Mapping[Node, tuple[int, set]],
+    state: Sequence[int] = (),
+    behind: Mapping[int, frozenset] | None = None,
+) -> dict[Value, frozenset]:
     """For every value that reaches an output: the marks that all of its ways there go through.
 
     A way goes through a mark where it enters the marked operand of the marked node. Post-dominance, by a reverse pass
@@ -152,8 +206,14 @@ def reach(program: Program, marks: Mapping[Node, tuple[int, set]], state: Sequen
       program: the program.
       marks: node -> (operand, what to note).
       state: numbers of outputs that do not count.
+      behind: number of an output -> marks that it is behind itself: it goes with them.
     """
-    through: dict[Value, frozenset] = {v: frozenset() for i, v in enumerate(program.outputs) if i not in state}
+    behind = behind or {}
+    through: dict[Value, frozenset] = {}
+    for i, value in enumerate(program.outputs):
+        if i not in state:
+            own = behind.get(i, frozenset())
+            through[value] = through[value] & own if value in through else own
     noted = {node: (operand, frozenset(what)) for node, (operand, what) in marks.items()}
     settled = False
     while not settled:
@@ -219,78 +279,3 @@ def _mark_of(program: Program, branch: Value, marks: Mapping[Value, tuple[str, i
 
 
 # --- loops over layers ---------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Rows:
-    """A loop over layers whose rows can go one by one: without its branches a layer gives what it took.
-
-    Attributes:
-      scan: the loop.
-      sums: the residual sums in its body: (node, operand of the branch).
-    """
-
-    scan: Scan
-    sums: list[tuple[Node, int]] = field(default_factory=list)
-
-
-def find_rows(program: Program, leaves: Mapping[Value, int]) -> list[Rows]:
-    """The loops over stacked parameters of which every layer is residual branches on what it carries."""
-    found = []
-    for scan in program.scans:
-        if scan.rows is UNIT or scan.stacked:  # what is stacked for later would have fewer rows
-            continue
-        sums = _residual_body(program, scan, leaves)
-        if sums:
-            found.append(Rows(scan, sums))
-    return found
-
-
-def _residual_body(program: Program, scan: Scan, leaves: Mapping[Value, int]) -> list[tuple[Node, int]] | None:
-    makers: dict[Value, Node] = {}
-    index: dict[Value, int] = {}
-    inside = [node for node in program.nodes if scan.step.eqn in node.callers]
-    for k, node in enumerate(inside):
-        for out in node.outputs:
-            makers[out] = node
-            index[out] = k
-    sums: list[tuple[Node, int]] = []
-    for start, end in zip(scan.carried_in, scan.carried_out, strict=True):
-        value = end
-        while value is not start:
-            node = makers.get(value)
-            if node is None:
-                return None
-            if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
-                value = node.inputs[0]
-                continue
-            if node.name not in ("add", "add_any") or not _alike(*node.inputs):
-                return None
-            a, b = node.inputs
-            if _made_of(makers, index, b, [start]) and _leads(makers, a, start):
-                sums.append((node, 1))
-                value = a
-            elif _made_of(makers, index, a, [start]) and _leads(makers, b, start):
-                sums.append((node, 0))
-                value = b
-            else:
-                return None
-    return sums
-
-
-def _leads(makers: Mapping[Value, Node], value: Value, start: Value) -> bool:
-    """Whether a value is what is carried in, or residual sums on it."""
-    stack, seen = [value], set()
-    while stack:
-        current = stack.pop()
-        if current is start:
-            return True
-        node = makers.get(current)
-        if current in seen or node is None:
-            continue
-        seen.add(current)
-        if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
-            stack.append(node.inputs[0])
-        elif node.name in ("add", "add_any"):
-            stack += node.inputs
-    return False

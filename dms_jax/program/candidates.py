@@ -9,6 +9,7 @@ from typing import Any
 
 from dms_jax.program.axes import UNIT, Atom, Axis, Product, atoms, resolve
 from dms_jax.program.exactness import reads
+from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
 from dms_jax.program.trace import Program, Value, describe
 
@@ -123,9 +124,12 @@ def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Ro
     for program in programs:
         of_parameters = _moved_parameters(program, axes)
         for node in program.nodes:
-            if node.name != "dot_general":
+            if node.name == "dot_general":
+                _, (lb, _) = node.eqn.params["dimension_numbers"]
+            elif node.name == fused.FORWARD:
+                lb = fused.heads_and_positions(node.eqn)[:1]
+            else:
                 continue
-            _, (lb, _) = node.eqn.params["dimension_numbers"]
             side = {a for i in lb for a in atoms(resolve(node.inputs[0].axes[i]))} & mine
             batched |= side
             if side and not any(value in of_parameters for value in node.inputs):

@@ -87,6 +87,9 @@ def multiply_adds(jaxpr: Any) -> int:
             total += prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
         elif name == "conv_general_dilated":
             total += _convolution(eqn)
+        elif name == "dot_product_attention_fwd_wrapper":  # cuDNN's: q k^T and the scores times v
+            query, key, out = (v.aval.shape for v in (*eqn.invars[:2], eqn.outvars[0]))
+            total += key[2 if p["layout"] == 1 else 1] * (prod(query) + prod(out))
         elif name == "scan":
             total += p["length"] * multiply_adds(p["jaxpr"].jaxpr)
         elif name == "cond":

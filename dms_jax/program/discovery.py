@@ -11,43 +11,14 @@ from typing import Any
 from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
-from dms_jax.program.branches import Branch, find_branches, find_rows, reach
-from dms_jax.program.candidates import Candidate, common_module, find_candidates, module_of, named_axes
-from dms_jax.program.exactness import Element
+from dms_jax.program.branches import Element, reach
+from dms_jax.program.candidates import Candidate, find_candidates, named_axes
+from dms_jax.program.choice import TAKEN, Choice, Declared, matches
+from dms_jax.program.depth import find_depth, free_name, leaf_gates
 from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.reading import Classes, Staged, stage, traced
+from dms_jax.program.rows import find_rows
 from dms_jax.program.trace import Node, Program, Value, describe
-
-TAKEN = ("width", "heads")
-"""Kinds that a search takes by itself; others by `include`. Features of heads are often tied to positions of rotary
-embeddings and to kernels of devices; a norm over groups of channels has other statistics with other groups."""
-
-
-@dataclass(frozen=True)
-class Declared:
-    """One group as a marked network declares it."""
-
-    name: str
-    size: int
-    kind: str | None
-    least: int | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to search; glob patterns on names.
-
-    Attributes:
-      include: candidates to search that are not searched by themselves.
-      freeze: candidates to leave alone.
-      blocks: module paths; residual branches below one of them are one element ("layers/*").
-      declared: the groups of a marked network, which are then the only ones.
-    """
-
-    include: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
-    blocks: tuple[str, ...] = ()
-    declared: Mapping[str, Declared] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +76,8 @@ def discover(
     main, arguments = traced(staged, leaves, ties)
     _freeze(ties, arguments, "its being an axis of an input of the network")
     _freeze(ties, main.outputs, "its being an axis of an output of the network")
-    programs, states = [main], [()]
+    programs: list[Program] = [main]
+    states: list[tuple[int, ...]] = [()]
     for extra in extras:
         other = stage(parameters, extra.fn, extra.args, context)
         program, arguments = traced(other, leaves, ties)
@@ -123,9 +95,9 @@ def discover(
         groups, owned, left, sites = _chosen(candidates, named, choice)
     else:
         groups, owned, left, sites = _declared(choice.declared, named)
-    depth = _depth(parameters, programs, numbers, states, choice, rows)
+    depth = find_depth(parameters, programs, numbers, states, choice, rows)
     for name, group in depth.groups.items():
-        groups[_free(name, groups)] = group
+        groups[free_name(name, groups)] = group
     owned |= depth.owned
     if choice.declared is not None:
         groups = {name: groups[name] for name in choice.declared if name in groups}
@@ -134,7 +106,7 @@ def discover(
         for found in depth.sums
     ]
     through = [reach(p, mark, state) for p, mark, state in zip(programs, marks, states, strict=True)]
-    gates = _leaf_gates(parameters, leaves, through)
+    gates = leaf_gates(parameters, leaves, through)
     branches = frozenset(name for name in depth.groups if name not in depth.rows)
     classes = Classes(parameters, axes, owned, depth.elements, gates, branches, frozenset(depth.rows), context)
     return Discovery(staged, main, leaves, classes, groups, left, through[0], sites)
@@ -195,12 +167,12 @@ def _chosen(
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"pattern {pattern!r} matches no group; there are {', '.join(names[:8])}, ...")
     for candidate, name in zip(candidates, names, strict=True):
-        wanted = candidate.kind in TAKEN or candidate.atom in called or _matches(name, choice.include)
+        wanted = candidate.kind in TAKEN or candidate.atom in called or matches(name, choice.include)
         if candidate.plain and candidate.atom not in called:
             continue
         if candidate.why is not None:
             left[name] = f"nothing can be taken out of it because of {candidate.why}"
-        elif _matches(name, choice.freeze):
+        elif matches(name, choice.freeze):
             left[name] = "frozen"
         elif not wanted:
             left[name] = f"{candidate.kind}; searched with include={name!r}"
@@ -213,13 +185,9 @@ def _chosen(
             owned[candidate.atom] = (name, 0)
             sites[name] = candidate.atom
     for name in named:
-        if name not in groups and not _matches(name, choice.freeze):
+        if name not in groups and not matches(name, choice.freeze):
             raise TracingError(f"group {name!r} slices no parameter: no parameter has the axis that is named")
     return groups, owned, left, sites
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _parts(name: str, axis: Axis) -> list[Atom]:
@@ -267,148 +235,3 @@ def _declared(
             owned[part] = (name, start)
             start += part.size
     return groups, owned, {}, sites
-
-
-@dataclass(frozen=True, eq=False)
-class _Depth:
-    groups: dict[str, Group]
-    owned: dict[Atom, tuple[str, int]]
-    elements: dict[Any, Element]
-    sums: list[dict[Element, list[tuple[Node, int]]]]  # of every program
-    rows: list[str]
-
-
-def _depth(
-    parameters: Parameters,
-    programs: Sequence[Program],
-    leaves: Mapping[Value, int],
-    states: Sequence[Sequence[int]],
-    choice: Choice,
-    rows: Sequence[Atom],
-) -> _Depth:
-    """Residual branches as groups: those of one stream together, or as the network names them."""
-    every = [find_branches(p, leaves, parameters.trained, s) for p, s in zip(programs, states, strict=True)]
-    if choice.declared is not None:
-        return _declared_depth(choice.declared, programs, every)
-    keys = [{branch.key for branch in branches} for branches in every[1:]]
-    usable = [branch for branch in every[0] if all(branch.key in known for known in keys)]
-    streams: dict[Any, dict[Any, list[Branch]]] = {}
-    for branch in usable:
-        stem = common_module(parameters.paths[leaf] for leaf in branch.leaves)
-        block = _block(stem, choice.blocks)
-        streams.setdefault(branch.stream, {}).setdefault(block or branch.key, []).append(branch)
-    groups: dict[str, Group] = {}
-    elements: dict[Any, Element] = {}
-    for blocks in streams.values():
-        paths = [parameters.paths[leaf] for several in blocks.values() for b in several for leaf in b.leaves]
-        stem = common_module(paths)
-        name = _free(f"{stem}/depth" if stem else "depth", groups)
-        if _matches(name, choice.freeze):
-            continue
-        groups[name] = Group(name, len(blocks), "depth", 0)
-        for i, several in enumerate(blocks.values()):
-            elements |= {branch.key: (name, i) for branch in several}
-    owned: dict[Atom, tuple[str, int]] = {}
-    stacked = []
-    for atom in rows:
-        paths = [
-            path
-            for path, value in zip(parameters.paths, leaves, strict=True)
-            if resolve(value.axes[0] if value.axes else UNIT) is atom
-        ]
-        stem = common_module(paths) or module_of(paths[0])
-        name = _free(f"{stem}/depth", groups)
-        if not _matches(name, choice.freeze):
-            groups[name] = Group(name, atom.size, "depth", 0)
-            owned[atom] = (name, 0)
-            stacked.append(name)
-    sums = []
-    for branches in every:
-        found: dict[Element, list[tuple[Node, int]]] = {}
-        for branch in branches:
-            if branch.key in elements:
-                found.setdefault(elements[branch.key], []).append((branch.node, branch.operand))
-        sums.append(found)
-    return _Depth(groups, owned, elements, sums, stacked)
-
-
-def _block(stem: str, patterns: Sequence[str]) -> str | None:
-    """The part of a module path that a pattern matches, from its beginning."""
-    parts = stem.split("/")
-    for pattern in patterns:
-        for i in range(1, len(parts) + 1):
-            if fnmatchcase("/".join(parts[:i]), pattern):
-                return "/".join(parts[:i])
-    return None
-
-
-def _declared_depth(
-    declared: Mapping[str, Declared], programs: Sequence[Program], every: Sequence[Sequence[Branch]]
-) -> _Depth:
-    marked = {n.eqn.params["name"] for p in programs for n in p.marks if n.eqn.params["element"] is not None}
-    groups: dict[str, Group] = {}
-    sums: list[dict[Element, list[tuple[Node, int]]]] = [{} for _ in programs]
-    for found, branches in zip(sums, every, strict=True):
-        for branch in branches:
-            if branch.mark is not None and branch.mark[0] in declared:
-                found.setdefault(branch.mark, []).append((branch.node, branch.operand))
-    for name, d in declared.items():
-        if d.kind not in (None, "depth") or name not in marked:
-            if d.kind == "depth":
-                raise TracingError(
-                    f"group {name!r} slices no parameter: none of its gates multiplies a residual branch"
-                )
-            continue
-        groups[name] = Group(name, d.size, "depth", min(d.least or 0, d.size))
-        if d.least is not None and d.least >= d.size:
-            continue
-        for element in range(d.size):
-            if (name, element) not in sums[0]:
-                node = next((n for n in programs[0].marks if n.eqn.params["name"] == name), None)
-                where = "" if node is None else f" ({describe(node)})"
-                raise TracingError(
-                    f"group {name!r}: the gate of element {element}{where} multiplies no residual branch: a block can "
-                    "go where it is one term of a sum, x + gate * f(x), and reaches outputs through that sum alone"
-                )
-    return _Depth(groups, {}, {}, sums, [])
-
-
-def _free(name: str, groups: Mapping[str, Any]) -> str:
-    """A name that is not taken."""
-    number = 2
-    while name in groups:
-        name = f"{name.split('#')[0]}#{number}"
-        number += 1
-    return name
-
-
-def _leaf_gates(
-    parameters: Parameters, leaves: Sequence[Value], through: Sequence[Mapping[Value, frozenset[Element]]]
-) -> list[frozenset[Element]]:
-    """Which gates every leaf goes with: those in front of all of its uses in all programs.
-
-    A leaf that nothing uses goes with the nearest module around it: with what all used leaves there go with.
-    """
-    gates: list[frozenset[Element] | None] = []
-    for value in leaves:
-        found = [t[value] for t in through if value in t]
-        gates.append(frozenset.intersection(*found) if found else None)
-    filled = []
-    for path, own in zip(parameters.paths, gates, strict=True):
-        if own is None:
-            stem = path
-            own = frozenset()
-            while "/" in stem:
-                stem = stem.rsplit("/", 1)[0]
-                near = [g for p, g in zip(parameters.paths, gates, strict=True) if g is not None and _below(p, stem)]
-                if near:
-                    own = frozenset.intersection(*near)
-                    break
-        filled.append(own)
-    return filled
-
-
-def _below(path: str, stem: str) -> bool:
-    """Whether a leaf lies in a module, or in the same module of another collection."""
-    inner = stem.split("/", 1)[1] if "/" in stem else stem
-    return path.startswith(stem + "/") or ("/" in path and path.split("/", 1)[1].startswith(inner + "/"))

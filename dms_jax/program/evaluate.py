@@ -13,18 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core
 
 from dms_jax.errors import TracingError, UserError
-from dms_jax.program.branches import reach
 from dms_jax.program.derivatives import jvp_rule, vjp_rules
-from dms_jax.program.exactness import Element
+from dms_jax.program.live import Live, Stays
 from dms_jax.program.operations import OPERATIONS
 from dms_jax.program.sizes import Sizes
 from dms_jax.program.trace import Frame, Node, Program, Step, Value, describe, scan_counts
 
 Change = Callable[[list[Any]], list[Any]]
-Stays = Mapping[Node, tuple[int, Element]]
 
 
 class Evaluator:
@@ -49,7 +48,8 @@ class Evaluator:
         rows: Mapping[int, Any] | None = None,
     ):
         self.program, self.sizes = program, sizes
-        self.stays, self.changes = stays or {}, changes or {}
+        self.stays = {} if stays is None else stays
+        self.changes = {} if changes is None else changes
         self.rows = rows or {}  # id of a scan's step -> (mask of its rows, nodes inside whose branch it gates)
         self.row_masks: dict[int, Any] = {}  # id of a scan's step -> the mask of the row that is running
         self.live = Live(program, self.stays, wanted)
@@ -100,19 +100,19 @@ class Evaluator:
             if node in self.changes:
                 ins = self.changes[node](ins)
         if not self.touched(step):
-            return _bind(step.eqn, ins)
+            return bind_equation(step.eqn, ins)
         if node is None:
             rebuild = getattr(self, f"_{step.eqn.primitive.name}", None)
             return rebuild(step, ins) if rebuild else self.frame(step.frames[0], ins)
         operation = OPERATIONS.get(node.name)
         if operation is None:  # no group reaches it: only what is around it has changed
-            return _bind(step.eqn, ins)
+            return bind_equation(step.eqn, ins)
         if operation.apply is not None:
             found = operation.apply(self.sizes, step, ins)
             if found is not None:
                 return found
         changed = operation.resize(self.sizes, step) if operation.resize is not None else {}
-        return _bind(step.eqn, ins, **changed)
+        return bind_equation(step.eqn, ins, **changed)
 
     def touched(self, step: Step) -> bool:
         """Whether a step is anything else than it was: its sizes, or something inside."""
@@ -146,7 +146,7 @@ class Evaluator:
             if new is old or (isinstance(new, int) and new == old):
                 continue
             one = jax.lax.slice_in_dim(jnp.asarray(array), 0, 1, axis=i)
-            if isinstance(array, jax.core.Tracer) or not np.array_equal(np.broadcast_to(one, np.shape(array)), array):
+            if isinstance(array, Tracer) or not np.array_equal(np.broadcast_to(one, np.shape(array)), array):
                 raise TracingError(
                     f"a constant array of shape {np.shape(array)} varies along an axis of {old} positions that is to "
                     f"have {new}: its values depend on the size of the inputs; trace the function at that size"
@@ -291,75 +291,10 @@ def _rows_axis(step: Step) -> Any:
     return rows[0] if rows else None
 
 
-def _bind(eqn: Any, ins: Sequence[Any], **changed: Any) -> list[Any]:
+def bind_equation(eqn: Any, ins: Sequence[Any], **changed: Any) -> list[Any]:
     """The equation as it stands, with some of its parameters changed."""
     found = eqn.primitive.get_bind_params({**eqn.params, **changed})
     functions, params = found if isinstance(found, tuple) else ((), found)
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*functions, *ins, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
-
-
-class Live:
-    """Which steps are needed for the outputs that are wanted, once branches are removed.
-
-    What goes is what reaches outputs through removed branches alone, each of them by itself; what several removed
-    branches share stays, as the costs have it (`budgets`).
-    """
-
-    def __init__(self, program: Program, stays: Stays, wanted: Sequence[bool] | None = None):
-        self._stays, self._needed, self._outputs = stays, set(), {}
-        self._all = not stays and wanted is None
-        outs = program.frame.outs
-        unwanted = [] if wanted is None else [i for i, want in enumerate(wanted) if not want]
-        marks = {node: (1 - operand, {element}) for node, (operand, element) in stays.items()}
-        self._through = {} if self._all else reach(program, marks, unwanted)
-        self.inputs = [True] * len(program.inputs)
-        if not self._all:
-            self.inputs = self._frame(program.frame, [True] * len(outs) if wanted is None else list(wanted))
-
-    def needs(self, step: Step) -> bool:
-        return self._all or id(step) in self._needed
-
-    def outputs(self, frame: Frame) -> list[bool]:
-        """Which outputs of a frame inside are computed."""
-        return [True] * len(frame.outs) if self._all else self._outputs.get(id(frame), [True] * len(frame.outs))
-
-    def _frame(self, frame: Frame, wanted: list[bool]) -> list[bool]:
-        """Marks the steps of a frame; which of its arguments they need."""
-        self._outputs[id(frame)] = wanted
-        need = {
-            var
-            for var, want in zip(frame.jaxpr.outvars, wanted, strict=True)
-            if want and not isinstance(var, core.Literal)
-        }
-        for step in reversed(frame.steps):
-            outs = [
-                var in need or self._through.get(value) == frozenset()
-                for var, value in zip(step.eqn.outvars, step.outs, strict=True)
-            ]
-            if not any(outs) and not step.eqn.effects:
-                continue
-            self._needed.add(id(step))
-            stays = None if step.node is None else self._stays.get(step.node, (None, None))[0]
-            if stays is not None:
-                ins = [i == stays for i in range(len(step.ins))]
-            elif step.frames and step.eqn.primitive.name not in ("scan", "while", "cond", "shard_map"):
-                ins = self._frame(step.frames[0], outs)
-            else:
-                ins = self._whole(step)
-            need |= {
-                var for var, n in zip(step.eqn.invars, ins, strict=True) if n and not isinstance(var, core.Literal)
-            }
-        return [var in need for var in frame.jaxpr.invars]
-
-    def _whole(self, step: Step) -> list[bool]:
-        """A loop, a choice or a shard runs as a whole, but for operands that no part of it needs."""
-        needed = [self._frame(frame, [True] * len(frame.outs)) for frame in step.frames]
-        if step.eqn.primitive.name == "cond":
-            return [True, *(any(flags) for flags in zip(*needed, strict=True))]
-        if step.eqn.primitive.name == "scan":
-            n, c = scan_counts(step.eqn.params)
-            (flags,) = needed
-            return [flag or n <= i < n + c for i, flag in enumerate(flags)]
-        return [True] * len(step.ins)

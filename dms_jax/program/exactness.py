@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from dms_jax.program.axes import Atom, Axis, atoms, resolve
+from dms_jax.program.branches import Element
+from dms_jax.program.means import Mean, means
 from dms_jax.program.operations import Refused
 from dms_jax.program.scaling import Graph, Scaling, Site
 from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value
 
 Owned: TypeAlias = Mapping[Atom, tuple[str, int]]
-Element: TypeAlias = tuple[str, int]  # (depth group, element)
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,6 @@ class Insertion:
     operand: int
     axis: int
     how: str
-
-
-@dataclass(frozen=True, eq=False)
-class Mean:
-    """A sum divided by how many were summed: operand `operand` of `node` is that number (or its inverse)."""
-
-    node: Node
-    operand: int
-    axes: tuple[Axis, ...]
-    size: int
-
-    @property
-    def inverse(self) -> bool:
-        return self.node.name == "mul"
 
 
 @dataclass(eq=False)
@@ -254,25 +241,3 @@ def _gate_factors(graph: Graph, element: int, sums: Sequence[tuple[Node, int]]) 
     except Refused:
         return None
     return [Factor(leaf, None, element) for leaf, _ in found] or None
-
-
-def means(program: Program, owned: Owned) -> list[Mean]:
-    """Divisions of a sum by the size of what was summed, where that has elements of groups."""
-    summed: dict[Value, tuple[Axis, ...]] = {}
-    found = []
-    for node in program.nodes:
-        if node.name == "reduce_sum":
-            summed[node.outputs[0]] = tuple(node.inputs[0].axes[i] for i in node.eqn.params["axes"])
-        elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias"):
-            if node.inputs[0] in summed:
-                summed[node.outputs[0]] = summed[node.inputs[0]]
-        elif node.name in ("div", "mul"):
-            number = 1 if node.name == "div" or node.inputs[0] in summed else 0
-            total, by = node.inputs[1 - number], node.inputs[number].constant
-            if total not in summed or not by:
-                continue
-            axes, size = summed[total], math.prod(axis.size for axis in summed[total])
-            value = by if node.name == "div" else 1 / by
-            if size > 1 and math.isclose(value, size, rel_tol=1e-5) and any(owners(axis, owned) for axis in axes):
-                found.append(Mean(node, number, axes, size))
-    return found

@@ -46,7 +46,7 @@ ad.deflinear2(_name_p, lambda cotangent, x, **_: [cotangent])
 
 def _batch(arrays: Any, dims: Any, **params: Any) -> Any:
     (x,), (dim,) = arrays, dims
-    return _name_p.bind(batching.moveaxis(x, dim, 0), **params), 0
+    return _name_p.bind(jax.numpy.moveaxis(x, dim, 0), **params), 0
 
 
 batching.primitive_batchers[_name_p] = _batch

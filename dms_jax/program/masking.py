@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax.errors import TracingError
 from dms_jax.program.axes import Atom, Axis, Concat, resolve
 from dms_jax.program.evaluate import Change, Evaluator
-from dms_jax.program.exactness import Factor, Insertion, Mean, Plan, plan
+from dms_jax.program.exactness import Factor, Insertion, Plan, plan
+from dms_jax.program.means import Mean
 from dms_jax.program.reading import Classes, Reading, Staged, read, stage
 from dms_jax.program.sizes import Sizes, element_at
-from dms_jax.program.trace import Node, Value
+from dms_jax.program.trace import Node, Value, describe
 
 Masks = Mapping[str, jax.Array]
 
@@ -175,6 +177,11 @@ def _gate_rows(evaluator: Evaluator, reading: Reading, changes: dict[Node, Chang
     for node, (operand, step) in reading.row_sums.items():
         if step not in evaluator.rows:
             continue
+        if operand < 0:
+            raise TracingError(
+                f"group {reading.rows[step]!r}: a layer of the loop at {describe(node)} is not a residual branch in "
+                "this function, so that it cannot be masked"
+            )
         before = changes.get(node, lambda ins: ins)
 
         def change(ins: list[Any], operand: int = operand, step: int = step, before: Change = before) -> list[Any]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.errors import UserError
+from dms_jax.program import unrolling
 
 
 def is_array(leaf: Any) -> bool:
@@ -38,6 +39,8 @@ class Parameters:
       keys: their key paths.
       shapes: `jax.ShapeDtypeStruct` of every array.
       trained: of every array.
+      whole: the tree as the network's functions take it, where `template` has rows for stacked arrays.
+      stacked: key path of every stacked array that is laid out in rows -> how many.
     """
 
     template: Any
@@ -45,15 +48,20 @@ class Parameters:
     keys: tuple[Any, ...]
     shapes: tuple[jax.ShapeDtypeStruct, ...]
     trained: tuple[bool, ...]
+    whole: Any
+    stacked: Mapping[Any, int]
 
     @staticmethod
-    def of(params: Any, trainable: Any = None, paths: Sequence[str] | None = None) -> Parameters:
+    def of(
+        params: Any, trainable: Any = None, paths: Sequence[str] | None = None, unroll: Sequence[str] = ()
+    ) -> Parameters:
         """Read a tree.
 
         Args:
           params: the tree; arrays or `jax.ShapeDtypeStruct`.
           trainable: a predicate on paths, a tree of booleans like `params`, or None: all floating-point arrays.
           paths: names of all leaves in the order of flattening; None: from their keys.
+          unroll: patterns on paths: stacked arrays that become tuples of rows.
 
         Raises:
           UserError: there are no arrays, or `trainable` fits another tree.
@@ -67,12 +75,34 @@ class Parameters:
         if len(names) != len(flat):
             raise UserError(f"{len(names)} paths for {len(flat)} leaves of the parameters; give one a leaf")
         shapes = [template[i] for i in there]
+        called = _unique([names[i] for i in there])
+        trained = list(_trained(params, trainable, [names[i] for i in there], there, shapes))
+        unrolling.check(unroll, called)
+        whole = jax.tree_util.tree_unflatten(treedef, template)
+        stacked: dict[Any, int] = {}
+        rows: list[tuple[str, Any, jax.ShapeDtypeStruct, bool]] = []
+        for i, path, shape, train in zip(there, called, shapes, trained, strict=True):
+            keys, pattern = flat[i][0], unrolling.matching(path, unroll)
+            if pattern is None:
+                rows.append((path, keys, shape, train))
+                continue
+            if not shape.shape:
+                raise UserError(
+                    f"{path} is a scalar and has no rows to unroll; give a narrower pattern than {pattern!r}"
+                )
+            stacked[keys] = count = shape.shape[0]
+            template[i] = each = unrolling.rows(shape, count)
+            for row, one in enumerate(each):
+                key = (*keys, jax.tree_util.SequenceKey(row))
+                rows.append((unrolling.row_path(path, row, pattern), key, one, train))
         return Parameters(
             jax.tree_util.tree_unflatten(treedef, template),
-            tuple(_unique([names[i] for i in there])),
-            tuple(flat[i][0] for i in there),
-            tuple(shapes),
-            tuple(_trained(params, trainable, [names[i] for i in there], there, shapes)),
+            tuple(path for path, _, _, _ in rows),
+            tuple(keys for _, keys, _, _ in rows),
+            tuple(shape for _, _, shape, _ in rows),
+            tuple(train for _, _, _, train in rows),
+            whole,
+            stacked,
         )
 
     def __len__(self) -> int:
@@ -84,17 +114,36 @@ class Parameters:
         Raises:
           UserError: a tree of another structure.
         """
-        found = dict(jax.tree_util.tree_flatten_with_path(tree)[0])
+        found = self.laid_out(dict(jax.tree_util.tree_flatten_with_path(tree)[0]))
         known = set(self.keys)
         strange = next((keys for keys, leaf in found.items() if is_array(leaf) and keys not in known), None)
         if strange is not None:
             raise UserError(f"these are parameters of another network: {path_of(strange)} is not among this one's")
         return [found.get(keys) for keys in self.keys]
 
+    def laid_out(self, leaves: dict[Any, Any]) -> dict[Any, Any]:
+        """Key paths to leaves, with rows for the arrays that are still stacked."""
+        for keys, count in self.stacked.items():
+            if is_array(leaves.get(keys)):
+                rows = unrolling.rows(leaves.pop(keys), count)
+                leaves |= {(*keys, jax.tree_util.SequenceKey(i)): row for i, row in enumerate(rows)}
+        return leaves
+
     def tree(self, arrays: Sequence[Any]) -> Any:
         """The tree of some arrays: those that are None are left out of dictionaries, and None elsewhere."""
         rest = iter(GONE if array is None else array for array in arrays)
         return holes_filled(jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else leaf, self.template))
+
+    def called(self, arrays: Sequence[Any]) -> Any:
+        """The tree of some arrays as the network's functions take it: stacked arrays whole, if their rows are."""
+        there = all(x is not None and x.shape == s.shape for x, s in zip(arrays, self.shapes, strict=True))
+        if not (self.stacked and there):
+            return self.tree(arrays)
+        named = dict(zip(self.keys, arrays, strict=True))
+        for keys, count in self.stacked.items():
+            named[keys] = jnp.stack([named[(*keys, jax.tree_util.SequenceKey(i))] for i in range(count)])
+        flat, treedef = jax.tree_util.tree_flatten_with_path(self.whole)
+        return jax.tree_util.tree_unflatten(treedef, [named.get(keys, leaf) for keys, leaf in flat])
 
     def partition(self, tree: Any) -> tuple[Any, Any]:
         """(what is trained, what is not), each the whole tree with None in the other's places."""
@@ -118,7 +167,7 @@ class Parameters:
 
 
 def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[Any]]) -> list[int | None]:
-    """Of every output of a function: the leaf whose new value it is, by path and shape, or None.
+    """Of every output of a function: the leaf whose new value it is, by path (name or key path) and shape, or None.
 
     Args:
       parameters: the leaves.
@@ -126,14 +175,15 @@ def new_values(parameters: Parameters, out_tree: Any, shapes: Sequence[Sequence[
       shapes: of the outputs.
     """
     numbered = jax.tree.unflatten(out_tree, list(range(out_tree.num_leaves)))
-    known = {path: i for i, path in enumerate(parameters.paths)}
+    known = {path_of(keys): i for i, keys in enumerate(parameters.keys)}
+    known |= {path: i for i, path in enumerate(parameters.paths)}
     found: list[int | None] = []
     for (keys, _), shape in zip(jax.tree_util.tree_flatten_with_path(numbered)[0], shapes, strict=True):
         parts = path_of(keys).split("/")
         ends = ("/".join(parts[i:]) for i in range(len(parts)))  # the longest first
         leaf = next((known[end] for end in ends if end in known), None)
-        same = leaf is not None and len(parameters.shapes[leaf].shape) == len(shape)
-        found.append(leaf if same and tuple(parameters.shapes[leaf].shape) == tuple(shape) else None)
+        same = leaf is not None and tuple(parameters.shapes[leaf].shape) == tuple(shape)
+        found.append(leaf if same else None)
     return found
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 
 from dms_jax.errors import TracingError
+from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
-from dms_jax.program.branches import Key, find_branches, find_rows, reach
-from dms_jax.program.exactness import Element
-from dms_jax.program.parameters import Parameters, new_values
+from dms_jax.program.branches import Element, Key, find_branches, gates_by_use, reach
+from dms_jax.program.parameters import Parameters, is_array, new_values
+from dms_jax.program.rows import find_rows
 from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value, describe, trace
 
@@ -57,7 +58,9 @@ class Reading:
       arguments: values of the other inputs.
       owned: this program's atoms of the groups.
       gates: (group, element) -> its residual sums: (node, operand of the branch).
-      rows: of loops over layers: id of the step -> (depth group, step).
+      row_sums: node of a sum in a loop over layers -> (operand of the branch, id of the loop's step); an operand of -1
+        stands for a loop whose layers are no residual branches here, so that it can have fewer of them, but no masks.
+      rows: of loops over layers: id of the step -> the depth group of its rows.
       out_tree: of the outputs.
       state: of every output, the leaf whose new value it is, or None.
     """
@@ -67,8 +70,8 @@ class Reading:
     arguments: list[Value]
     owned: dict[Atom, tuple[str, int]]
     gates: dict[Element, list[tuple[Node, int]]]
-    row_sums: dict[Node, tuple[int, int]]  # node of a sum in a loop over layers -> (its branch, id of the loop's step)
-    rows: dict[int, str]  # id of a loop's step -> the depth group of its rows
+    row_sums: dict[Node, tuple[int, int]]
+    rows: dict[int, str]
     out_tree: Any
     state: list[int | None]
 
@@ -107,12 +110,15 @@ def read(classes: Classes, staged: Staged) -> Reading:
     for value in arguments:
         for axis in value.axes:
             program.ties.freeze(axis, "an axis of one of its arguments")
+    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
+    state = new_values(classes.parameters, staged.out_tree, shapes)
+    for leaf, value in zip(state, program.outputs, strict=True):
+        for a, b in zip(value.axes, () if leaf is None else leaves[leaf].axes, strict=leaf is not None):
+            program.ties.tie(a, b, f"the new value of {classes.parameters.paths[leaf or 0]}")
     owned = _owned(classes, copies)
     _check_sliced(classes, leaves, owned)
     rows, row_sums = _rows(program, numbers, classes, owned)
-    shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
-    state = new_values(classes.parameters, staged.out_tree, shapes)
-    updates = [i for i, leaf in enumerate(state) if leaf is not None]
+    updates = [i for i, leaf in enumerate(state) if leaf is not None and classes.gates and classes.gates[leaf]]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
     for branch in branches:
@@ -120,6 +126,8 @@ def read(classes: Classes, staged: Staged) -> Reading:
         element = branch.mark if marked else classes.elements.get(branch.key)
         if element is not None:
             gates.setdefault(element, []).append((branch.node, branch.operand))
+    for element, sums in gates_by_use(branches, _missing(classes, gates)).items():
+        gates[element] = sums
     reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, staged.out_tree, state)
     _check_gates(classes, reading)
     return reading
@@ -153,9 +161,39 @@ def stage(
         return outs
 
     with context():
-        closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
+        if parameters.stacked:
+            closed, tree = _unrolled(parameters, fn, shapes)
+        else:
+            closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
+            tree = trees[-1]
     rest = closed.jaxpr.invars[len(parameters) :]
-    return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), trees[-1])
+    return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), tree)
+
+
+def _unrolled(parameters: Parameters, fn: Callable[..., Any], shapes: Any) -> tuple[Any, Any]:
+    """The jaxpr of a function of stacked parameters, as one of rows; the tree of its outputs, rows in tuples."""
+    leaves, treedef = jax.tree.flatten(parameters.whole)
+    there = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def whole(arrays: Sequence[Any], args: Any) -> Any:
+        filled = list(leaves)
+        for i, array in zip(there, arrays, strict=True):
+            filled[i] = array
+        return fn(jax.tree.unflatten(treedef, filled), *args)
+
+    stacked = [leaves[i] for i in there]
+    closed, out = jax.make_jaxpr(whole, return_shape=True)(stacked, shapes)
+    trees: list[Any] = []
+
+    def by_rows(arrays: Sequence[Any], args: Any) -> Any:
+        laid_out = jax.tree.leaves(parameters.tree(arrays), is_leaf=lambda x: isinstance(x, tuple))
+        given = [x for x in laid_out if isinstance(x, tuple) or is_array(x)]
+        outs = unrolling.run(closed.jaxpr, closed.consts, [*given, *jax.tree.leaves(args)])
+        flat, tree = jax.tree.flatten(jax.tree.unflatten(jax.tree.structure(out), outs))
+        trees.append(tree)
+        return flat
+
+    return jax.make_jaxpr(by_rows)(list(parameters.shapes), shapes), trees[-1]
 
 
 def traced(staged: Staged, leaves: Sequence[Value], ties: Ties) -> tuple[Program, list[Value]]:
@@ -221,14 +259,22 @@ def _rows(
         if name not in classes.row_groups:
             continue
         found = residual.get(id(scan.step))
-        if found is None:
-            raise TracingError(
-                f"group {name!r}: a layer of the loop at {describe(Node('scan', [], [], scan.step.eqn))} is not a "
-                "residual branch in this function, so that no layer can go"
-            )
         rows[id(scan.step)] = name
+        if found is None:  # a loop of a gradient, say: it can run over fewer rows, but not with masks
+            sums[Node("scan", [], [], scan.step.eqn)] = (-1, id(scan.step))
+            continue
         sums |= {node: (operand, id(scan.step)) for node, operand in found.sums}
     return rows, sums
+
+
+def _missing(classes: Classes, found: Mapping[Element, Any]) -> dict[Element, frozenset[int]]:
+    """Gates that were not found by what goes with them: gate -> its parameters."""
+    own: dict[Element, set[int]] = {}
+    for number, gates in enumerate(classes.gates):
+        for gate in gates:
+            if gate not in found and classes.parameters.trained[number]:
+                own.setdefault(gate, set()).add(number)
+    return {gate: frozenset(numbers) for gate, numbers in own.items()}
 
 
 def _check_gates(classes: Classes, reading: Reading) -> None:
@@ -236,8 +282,8 @@ def _check_gates(classes: Classes, reading: Reading) -> None:
     if not any(classes.gates):
         return
     marks = {node: (operand, {element}) for element, sums in reading.gates.items() for node, operand in sums}
-    updates = [i for i, leaf in enumerate(reading.state) if leaf is not None]
-    through = reach(reading.program, marks, updates)
+    behind = {i: classes.gates[leaf] for i, leaf in enumerate(reading.state) if leaf is not None}
+    through = reach(reading.program, marks, behind=behind)
     for value, number in reading.leaves.items():
         if value in through and not classes.gates[number] <= through[value]:
             name, element = sorted(classes.gates[number] - through[value])[0]

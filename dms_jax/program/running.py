@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from dms_jax.errors import TracingError, UserError
 from dms_jax.program.axes import resolve
+from dms_jax.program.branches import Element
 from dms_jax.program.evaluate import Change, Evaluator
-from dms_jax.program.exactness import Element, Mean, means
 from dms_jax.program.masking import Readings
+from dms_jax.program.means import Mean, means
 from dms_jax.program.reading import Reading
 from dms_jax.program.sizes import Sizes, bind
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dms_jax import files
 from dms_jax.report import pictures
 from dms_jax.report.curve_pictures import budgeted
 from dms_jax.report.quantities import (
@@ -41,9 +42,7 @@ def write_report(run_directory: str | os.PathLike[str]) -> Path:
     """
     run = read_run(run_directory)
     path = Path(run_directory) / "report.html"
-    unfinished = path.with_name("report.html.part")
-    unfinished.write_bytes(page(run).encode("utf-8", errors="replace"))
-    os.replace(unfinished, path)  # a reader never meets half a page
+    files.write(path, page(run).encode("utf-8", errors="replace"))
     return path
 
 
@@ -133,7 +132,7 @@ def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
 
 def _also(run: Run) -> list[str]:
     """Other names of the quality, such as the perplexity beside bits per byte."""
-    return run.results["quality"].get("also", [])
+    return run.results["quality"].get("also") or []
 
 
 def _count_cell(value: int, resource: str) -> str:
@@ -204,8 +203,8 @@ def _details(run: Run) -> str:
     for name, budget in results["budget"].items():
         asked = f"asked {budget['asked']:g}: at most {budget['target']:,} of {budget['full']:,}"
         entries.append((f"budget, {RESOURCES[name]}", _text(asked)))
-    if results.get("verify"):
-        difference = results["verify"]["max_abs_difference"]
+    difference = (results.get("verify") or {}).get("max_abs_difference")
+    if difference is not None:
         text = f"largest absolute difference of an output {difference:.2g}"
         entries.append(("masked against shrunk", text))
     seconds = results.get("seconds") or {}

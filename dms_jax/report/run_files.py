@@ -1,13 +1,18 @@
 """The files of a run directory that a report is made of, read and checked."""
 
-import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dms_jax import reading
+from dms_jax.errors import UserError, shortened
+from dms_jax.reading import Mismatch, listing, mapping, optional, record, whole
 from dms_jax.report.quantities import RESOURCES
+from dms_jax.structure import MOST_ELEMENTS, MOST_GROUPS
+from dms_jax.training.metrics import MOST_BYTES
 
 Record = Mapping[str, Any]
 
@@ -29,6 +34,38 @@ _RESULT_TYPES: dict[str, tuple[type, ...]] = {
     "rows": (list,),
 }
 _ROW_TYPES: dict[str, tuple[type, ...]] = {"name": (str,), "macs": (int,), "params": (int,)}
+
+
+MOST_STEPS = 10**12
+
+_COUNT = whole(0, 2**80)
+_BATCH = re.compile("[0-9]{1,9}")
+_MODEL = record({"name": reading.text()}, {"arguments": optional(mapping(reading.anything, 64))})
+_RESOURCES = record({"macs": _COUNT, "params": _COUNT})
+_ROW = record(
+    {"name": reading.text(), "macs": _COUNT, "params": _COUNT},
+    {
+        "stderr": optional(reading.number(0, 1e300)),
+        "latency_ms": optional(mapping(reading.number(0, 1e12))),
+        "steps": optional(_COUNT),
+        "note": optional(reading.text()),
+    },
+)
+_RESULTS = record(
+    {
+        "seed": whole(0, 2**80),
+        "budget": mapping(record({"asked": reading.number(0, 1e30), "target": _COUNT, "full": _COUNT})),
+        "quality": record(
+            {"name": reading.text(), "unit": reading.text()}, {"also": optional(listing(reading.text(), most=16))}
+        ),
+        "rows": listing(_ROW),
+    },
+    {
+        "warnings": optional(listing(reading.text(), most=1000)),
+        "verify": optional(record({"max_abs_difference": optional(reading.number(0, 1e300))})),
+        "seconds": optional(mapping(reading.number(0, 1e12))),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -75,44 +112,37 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
 
 
 def _read_json(path: Path) -> Any:
-    return _parse(path, _read_text(path), where="")
+    return _parse(path, _read_bytes(path), where="")
 
 
 def _read_lines(path: Path) -> list[Any]:
-    lines = enumerate(_read_text(path).split("\n"), start=1)
+    lines = enumerate(_read_bytes(path, MOST_BYTES).split(b"\n"), start=1)
     return [_parse(path, line, where=f"line {number}: ") for number, line in lines if line.strip()]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing; {MAKERS[path.name]}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); {MAKERS[path.name]}") from None
+def _read_bytes(path: Path, most: int = reading.MOST_BYTES) -> bytes:
+    if not path.exists():
+        raise UserError(f"{path} is missing; {MAKERS[path.name]}")
+    return reading.read_bytes(path, most=most, hint=MAKERS[path.name])
 
 
-def _parse(path: Path, text: str, where: str) -> Any:
+def _parse(path: Path, content: bytes, where: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: {where}not JSON ({error}); {MAKERS[path.name]}") from None
+        return reading.loads(content, halves=True)  # the page replaces them
+    except ValueError as error:
+        raise UserError(f"{path}: {where}not JSON ({error}); {MAKERS[path.name]}") from None
 
 
 def _check(path: Path, check: Callable[[Any], None], content: Any) -> None:
     try:
         check(content)
-    except _Mismatch as error:
-        raise ValueError(f"{path}: {error}; {MAKERS[path.name]}") from None
-
-
-class _Mismatch(Exception):
-    """What a file says differs from what it should say."""
+    except Mismatch as error:
+        raise UserError(f"{path}: {shortened(error.fault, 300)}; {MAKERS[path.name]}") from None
 
 
 def _expect(condition: bool, message: str) -> None:
     if not condition:
-        raise _Mismatch(message)
+        raise Mismatch(message)
 
 
 def _check_fields(content: Any, types: Mapping[str, tuple[type, ...]], where: str) -> None:
@@ -120,7 +150,7 @@ def _check_fields(content: Any, types: Mapping[str, tuple[type, ...]], where: st
     for name, allowed in types.items():
         _expect(name in content, f"{where} has no `{name}`")
         right = isinstance(content[name], allowed) and not isinstance(content[name], bool)
-        _expect(right, f"{where} has `{name}` = {content[name]!r:.40}, expected {allowed[0].__name__}")
+        _expect(right, f"{where} has `{name}` = {reading.shown(content[name])}, expected {allowed[0].__name__}")
 
 
 def _check_structure(content: Any) -> None:
@@ -129,24 +159,28 @@ def _check_structure(content: Any) -> None:
     _expect(is_structure, "the format is not dms_jax.structure")
     _expect(content.get("version") == 1, f"version {content.get('version')!r}, this report reads version 1")
     _check_fields(content, fields, "the structure")
-    _check_fields(content["model"], {"name": (str,)}, "the model")
+    _MODEL(content["model"], "the model")
+    _expect(len(content["groups"]) <= MOST_GROUPS, f"there are {len(content['groups']):,} groups")
     _expect(len(content["groups"]) > 0, "there are no groups")
     for name, group in content["groups"].items():
         _check_fields(group, {"size": (int,), "kept": (list,), "kind": (str,)}, f"group {name!r}")
         size, kept = group["size"], group["kept"]
-        whole = all(isinstance(element, int) for element in kept)
-        fits = whole and len(set(kept)) == len(kept) and set(range(size)).issuperset(kept)
+        _expect(1 <= size <= MOST_ELEMENTS, f"group {name!r} has {size:,} elements, expected 1 to {MOST_ELEMENTS:,}")
+        _expect(isinstance(group.get("removed", False), bool), f"group {name!r} is removed or not: true or false")
+        whole = all(type(element) is int and 0 <= element < size for element in kept)
+        fits = whole and len(set(kept)) == len(kept)
         _expect(fits, f"group {name!r} keeps elements other than 0 to {size - 1}, once each")
     for when in ("before", "after"):
         resources = content["resources"].get(when)
         _check_fields(resources, {"macs": (int,), "params": (int,)}, f"resources {when} the search")
+        _RESOURCES(resources, f"resources {when} the search")
 
 
 def _check_results(content: Any) -> None:
     _check_fields(content, _RESULT_TYPES, "the result")
-    number = (int, float)
+    _expect(len(content["rows"]) <= 1000, f"there are {len(content['rows']):,} rows")
     for name, budget in content["budget"].items():
-        fields: dict[str, tuple[type, ...]] = {"asked": number, "target": (int,), "full": (int,)}
+        fields: dict[str, tuple[type, ...]] = {"asked": (int, float), "target": (int,), "full": (int,)}
         _check_fields(budget, fields, f"the budget on {name!r}")
         _expect(name in RESOURCES, f"there is a budget on {name!r}, expected one of {', '.join(RESOURCES)}")
         _expect(budget["full"] > 0, f"the full network has {budget['full']} {name}")
@@ -155,27 +189,41 @@ def _check_results(content: Any) -> None:
         _check_fields(row, _ROW_TYPES, "a row")
         for name in ("quality", "stderr"):
             value, shares = row.get(name), content["quality"]["unit"] == "%"
-            fits = value is None or (isinstance(value, number) and (0 <= value <= 1 or not shares))
+            fits = value is None or (_is_number(value) and (0 <= value <= 1 or not shares))
             expected = "a fraction between 0 and 1" if shares else "a number"
-            _expect(fits, f"row {row['name']!r} has {name} {value!r}, expected {expected}")
+            _expect(fits, f"row {row['name']!r} has {name} {reading.shown(value)}, expected {expected}")
         latency = row.get("latency_ms")
-        fits = latency is None or (isinstance(latency, dict) and all(key.isdigit() for key in latency))
-        _expect(fits, f"row {row['name']!r} has latency_ms {latency!r:.40}, expected batch size -> ms")
+        fits = latency is None or (isinstance(latency, dict) and all(map(_BATCH.fullmatch, latency)))
+        _expect(fits, f"row {row['name']!r} has latency_ms {reading.shown(latency)}, expected batch size -> ms")
+    _RESULTS(content, "the result")
+    for row in content["rows"]:
+        for name in content["quality"].get("also") or ():
+            fits = row.get(name) is None or _is_number(row[name])
+            _expect(fits, f"row {row['name']!r} has {reading.shown(name)} {reading.shown(row.get(name))}, no number")
 
 
 def _check_metrics(lines: list[Any]) -> None:
     for number, line in enumerate(lines, start=1):
         _check_fields(line, {"phase": (str,), "step": (int,)}, f"record {number}")
+        _expect(0 <= line["step"] <= MOST_STEPS, f"record {number} is of step {reading.shown(line['step'])}")
+        for name, value in line.items():
+            fits = name == "phase" or value is None or _is_number(value)
+            _expect(fits, f"record {number} has {reading.shown(name)} {reading.shown(value)}, no number")
 
 
 def _check_masks(lines: list[Any], structure: Record) -> None:
     for number, line in enumerate(lines, start=1):
         _check_fields(line, {"step": (int,), "masks": (dict,)}, f"record {number}")
+        _expect(0 <= line["step"] <= MOST_STEPS, f"record {number} is of step {reading.shown(line['step'])}")
         for name, text in line["masks"].items():
             group = structure["groups"].get(name)
             _expect(group is not None, f"record {number} has a group {name!r} that the structure lacks")
             fits = isinstance(text, str) and _is_hex(text) and len(text) == 2 * group["size"]
             _expect(fits, f"record {number}: the mask of {name!r} is not {group['size']} bytes in hexadecimal")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _is_hex(text: str) -> bool:

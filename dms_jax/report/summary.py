@@ -18,7 +18,7 @@ def warnings(run: Run) -> list[str]:
         for name, budget in run.results["budget"].items()
         if name in after and after[name] > budget["target"]
     ]
-    return [*run.results.get("warnings", ()), *exceeded]
+    return [*(run.results.get("warnings") or ()), *exceeded]
 
 
 def result_row(run: Run) -> Record | None:
@@ -68,8 +68,8 @@ def _compared(run: Run) -> list[str]:
         name = run.results["quality"]["name"]
         beside = "" if full.get("quality") is None else f" against {_quality(run, full)}"
         sentences.append(f"{name[:1].upper()}{name[1:]}: {_quality(run, result)}{beside}.")
-        for also in run.results["quality"].get("also", []):
-            against = f" against {quality(full[also], None, '')}" if also in full else ""
+        for also in run.results["quality"].get("also") or []:
+            against = f" against {quality(full[also], None, '')}" if full.get(also) is not None else ""
             sentences.append(f"{also[:1].upper()}{also[1:]}: {quality(result.get(also), None, '')}{against}.")
     latency, before = result.get("latency_ms") or {}, full.get("latency_ms") or {}
     times = [

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from dms_jax.errors import UserError, one_line
-from dms_jax.training.digests import find_fault, write_digests
+from dms_jax.training.digests import Owner, find_fault, write_digests
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _SET_ASIDE = ".not-whole"
@@ -57,21 +57,31 @@ class Checkpoints(contextlib.AbstractContextManager):
         directory: where they lie; made if need be.
         keep: how many to keep. At least 2, or there is nothing to fall back on.
         report: gets one line for each checkpoint that is not whole.
+        owner: the job and phase that checkpoints are saved as; those of others are not used. None: nobody's, and
+            anybody's are.
 
     Raises:
-        CheckpointError: `directory` cannot be made.
+        CheckpointError: `directory` cannot be made, or is a symbolic link.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2, report: Callable[[str], None] = warn):
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int = 2,
+        report: Callable[[str], None] = warn,
+        owner: Owner | None = None,
+    ):
         if keep < 2:
             raise ValueError(f"keep={keep}: at least 2 checkpoints are kept, so that one can be torn")
         self.directory = Path(directory).absolute()
         self.latest: int | None = None
         """The step saved or restored last by this object."""
-        self._keep, self._report = keep, report
+        self._keep, self._report, self._owner = keep, report, owner
         self._manager: ocp.CheckpointManager | None = None
         self._writing: int | None = None
         with self._one_line("make the directory of"):
+            if self.directory.is_symlink():
+                raise CheckpointError(f"{self.directory} is a symbolic link, which is not followed; remove it")
             self.directory.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any] | None = None) -> None:
@@ -96,6 +106,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             "meta": dict(meta or {}),
             "leaves": {k: _describe(v) for k, v in leaves.items()},
         }
+        if self._owner is not None:
+            record["owner"] = self._owner.record()
         json.dumps(record)  # raises here and now, for Orbax would find out in the background
         self._writing = step
         with self._one_line(f"write checkpoint {step} in"):
@@ -117,8 +129,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore(self, example: Any) -> Restored | None:
         """Read the newest whole checkpoint.
 
-        Newer ones that are not whole are reported and renamed to `<step>.not-whole`; writes that never
-        finished are reported and dropped.
+        Newer ones that are not whole, or another job's or phase's, are reported and renamed to
+        `<step>.not-whole`; writes that never finished are reported and dropped.
 
         Args:
             example: a tree of arrays or `jax.ShapeDtypeStruct`s: the structure, shapes, dtypes and shardings
@@ -182,14 +194,16 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _write_digests(self) -> None:
         """Orbax calls this when every file of a checkpoint is written, before it commits the checkpoint."""
         if jax.process_index() == 0:
-            (folder,) = self.directory.glob(f"{self._writing}{_UNFINISHED}*")
+            # not by glob, which keeps what it compiled of every step's pattern
+            begins = f"{self._writing}{_UNFINISHED}"
+            (folder,) = (path for path in self.directory.iterdir() if path.name.startswith(begins))
             write_digests(folder)
 
     def _newest_whole(self) -> int | None:
         folders = sorted((p for p in self.directory.iterdir() if p.name.isdecimal()), key=lambda p: -int(p.name))
         faults: dict[Path, str] = {}
         for folder in folders:
-            if (fault := find_fault(folder)) is None:
+            if (fault := find_fault(folder, self._owner)) is None:
                 break
             faults[folder] = fault
         else:
@@ -207,6 +221,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         for folder, fault in faults.items():
             self._report(f"checkpoint {folder.name} in {self.directory} is not whole ({fault}); {then}")
             aside = folder.with_name(folder.name + _SET_ASIDE)
+            if aside.is_symlink():
+                aside.unlink()
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
         return whole
@@ -246,7 +262,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(f"cannot {what} {self.directory}: {one_line(error)[:300]}") from error
+            raise CheckpointError(f"cannot {what} {self.directory}: {one_line(error, 300)}") from error
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -8,7 +8,24 @@ import threading
 from types import FrameType
 from typing import Any
 
+from dms_jax.errors import Interrupted
+from dms_jax.training.processes import anywhere
+
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it, and the second Ctrl-C leaves nobody to bring it back
+
+
+def stop_if_requested(doing: str) -> None:
+    """Stop between two pieces of work that nothing is saved of, such as measurements; to be called by all processes.
+
+    Args:
+      doing: what is stopped, for the message.
+
+    Raises:
+      Interrupted: a signal came inside the block of an `InterruptFlag`, here or in another process.
+    """
+    flag = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if anywhere(isinstance(flag, InterruptFlag) and flag.requested):
+        raise Interrupted(0, f"stopped while {doing}; all that was trained is saved")
 
 
 class InterruptFlag(contextlib.AbstractContextManager):

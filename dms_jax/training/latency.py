@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.processes import on_first
 
 Network: TypeAlias = tuple[Callable[..., Any], Any]  # (params, *inputs) -> outputs, and the parameters
@@ -35,6 +36,9 @@ def latencies(networks: Mapping[str, Network], example: Any, batch: int, *, seco
 
     Returns:
       name -> median milliseconds of a pass of the whole batch, result awaited, on the devices of the parameters.
+
+    Raises:
+      Interrupted: a signal came; between two passes.
     """
     zeros = _zeros(example if isinstance(example, tuple) else (example,), batch)
     inputs = {name: _beside(v, zeros) for name, (_, v) in networks.items()}
@@ -42,6 +46,7 @@ def latencies(networks: Mapping[str, Network], example: Any, batch: int, *, seco
     times: dict[str, list[float]] = {name: [] for name in networks}
 
     def once() -> None:
+        stop_if_requested("latency was measured")
         for name, (_, params) in networks.items():
             start = time.perf_counter()
             jax.block_until_ready(passes[name](params, *inputs[name]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import socket
+import stat
 from pathlib import Path
-from typing import IO
 
+from dms_jax import files
 from dms_jax.errors import UserError
 from dms_jax.training.checkpoints import warn
 
@@ -23,7 +26,7 @@ class DirectoryLock:
 
     def __init__(self, directory: Path):
         self._path = directory / FILE
-        self._file: IO[str] | None = None
+        self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Take the lock, or say who holds it.
@@ -32,30 +35,37 @@ class DirectoryLock:
           AtWorkError: another process holds it.
           UserError: the directory cannot be written.
         """
+        descriptor = self._open()
         try:
-            file = self._path.open("a+")
-        except OSError as error:
-            raise UserError(
-                f"cannot write in {self._path.parent} ({error.strerror}); choose another --workdir"
-            ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            file.close()
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
             raise AtWorkError(
                 f"a job is at work in {self._path.parent} ({holder}); wait for it, or choose another --workdir"
             ) from None
         except OSError as error:  # some network file systems have no locks
             warn(f"{self._path.parent} cannot be locked ({error.strerror}): see that no other job works there")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
+        with contextlib.suppress(OSError):  # who holds it is a courtesy: a full disk does not end a job here
+            os.ftruncate(descriptor, 0)
+            files.write_all(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._descriptor = descriptor
 
     def release(self) -> None:
         """Let others in."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        fault = None
+        try:
+            descriptor = files.open_append(self._path)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return descriptor
+            os.close(descriptor)
+        except OSError as error:
+            fault = f"{FILE} is a link" if error.errno == errno.ELOOP else error.strerror
+        raise UserError(
+            f"cannot write in {self._path.parent} ({fault or f'{FILE} is no file'}); choose another --workdir"
+        )

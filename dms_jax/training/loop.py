@@ -8,13 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.checkpoints import Checkpoints
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.metrics import MetricsWriter
+from dms_jax.training.processes import anywhere
 from dms_jax.training.progress import Progress
 
 State = TypeVar("State")
@@ -63,7 +62,7 @@ def run_phase(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float | None = None,
-    meta: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     interrupt: InterruptFlag | None = None,
 ) -> State:
     """Run steps `start` to `steps`; stopped anywhere and resumed, the last state is the same, bit for bit.
@@ -98,7 +97,7 @@ def run_phase(
             as the next two say.
         checkpoint_every: steps between two checkpoints.
         checkpoint_seconds: seconds between two checkpoints.
-        meta: goes with every checkpoint, beside `metrics_position` (see `MetricsWriter`).
+        meta: goes with every checkpoint, beside `metrics_position` (see `MetricsWriter`); or what says it then.
         interrupt: looked at before every step. (Several processes have to agree to stop or to save by time:
             they do so once every `log_every` steps.)
 
@@ -108,11 +107,11 @@ def run_phase(
         CheckpointError: a checkpoint cannot be written.
     """
     look = None if observe is None else jax.jit(lambda state: jax.tree.map(jnp.copy, observe(state)))
-    saver = _Saver(checkpoints, checkpoint_every, checkpoint_seconds, dict(meta or {}), writer)
+    saver = _Saver(checkpoints, checkpoint_every, checkpoint_seconds, meta or {}, writer)
     records = _Records(phase, finite, writer, progress, describe, on_log, checkpoints)
     for done in range(start, steps):
         agreeing = jax.process_count() == 1 or done % log_every == 0
-        stop = agreeing and interrupt is not None and _any_process(interrupt.requested)
+        stop = agreeing and interrupt is not None and anywhere(interrupt.requested)
         if stop or (done > start and saver.due(done, agreeing)):
             records.flush()
             saver.save(done, state)
@@ -192,7 +191,7 @@ class _Saver:
     checkpoints: Checkpoints | None
     every: int | None
     seconds: float | None
-    meta: dict[str, Any]
+    meta: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     writer: MetricsWriter | None
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -202,7 +201,7 @@ class _Saver:
             return True
         if self.seconds is None or not agreeing:
             return False
-        return _any_process(time.monotonic() - self.saved_at >= self.seconds)
+        return anywhere(time.monotonic() - self.saved_at >= self.seconds)
 
     def wait(self) -> None:
         if self.checkpoints is not None:
@@ -212,12 +211,6 @@ class _Saver:
         if self.checkpoints is None or self.checkpoints.latest == step:
             return
         position = {} if self.writer is None else {"metrics_position": self.writer.position}
-        self.checkpoints.save(step, state, self.meta | position)
+        meta = self.meta() if callable(self.meta) else self.meta
+        self.checkpoints.save(step, state, {**meta, **position})
         self.saved_at = time.monotonic()
-
-
-def _any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process: one that stops by itself would leave the others waiting."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))

@@ -3,17 +3,30 @@
 import contextlib
 import json
 import math
+import os
+import stat
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from dms_jax.errors import UserError
+from dms_jax import files, reading
+from dms_jax.errors import UserError, one_line
 from dms_jax.training.checkpoints import warn
 
 FILE = "metrics.jsonl"
+
+MOST_BYTES = 2**32
+"""Of a file of records."""
+
+MOST_LINE = 2**28
+"""Of one record: masks of a network with 100 million elements."""
+
+RECORD = reading.record({"phase": reading.text(1000), "step": reading.whole(0)})
+"""What every line is at least."""
 
 
 class MetricsWriter(contextlib.AbstractContextManager):
@@ -42,17 +55,18 @@ class MetricsWriter(contextlib.AbstractContextManager):
         if self._is_writer:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._file = (self._directory / FILE).open("ab+")
-                self._file.truncate(_whole_length(self._file, resume_at))
+                self._file = Lines(self._directory / FILE, resume_at)
             except OSError as error:
                 raise UserError(
                     f"cannot write {FILE} in {directory}: {error.strerror}; choose a directory of yours"
                 ) from error
+        self.written: Counter[str] = Counter()
+        """Phase -> records written by this object."""
 
     @property
     def position(self) -> int:
         """Bytes written so far."""
-        return self._file.tell() if self._is_writer else 0
+        return self._file.length if self._is_writer else 0
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """Append one record.
@@ -61,28 +75,40 @@ class MetricsWriter(contextlib.AbstractContextManager):
             phase: the part of the run, e.g. `"search"`; TensorBoard's tags are `phase/name`.
             step: steps of the phase done.
             values: finite numbers; others are written as null, since JSON has none.
+
+        Raises:
+            UserError: the disk is full, say. What was written before is whole.
         """
+        self.written[phase] += 1
         if not self._is_writer:
             return
         record = {"phase": phase, "step": step}
         record |= {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        self._file.append(json.dumps(record).encode() + b"\n")
         if self._board_class is not None:
-            board = self._board(phase, step)
-            for name, value in values.items():
-                board.add_scalar(f"{phase}/{name}", float(value), step)
+            self._show(phase, step, values)
 
     def close(self) -> None:
         """Close the files."""
         if self._is_writer:
             self._file.close()
-        for board in self._boards.values():
-            board.close()
-        self._boards.clear()
+        boards, self._boards = self._boards, {}
+        for board in boards.values():
+            with contextlib.suppress(OSError):
+                board.close()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _show(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        """Give a record to TensorBoard, whose files are a copy: without them a run goes on."""
+        try:
+            board = self._board(phase, step)
+            for name, value in values.items():
+                board.add_scalar(f"{phase}/{name}", float(value), step)
+        except OSError as error:
+            warn(f"TensorBoard files are left out from step {step} of {phase} on: {one_line(error, 200)}")
+            self._board_class = None
 
     def _board(self, phase: str, step: int) -> Any:
         """One directory a phase: TensorBoard purges by the steps of a directory, and phases restart them."""
@@ -95,14 +121,108 @@ class MetricsWriter(contextlib.AbstractContextManager):
                 purge_step=step if folder.exists() else None,
                 filename_suffix=f".{time.time_ns()}",
             )
+            _outlive_full_disks(self._boards[phase])
         return self._boards[phase]
 
 
-def read(directory: str | Path) -> list[dict[str, Any]]:
+class Lines:
+    """A file of lines that grows by whole lines alone; a link at its place is not followed.
+
+    Args:
+        path: of the file; made if need be.
+        limit: bytes that stay at most, up to the end of the last whole line within; None: all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, limit: int | None = None):
+        self._path = path
+        self._descriptor: int | None = files.open_append(path)
+        try:
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise OSError(None, "Not a regular file")
+            self.length = _whole_length(self._descriptor, limit)
+            os.ftruncate(self._descriptor, self.length)
+        except OSError:
+            self.close()
+            raise
+
+    def append(self, line: bytes) -> None:
+        """Add a line, all of it or nothing.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        assert self._descriptor is not None
+        try:
+            files.write_all(self._descriptor, line)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self.length)
+            raise UserError(
+                f"cannot write {self._path} ({error.strerror or error}); what was saved before is whole, and the same "
+                "command goes on once it can be written"
+            ) from error
+        self.length += len(line)
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class History(NamedTuple):
+    """The lines of a file of records.
+
+    Attributes:
+        lines: as they are, with their ends.
+        records: phase and step of each; None where a line is no record.
+    """
+
+    lines: list[bytes]
+    records: list[tuple[str, int] | None]
+
+    @property
+    def unreadable(self) -> list[int]:
+        """Numbers, from 1, of the lines that are no records; a torn last one, as a kill leaves it, is not counted."""
+        torn = len(self.lines) if self.lines and not self.lines[-1].endswith(b"\n") else 0
+        return [n for n, found in enumerate(self.records, start=1) if found is None and n != torn]
+
+    def steps(self, phase: str, most: int) -> list[int]:
+        """The steps of a phase's records, up to `most`."""
+        return [found[1] for found in self.records if found is not None and found[0] == phase and found[1] <= most]
+
+
+def history(path: Path) -> History:
+    """Read a file of records, whatever its lines hold; an empty history where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not os.path.lexists(path):
+        return History([], [])
+    lines = reading.read_bytes(path, most=MOST_BYTES, hint="see what it is").splitlines(keepends=True)
+    return History(lines, [_key(line) for line in lines])
+
+
+def _key(line: bytes) -> tuple[str, int] | None:
+    try:
+        if not line.endswith(b"\n") or len(line) > MOST_LINE:
+            return None
+        found = reading.parse(line, "line", RECORD, hint="")
+        return found["phase"], found["step"]
+    except UserError:
+        return None
+
+
+def read(directory: str | Path, report: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """Return the records of a run directory in order; a last line still being written is left out.
 
     Args:
         directory: a run directory.
+        report: gets a line for each one that is not JSON, which is then left out; None makes it an error.
 
     Returns:
         One dictionary a record: `phase`, `step` and the values, of which null stands for a number that was
@@ -117,18 +237,44 @@ def read(directory: str | Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     records = []
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {number} is not JSON: {line[:40]!r}; remove the line") from error
+            records.append(reading.parse(line, "it", hint=""))
+        except UserError as error:
+            fault = f"{path}, line {number} is not JSON: {line[:40]!r}"
+            if report is None:
+                raise UserError(f"{fault}; remove the line") from error
+            report(fault)
     return records
 
 
-def _whole_length(file: Any, limit: int | None) -> int:
+def _whole_length(descriptor: int, limit: int | None) -> int:
     """Bytes up to the end of the last whole line within `limit`."""
-    file.seek(0)
-    return file.read(-1 if limit is None else limit).rfind(b"\n") + 1
+    size = os.fstat(descriptor).st_size
+    end = size if limit is None else min(size, limit)
+    while end > 0:
+        start = max(end - 2**16, 0)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _outlive_full_disks(board: Any) -> None:
+    """Let the thread behind a TensorBoard writer drop what it cannot write: else it ends, and its queue fills up."""
+    events = getattr(getattr(getattr(board, "file_writer", None), "event_writer", None), "_ev_writer", None)
+    for name in ("write_event", "flush"):
+        if (write := getattr(events, name, None)) is not None:
+            setattr(events, name, _dropping(write))
+
+
+def _dropping(write: Callable[..., Any]) -> Callable[..., None]:
+    def attempt(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):
+            write(*arguments)
+
+    return attempt
 
 
 def _summary_writer() -> Any:

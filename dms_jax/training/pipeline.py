@@ -109,6 +109,8 @@ class Pipeline:
       trained: the first parameters are worth something already; the full network is then among the results.
       fresh: from a structure and a key to new parameters of a network of these sizes, for `retrain="scratch"`.
       checked: the same space computing in full precision, to check with; None: the search's own.
+      inference: `(params, *inputs) -> outputs` to measure with, where that is another program than the one that was
+        read: with kernels of one device, say; None: the space's.
     """
 
     job: Job
@@ -124,6 +126,7 @@ class Pipeline:
     average: optax.ScalarOrSchedule | None = None
     fresh: Callable[[Structure, jax.Array], Any] | None = None
     checked: SearchSpace | None = None
+    inference: Callable[..., Any] | None = None
 
     def run(self, params: Any) -> Finished:
         """Run all phases, or what is left of them, from the full network's first parameters.
@@ -176,8 +179,8 @@ class Pipeline:
         return job.train(name, loss, params, self.optimizer(steps), steps, trained=trained, average=average)
 
     def _network(self, structure: Structure | None, params: Any) -> Network:
-        space = self.search.space
-        fn = _complete(space, space.fn) if structure is None else space.shrunk(space.fn, structure)
+        space, fn = self.search.space, self.inference or self.search.space.fn
+        fn = _complete(space, fn) if structure is None else space.shrunk(fn, structure)
         return Network(fn, params, structure)
 
     def _start(self, structure: Structure, full: Any) -> Any:
@@ -204,7 +207,7 @@ def sized(space: SearchSpace, loss: Loss, structure: Structure | None) -> tuple[
 
 
 def _rounding(space: SearchSpace, params: Any, inputs: tuple[Any, ...]) -> float:
-    """The difference that rounding alone may make: a share of the largest output, more where half precision computes."""
+    """The difference that rounding alone may make: a share of the largest output, more in half precision."""
     outputs = [np.abs(np.asarray(y, np.float64)) for y in jax.tree.leaves(space.fn(params, *inputs))]
     program = str(jax.make_jaxpr(lambda arrays, *x: space.fn(space.whole(arrays), *x))(space.arrays(params), *inputs))
     share = 0.1 if "bf16[" in program or "f16[" in program else 1e-3

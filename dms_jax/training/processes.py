@@ -89,6 +89,13 @@ def sync(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is up in any process; to be called by all, as one that stops by itself leaves others waiting."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
 def on_first(action: Callable[[], Any]) -> Any:
     """Run something on process 0 and return its value in all: to be called by all, who wait for it.
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from dms_jax.method.search import Search
 from dms_jax.training import latency
+from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.machine import machine
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
 
@@ -69,6 +70,7 @@ def measure(
     milliseconds = latency.rows(passes, space.example, batches)
     rows = []
     for name, network in finished.networks.items():
+        stop_if_requested(f"{quality.name} was measured")
         value, stderr = quality.measure(network.fn, network.params)[:2]
         shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
         row = {"name": shown, **space.resources(network.structure), "quality": value, "stderr": stderr}

@@ -20,7 +20,9 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,23 +31,31 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dms_jax import models
-from dms_jax.errors import Interrupted, UserError, one_line
+from dms_jax import files, models, reading
+from dms_jax.elements import declared
+from dms_jax.errors import Interrupted, UserError, one_line, shortened
+from dms_jax.models.arguments import check_arguments, check_example
 from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from dms_jax.training.checkpoints import Checkpoints
+from dms_jax.training import claims
+from dms_jax.training.checkpoints import Checkpoints, warn
+from dms_jax.training.claims import ELSEWHERE
+from dms_jax.training.digests import Owner, find_fault, identity_of, read_meta
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.lock import DirectoryLock
 from dms_jax.training.loop import run_phase
 from dms_jax.training.metrics import FILE as METRICS
-from dms_jax.training.metrics import MetricsWriter
+from dms_jax.training.metrics import History, Lines, MetricsWriter, history
 from dms_jax.training.processes import is_first, on_first
 from dms_jax.training.progress import Progress
 
 State = TypeVar("State")
 
 MASKS, FINAL = "masks.jsonl", "final"
+
+_SECONDS = reading.mapping(reading.number(0))
+_RESULTS = reading.mapping(reading.anything)
 
 
 class Run(contextlib.AbstractContextManager):
@@ -65,13 +75,41 @@ class Run(contextlib.AbstractContextManager):
     def __init__(self, directory: str | os.PathLike[str], config: Mapping[str, Any]):
         self.directory = Path(directory)
         self.interrupt = InterruptFlag()
+        self._config = files.finite(json.loads(json.dumps(config)))
         self._lock = DirectoryLock(self.directory)
-        on_first(lambda: _claim(self.directory, json.loads(json.dumps(config))))
+        self._masks: Counter[str] = Counter()  # records of masks of a phase
+        on_first(self._claim)
 
     def __enter__(self) -> Run:
-        on_first(self._lock.acquire)
+        on_first(self._begin)
         self.interrupt.__enter__()
         return self
+
+    def _claim(self) -> None:
+        """Make the directory this job's, under its lock, unless it is already."""
+        with _writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if claims.is_claimed(self.directory, self._config):
+                return
+            self._lock.acquire()
+            try:
+                claims.claim(self.directory, self._config)
+            finally:
+                self._lock.release()
+
+    def _begin(self) -> None:
+        """Take the lock, and see once more whose the directory is: what happens from here on happens under it."""
+        self._lock.acquire()
+        try:
+            with _writing(self.directory):
+                claims.claim(self.directory, self._config)
+                for part in self.directory.glob(f"*{files.PART}"):  # of writes that were killed
+                    part.unlink()
+            for file in (METRICS, MASKS):
+                _drop_unreadable(self.directory / file)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *exception: Any) -> None:
         self.interrupt.__exit__(*exception)
@@ -79,13 +117,45 @@ class Run(contextlib.AbstractContextManager):
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """What a finished job measured; None while it is not done."""
-        return on_first(lambda: _read(self.directory / "results.json"))
+        """What a finished job measured; None while it is not done.
+
+        It is done when results.json, structure.json and the final weights are there, whole, and of this job. Where one
+        is not, a line on stderr says so, and the job's command makes it again.
+        """
+        return on_first(self._results)
+
+    def _results(self) -> dict[str, Any] | None:
+        path = self.directory / "results.json"
+        if not path.exists():
+            return None
+        try:
+            results = reading.read_json(path, _RESULTS, hint=f"{ELSEWHERE}, or remove it")
+            structure = Structure.load(self.directory / "structure.json")
+            final = self.directory / "checkpoints" / FINAL / "0"
+            fault = find_fault(final, Owner(self._config, FINAL))
+            if fault is None and read_meta(final).get("structure") != identity_of(structure.to_json()):
+                fault = "they were saved with another structure.json"
+            if fault is not None:
+                raise UserError(f"the final weights in {final} cannot be used ({fault})")
+        except UserError as error:
+            warn(f"{shortened(str(error), 300)}: this job is not finished, and what is missing is made again")
+            return None
+        return results
 
     @property
     def seconds(self) -> dict[str, float]:
         """Phase -> seconds it took, all attempts together."""
-        return on_first(lambda: _read(self.directory / "seconds.json") or {})
+        return on_first(self._seconds)
+
+    def _seconds(self) -> dict[str, float]:
+        path = self.directory / "seconds.json"
+        if not path.exists():
+            return {}
+        try:
+            return reading.read_json(path, _SECONDS, hint="counting from 0")
+        except UserError as error:
+            warn(shortened(str(error), 300))
+            return {}
 
     def phase(
         self,
@@ -111,18 +181,23 @@ class Run(contextlib.AbstractContextManager):
           Interrupted, NonFiniteLoss, CheckpointError: as `run_phase`.
           UserError: the directory cannot be written.
         """
-        with Checkpoints(self.directory / "checkpoints" / name) as checkpoints:
+        owner = Owner(self._config, name)
+        with Checkpoints(self.directory / "checkpoints" / name, owner=owner) as checkpoints:
             restored = checkpoints.restore(state)
-            start, state = (0, state) if restored is None else (restored.step, restored.state)
+            start, state, meta = (0, state, {}) if restored is None else restored
+            there = on_first(lambda: self._recall(name, start, meta, start < steps))
             if start >= steps:
                 return state
-            for file in (METRICS, MASKS):
-                on_first(lambda file=file: _forget(self.directory / file, name, start))
+            self._masks[name] = there[MASKS]
             with (
                 self._timed(name, steps),
                 MetricsWriter(self.directory) as writer,
                 Progress(name, steps, start) as progress,
             ):
+
+                def counts() -> dict[str, Any]:
+                    return {"records": {METRICS: there[METRICS] + writer.written[name], MASKS: self._masks[name]}}
+
                 return run_phase(
                     name,
                     step,
@@ -136,8 +211,31 @@ class Run(contextlib.AbstractContextManager):
                     checkpoints=checkpoints,
                     checkpoint_seconds=checkpoint_seconds,
                     interrupt=self.interrupt,
+                    meta=counts,
                     **options,
                 )
+
+    def _recall(self, phase: str, start: int, meta: Mapping[str, Any], drop: bool) -> dict[str, int]:
+        """Say which records of a phase are lost, drop those beyond its checkpoint: file -> how many it goes on with."""
+        counts = {}
+        for file in (METRICS, MASKS):
+            path = self.directory / file
+            past = history(path)
+            steps = past.steps(phase, sys.maxsize)
+            counts[file] = sum(step <= start for step in steps)
+            expected = meta.get("records", {}).get(file, 0)
+            if counts[file] < expected:
+                lost = f"{expected - counts[file]} of the {expected} records of {phase}"
+                warn(f"{path} lacks {lost} up to step {start}; the weights are not affected")
+            if start == 0 and steps and file == METRICS:
+                warn(
+                    f"no checkpoint of {phase} in {self.directory} was saved or is left: it starts again from step 0, "
+                    f"and its {len(steps)} records, up to step {max(steps)}, are dropped and made again"
+                )
+            if drop:
+                with _writing(self.directory):
+                    _forget(path, past, phase, start)
+        return counts
 
     @contextlib.contextmanager
     def _timed(self, name: str, steps: int) -> Iterator[None]:
@@ -149,17 +247,20 @@ class Run(contextlib.AbstractContextManager):
             raise Interrupted(stop.step, f"stopped {name} after step {stop.step} of {steps} and saved") from None
         finally:
             if is_first():  # others may not get here: nothing is waited for where something failed
-                path = self.directory / "seconds.json"
-                before = _read(path) or {}
-                _write(path, before | {name: before.get(name, 0.0) + time.monotonic() - began})
+                before = self._seconds()
+                now = before | {name: before.get(name, 0.0) + time.monotonic() - began}
+                # what went wrong before, such as a full disk, is what is to be told
+                with contextlib.suppress(*(() if sys.exception() is None else (UserError,))):
+                    _write(self.directory / "seconds.json", now)
 
     def record_masks(self, phase: str, step: int, masks: Mapping[str, np.ndarray]) -> None:
         """Append masks `[N]` in [0, 1] to masks.jsonl, a byte an element."""
         if not is_first():
             return
-        text = {name: np.round(255 * np.asarray(m)).astype(np.uint8).tobytes().hex() for name, m in masks.items()}
-        with _writing(self.directory), (self.directory / MASKS).open("a") as file:
-            file.write(json.dumps({"phase": phase, "step": step, "masks": text}) + "\n")
+        text = {name: _bytes(name, np.asarray(mask)).hex() for name, mask in masks.items()}
+        with _writing(self.directory), contextlib.closing(Lines(self.directory / MASKS)) as lines:
+            lines.append(json.dumps({"phase": phase, "step": step, "masks": text}).encode() + b"\n")
+        self._masks[phase] += 1
 
     def finish(self, structure: Structure, variables: Any, results: Mapping[str, Any]) -> None:
         """Write the structure, the small network's variables, and last of all the results.
@@ -175,8 +276,8 @@ class Run(contextlib.AbstractContextManager):
                     shutil.rmtree(folder)
 
         on_first(begin)
-        with Checkpoints(folder) as checkpoints:
-            checkpoints.save(0, variables)
+        with Checkpoints(folder, owner=Owner(self._config, FINAL)) as checkpoints:
+            checkpoints.save(0, variables, {"structure": identity_of(json.loads(json.dumps(structure.to_json())))})
         on_first(lambda: _write(self.directory / "results.json", results))
 
 
@@ -204,10 +305,15 @@ def load(directory: str | os.PathLike[str], *, host: bool = False) -> tuple[nn.M
     model, shapes = _network(structure, str(path))
     # arrays of one number each, whatever their shape: what Orbax reads is put elsewhere
     wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, owner=Owner(claims.configuration(directory), FINAL)) as checkpoints:
         restored = checkpoints.restore(dict(wanted))
     if restored is None:
-        raise UserError(f"{folder} holds no whole checkpoint; remove results.json and run the job's command again")
+        raise UserError(f"{folder} holds no whole checkpoint; run the job's command again, which makes it again")
+    if restored.meta.get("structure") != identity_of(structure.to_json()):
+        raise UserError(
+            f"{path} is not the structure that the weights in {folder} were saved with; run the job's command again, "
+            "which makes both again"
+        )
     return model, restored.state
 
 
@@ -224,10 +330,12 @@ def load_params(
         raise UserError(f"{directory} holds no finished run; run its job to the end")
     shapes = shrink(space, space.arrays(space.parameters.template), structure)
     wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, owner=Owner(claims.configuration(Path(directory)), FINAL)) as checkpoints:
         restored = checkpoints.restore(wanted)
-    if restored is None:
-        raise UserError(f"{folder} holds no whole checkpoint; remove results.json and run the job again")
+    if restored is None or restored.meta.get("structure") != identity_of(structure.to_json()):
+        raise UserError(
+            f"{folder} holds no whole checkpoint of this structure; run the job again, which makes it again"
+        )
     return restored.state
 
 
@@ -235,45 +343,28 @@ def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:
     """The model that a structure names, with it; and the shapes of its variables."""
     try:
         name, arguments, inputs = (dict(structure.model or {})[key] for key in ("name", "arguments", "example"))
+        check_example(inputs)
         examples = [jax.ShapeDtypeStruct(tuple(e["shape"]), e["dtype"]) for e in inputs]
         arguments = dict(arguments)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, reading.Mismatch):
         raise UserError(
             f"{source} does not say which model of the zoo it is of (name, arguments, example); clone your own model "
             "with the structure, and shrink its variables"
         ) from None
-    model = models.create(name, **arguments).clone(structure=structure)
+    check_arguments(name, arguments, source)
     try:
-        return model, jax.eval_shape(model.init, jax.random.key(0), *examples)
+        model = models.create(name, **arguments).clone(structure=structure)
+        with declared() as groups:
+            shapes = jax.eval_shape(model.init, jax.random.key(0), *examples)
+    except UserError as error:
+        fits = "" if str(error).startswith("unknown model") else f" does not fit model {name!r}"
+        raise UserError(f"{source}{fits}: {one_line(error, 300)}") from error
     except Exception as error:  # whatever a network raises that cannot be built with these elements
-        raise UserError(f"{source} does not fit model {name!r}: {one_line(error)[:300]}") from error
-
-
-def _claim(directory: Path, config: dict[str, Any]) -> None:
-    """Make the directory this job's, or see that it is."""
-    path = directory / "config.json"
-    with _writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            for name in (METRICS, MASKS, "checkpoints", "results.json"):
-                if (directory / name).exists():
-                    raise UserError(f"{directory} holds {name} of something else (no config.json); {ELSEWHERE}")
-            _write(path, config)
-            return
-    there = _read(path)
-    if there != config:
-        asked, there = config, there if isinstance(there, dict) else {}
-        names = [name for name in asked | there if _shown(asked, name) != _shown(there, name)]
-        differ = ", ".join(f"{name} {_shown(there, name)} there, {_shown(asked, name)} asked" for name in names[:4])
-        more = f", and {len(names) - 4} more" if len(names) > 4 else ""
-        raise UserError(f"{directory} holds another job ({differ}{more}); {ELSEWHERE}, or remove that one")
-
-
-ELSEWHERE = "choose another --workdir"
-
-
-def _shown(config: Mapping[str, Any], name: str) -> str:
-    return repr(config[name]) if name in config else "absent"
+        raise UserError(f"{source} does not fit model {name!r}: {one_line(error, 300)}") from error
+    unknown = [group for group in structure.kept if group not in groups and group not in structure.removed]
+    if unknown:
+        raise UserError(f"{source} has group {reading.shown(unknown[0])}, which model {name!r} does not have")
+    return model, shapes
 
 
 @contextlib.contextmanager
@@ -285,40 +376,44 @@ def _writing(directory: Path) -> Iterator[None]:
         raise UserError(f"cannot write in {directory} ({error.strerror or error}); {ELSEWHERE}") from error
 
 
-def _read(path: Path) -> Any:
-    """What a JSON file of a run holds; None where there is none."""
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror or error}); {ELSEWHERE}") from error
-    except ValueError:
-        raise UserError(f"{path} is not JSON, so it is not of a run; {ELSEWHERE}, or remove it") from None
-
-
 def _write(path: Path, content: Any) -> None:
     """Write JSON; a reader never meets half a file."""
     with _writing(path.parent):
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(part, path)
+        files.write_json(path, content)
 
 
-def _forget(path: Path, phase: str, start: int) -> None:
-    """Drop a phase's records beyond the step it goes on from; those of other phases stay."""
-    if not path.exists():
+def _bytes(name: str, mask: np.ndarray) -> bytes:
+    """A mask, a byte an element.
+
+    Raises:
+      UserError: an element outside [0, 1], which a byte would wrap or hide.
+    """
+    rounded = np.round(255 * mask)
+    if not np.all((rounded >= 0) & (rounded <= 255)):
+        raise UserError(f"the mask of group {name!r} has elements that are not between 0 and 1")
+    return rounded.astype(np.uint8).tobytes()
+
+
+def _drop_unreadable(path: Path) -> None:
+    """Drop lines that are no records, and say which: their history is lost, whatever else is not."""
+    past = history(path)
+    if not past.unreadable:
         return
+    lines = ", ".join(map(str, past.unreadable[:5])) + (", ..." if len(past.unreadable) > 5 else "")
+    known = [found for found in past.records[: past.unreadable[0] - 1] if found is not None]
+    since = f"after step {known[-1][1]} of {known[-1][0]}" if known else "from the first step on"
+    many = f"{len(past.unreadable)} line{'s' * (len(past.unreadable) > 1)} of {path} cannot be read"
+    warn(f"{many} (line {lines}, {since}) and will be missing; the weights are not affected")
     with _writing(path.parent):
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if _stays(line, phase, start)]
-        if kept != lines:
-            part = path.with_name(path.name + ".part")
-            part.write_text("".join(kept))
-            os.replace(part, path)
+        files.write(path, b"".join(line for line, found in zip(past.lines, past.records, strict=True) if found))
 
 
-def _stays(line: str, phase: str, start: int) -> bool:
-    try:
-        record = json.loads(line)
-        return line.endswith("\n") and (record["phase"] != phase or record["step"] <= start)
-    except (ValueError, KeyError, TypeError):  # torn: the last line of a run that was killed
-        return False
+def _forget(path: Path, past: History, phase: str, start: int) -> None:
+    """Drop a phase's records beyond the step it goes on from, and a torn line; those of other phases stay."""
+    kept = [
+        line
+        for line, found in zip(past.lines, past.records, strict=True)
+        if found is not None and (found[0] != phase or found[1] <= start)
+    ]
+    if kept != past.lines:
+        files.write(path, b"".join(kept))

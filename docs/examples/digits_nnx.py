@@ -1,6 +1,5 @@
 """A small NNX network of convolutions on scikit-learn's digits, fitted to half its MACs."""
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -10,6 +9,7 @@ import dms_jax
 
 images, labels = load_digits(return_X_y=True)
 images = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
+labels = labels.astype(np.int32)
 train, test = np.arange(1440), np.arange(1440, 1797)
 
 
@@ -35,14 +35,17 @@ def main(workdir: str = "runs/digits_nnx", steps: int = 300):
 
     def loss(params, batch, key):
         network = nnx.merge(graphdef, params)
-        nats = optax.softmax_cross_entropy_with_integer_labels(network(images_of(batch)), jnp.asarray(labels)[batch])
-        return nats.mean(), {"state": nnx.state(network, nnx.BatchStat)}
+        nats = optax.softmax_cross_entropy_with_integer_labels(network(batch["image"]), batch["label"])
+        return nats.mean(), {"state": nnx.state(network, nnx.Not(nnx.Param))}
+
+    def batches(step):
+        chosen = np.random.default_rng(step).choice(train, 64)
+        return {"image": images[chosen], "label": labels[chosen]}
 
     def accuracy(fn, params):
         return np.mean(np.argmax(fn(params, images[test]), axis=-1) == labels[test])
 
     space = dms_jax.SearchSpace.from_nnx(model, images[:1])
-    batches = lambda step: np.random.default_rng(step).choice(train, 64)  # noqa: E731
     return dms_jax.fit(
         space, loss=loss, batches=batches, evaluate=accuracy, budget={"macs": 0.5},
         pretrain=steps, steps=steps, workdir=workdir,
@@ -50,10 +53,6 @@ def main(workdir: str = "runs/digits_nnx", steps: int = 300):
 
 
 # [fit]
-
-
-def images_of(batch):
-    return jnp.asarray(images)[batch]
 
 
 if __name__ == "__main__":

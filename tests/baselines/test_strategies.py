@@ -15,6 +15,7 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
+from benchmarks.masked import inserted
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, baselines
 from dms_jax.baselines.capped_simplex import CappedSimplex, capped_simplex
 from dms_jax.baselines.dms_raw import RawDMS
@@ -202,17 +203,17 @@ def test_masks_of_zero_pass_their_gradients():
     def task(params, batch, key):
         return jnp.mean(jnp.sin(Narrow().apply(params, batch)))
 
-    for each in (space, space.unfolded()):
+    for way in (lambda search: search, inserted):
         search = Search(
-            each, task, None, {"macs": 0.5}, 10, importance=Importance(decay=0.0), resource_weight=0.0,
+            space, task, None, {"macs": 0.5}, 10, importance=Importance(decay=0.0), resource_weight=0.0,
             strategy=moved_by(optax.sgd(1.0), GradientEstimated()),
         )  # fmt: skip
+        search = way(search)
         state = search.init(variables)
         state = state.replace(ratios=jnp.full((1,), 0.5), importance={"a": jnp.arange(8.0)})
         np.testing.assert_array_equal(search.masks(state)["a"], [0, 0, 0, 0, 1, 1, 1, 1])
-        collection = space.collection(space.flat(search.masks(state)))
-        assert space.fold(variables["params"], collection)[1] == {}
-        assert all(factor.leaf in writers(space) for factor in space.folds["a"])
+        folded, rest = space.fold(variables, search.masks(state))
+        assert rest == {} and changed(folded, variables) == {"write"}
         after.append(jax.jit(search.step)(state, X[:, :3], KEY)[0])
     folded, masked = after
     np.testing.assert_allclose(folded.importance["a"], masked.importance["a"], rtol=1e-3)
@@ -220,10 +221,13 @@ def test_masks_of_zero_pass_their_gradients():
     assert (masked.importance["a"][:4] > 0).any() and masked.ratios[0] != 0.5
 
 
-def writers(space):
-    """The numbers of the parameters that write the axis."""
-    paths = [path for path in space.leaves if path[0] == "params"]
-    return [i for i, path in enumerate(paths) if "write" in path]
+def changed(folded, variables):
+    """The layers whose parameters are others."""
+    return {
+        name
+        for name, layer in variables["params"].items()
+        if any((layer[key] != folded["params"][name][key]).any() for key in layer)
+    }
 
 
 # --- one by one, by closed form ------------------------------------------------------------------------------------

@@ -230,7 +230,7 @@ def test_digits_are_seen_whole_and_averages_begin_quickly():
         (["--pipeline=p-", "--retrain=scratch"], "needs a retraining"),
         (["--flops=1e12"], "above the largest supernet"),
         (["--model=llama_bytes"], "no recipe for 'llama_bytes'"),
-        (["--model=resnet20", "--batch=0"], "--batch 0 cannot be cut"),
+        (["--model=resnet20", "--batch=0"], "--batch 0 is not possible"),
         (["--model=resnet20", "--search-epochs=0"], "--search-epochs 0.0 is not possible"),
         (["--model=resnet20", "--epochs=0"], "--epochs 0.0 is not possible"),
         (["--model=vit_tiny_patch16_224", "--resolution=50"], "50"),

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.masked import inserted
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError
 from dms_jax.baselines.gradient_estimated import GradientEstimated
 from dms_jax.baselines.iterative import Iterative
@@ -33,6 +34,18 @@ class Toy(Searchable):
             inner = self.elements(f"inner{i}", 6)
             y = inner(nn.tanh(nn.Dense(inner.size, name=f"up{i}")(x)))
             x = x + depth.gate(i) * nn.Dense(x.shape[-1], name=f"down{i}")(y)
+        self.sow("intermediates", "stream", x)
+        return nn.Dense(1, name="out")(wide(nn.tanh(nn.Dense(wide.size, name="in")(x))))
+
+
+class Counted(Searchable):
+    """With variables that are not trained."""
+
+    @nn.compact
+    def __call__(self, x):
+        for name, shape in (("n", (3,)), ("m", ())):
+            self.variable("stats", name, jnp.zeros, shape)
+        wide = self.elements("wide", 12)
         return nn.Dense(1, name="out")(wide(nn.tanh(nn.Dense(wide.size, name="in")(x))))
 
 
@@ -49,6 +62,13 @@ def space():
 @pytest.fixture(scope="module")
 def variables(space):
     return random_variables(space)
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """Space and variables of a network that has some which are not trained."""
+    space = SearchSpace.from_model(Counted(), X[:1])
+    return space, random_variables(space)
 
 
 def loss(params, batch, key):
@@ -299,20 +319,23 @@ def test_ratios_alone(space, variables):
 
 def test_folded_and_masked_steps_are_one(space, variables, usual):
     _, states, metrics = usual
-    reference, reports = run(searcher(space.unfolded()), variables, 6)
+    reference, reports = run(inserted(searcher(space)), variables, 6)
     np.testing.assert_allclose(reports[5]["loss"], metrics[5]["loss"], rtol=1e-4)
     chex.assert_trees_all_close(reference[6].params, states[6].params, atol=1e-4)
 
 
-def test_collections_and_metrics_of_the_loss_are_carried(space, variables):
+def test_collections_and_metrics_of_the_loss_are_carried(counted):
+    space, variables = counted
+
     def counting(v, batch, key):
-        value, _ = loss({"params": v["params"], "masks": v["masks"]}, batch, key)
-        state = {"batch_stats": {"n": v["batch_stats"]["n"] + 1}}
+        state = {"stats": {"n": v["stats"]["n"] + 1}}
+        value = jnp.mean(jnp.square(Counted().apply(v, batch[0]) - batch[1]))
         return value, {"state": state, "metrics": {"draw": jax.random.uniform(key)}}
 
     search = searcher(space, loss=counting)
-    states, metrics = run(search, {**variables, "batch_stats": {"n": jnp.zeros(())}, "other": {}}, 3)
-    assert {k: v for k, v in states[3].params.items() if k != "params"} == {"batch_stats": {"n": 3}, "other": {}}
+    states, metrics = run(search, variables, 3)
+    np.testing.assert_array_equal(states[3].params["stats"]["n"], variables["stats"]["n"] + 3)
+    assert states[3].params.keys() == {"params", "stats"} and states[3].params["stats"].keys() == {"n", "m"}
     draws = [float(m["draw"]) for m in metrics]
     expected = [float(jax.random.uniform(jax.random.fold_in(KEY, i))) for i in range(3)]
     np.testing.assert_allclose(draws, expected)
@@ -345,7 +368,7 @@ def test_the_search_reaches_its_budget(space, variables, options):
 
 
 def test_measures_from_the_weights(space, variables):
-    totals = space.magnitudes(variables["params"])
+    totals = space.magnitudes(variables)
     p = variables["params"]
     expected = jnp.abs(p["in"]["kernel"]).sum(0) + jnp.abs(p["in"]["bias"]) + jnp.abs(p["out"]["kernel"]).sum(1)
     np.testing.assert_allclose(totals["wide"], expected, rtol=1e-5)
@@ -434,17 +457,17 @@ def test_a_schedule_counts_whole_steps(space):
 # --- what a loss may return ------------------------------------------------------------------------------------------
 
 
-def step_with(space, variables, returned):
+def step_with(counted, returned):
     """One step of a search whose loss gives this besides its value."""
-    search = searcher(space, loss=lambda p, b, k: (loss(p, b, k)[0], returned(p)))
+    space, variables = counted
+    search = searcher(space, loss=lambda p, b, k: (jnp.mean(Counted().apply(p, b[0])), returned(p)))
     return jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
 
 
-def test_a_loss_is_a_scalar_and_more_if_it_likes(space, variables):
-    whole = {**variables, "stats": {"n": jnp.zeros(3), "m": jnp.zeros(())}}
+def test_a_loss_is_a_scalar_and_more_if_it_likes(space, variables, counted):
     for returned in ({}, {"state": {}}, {"state": {"stats": {"n": jnp.ones(3)}}}, {"metrics": {"a": jnp.ones(())}}):
-        state, metrics = step_with(space, whole, lambda p, returned=returned: returned)
-        assert jax.tree.structure(state.params) == jax.tree.structure(whole)
+        state, metrics = step_with(counted, lambda p, returned=returned: returned)
+        assert jax.tree.structure(state.params) == jax.tree.structure(counted[1])
         assert ("a" in metrics) == ("metrics" in returned)
     plain = searcher(space, loss=lambda p, b, k: loss(p, b, k)[0])
     assert "seen" not in jax.eval_shape(plain.step, plain.init(variables), (X, Y), KEY)[1]
@@ -462,9 +485,9 @@ def test_a_loss_is_a_scalar_and_more_if_it_likes(space, variables):
         ({"state": {"stats": [1.0]}}, "for stats, which is a dict, as a list"),
     ],
 )
-def test_what_a_loss_must_not_return_is_one_line(space, variables, returned, message):
+def test_what_a_loss_must_not_return_is_one_line(counted, returned, message):
     with pytest.raises(UserError, match=message):
-        step_with(space, {**variables, "stats": {"n": jnp.zeros(3)}}, lambda p: returned)
+        step_with(counted, lambda p: returned)
 
 
 @pytest.mark.parametrize(
@@ -506,8 +529,8 @@ def test_a_group_of_which_nothing_was_learned_is_not_thinned(space, variables):
     """`wide` does not reach this loss: after the search that is an error, unless it is left alone or not judged."""
 
     def blind(params, batch, key):
-        hidden = Toy().apply(params, batch[0], capture_intermediates=True, mutable=["intermediates"])[1]
-        return jnp.mean(jnp.square(hidden["intermediates"]["down1"]["__call__"][0]))
+        sown = Toy().apply(params, batch[0], mutable=["intermediates"])[1]
+        return jnp.mean(jnp.square(sown["intermediates"]["stream"][0]))
 
     search = searcher(space, loss=blind, steps=4)
     states, _ = run(search, variables, 4)

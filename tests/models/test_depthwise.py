@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from dms_jax.axes import resolve
-from dms_jax.models.depthwise import DepthwiseConv, depthwise_convolution, native_convolution, shifted_products
 from dms_jax.tracing import trace
+
+from dms_jax.models.depthwise import DepthwiseConv, depthwise_convolution, native_convolution, shifted_products
 from tests.helpers import BFLOAT16_ROUNDING, FLOAT32_GRADIENTS, FLOAT32_ROUNDING
 
 

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import toy
 
+from dms_jax import files
 from dms_jax.errors import UserError
 from dms_jax.training import CheckpointError, Checkpoints, make_mesh, replicate
 
@@ -233,12 +235,12 @@ def test_what_cannot_be_written_is_one_line(tmp_path, monkeypatch, capfd):
     with pytest.raises(CheckpointError, match="cannot make the directory of .*/file/checkpoints: .*Not a directory"):
         Checkpoints(tmp_path / "file" / "checkpoints")
 
-    def full(self, text):
+    def full(descriptor, data):
         raise OSError(28, "No space left on device")
 
     checkpoints = Checkpoints(tmp_path / "full")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(files, "write_all", full)
         checkpoints.save(1, state_at(1))
         with pytest.raises(CheckpointError, match="cannot write checkpoint 1 in .*No space left on device"):
             checkpoints.wait()
@@ -259,6 +261,27 @@ def test_typed_keys_come_back(tmp_path):
         for name, key in state.items():
             assert restored.state[name].dtype == key.dtype
             assert (jax.random.key_data(restored.state[name]) == jax.random.key_data(key)).all()
+
+
+@pytest.mark.parametrize("limit", [0, 3_000, 100_000])
+def test_a_quota_on_what_orbax_writes_is_one_line_with_the_cause(limit, tmp_path, capfd):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(500, 500)), jnp.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(CheckpointError, match="cannot write checkpoint 2 in .*File too large") as error:
+                checkpoints.save(2, state)
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+        restored = checkpoints.restore(state)
+        assert restored is not None  # what was kept before; or what could be written to its end after all
+        np.testing.assert_array_equal(restored.state["w"], state["w"])
+        checkpoints.save(3, state)  # and there is room again
 
 
 def test_what_a_checkpoint_does_not_hold(tmp_path):

@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -5,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dms_jax.training import latency
+from dms_jax.errors import Interrupted
+from dms_jax.training import InterruptFlag, latency
 from dms_jax.training.latency import latencies, latency_warnings
 
 
@@ -85,3 +87,23 @@ def test_warns_when_and_only_when_less_than_half_of_the_speed_up_arrives(macs, t
 def test_warns_for_each_batch_size_by_itself():
     (line,) = latency_warnings({"1": 2.0, "64": 40.0}, {"1": 1.6, "64": 10.0}, (400, 100))
     assert "4.0 times fewer MACs" in line and "a batch of 1 is only 1.2 times as fast" in line
+
+
+@pytest.mark.parametrize("passes", [0, 1, 4, 9])
+def test_a_signal_stops_a_measurement_between_two_passes(passes, monkeypatch):
+    """Which would otherwise take its seconds, and those of every other batch size."""
+    seen = 0
+    counted = latency.stop_if_requested
+
+    def stop(doing):
+        nonlocal seen
+        if seen == passes:
+            signal.raise_signal(signal.SIGTERM)
+        seen += 1
+        counted(doing)
+
+    monkeypatch.setattr(latency, "stop_if_requested", stop)
+    networks = {"one": (lambda v, x: v * x.sum(), jnp.float32(1.0))}
+    with InterruptFlag(), pytest.raises(Interrupted, match="stopped while latency was measured; all that was trained"):
+        latency.latencies(networks, jax.ShapeDtypeStruct((1, 4), jnp.float32), 2, seconds=60.0)
+    assert seen == passes + 1

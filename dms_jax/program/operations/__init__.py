@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dms_jax.program.operations import devices, elementwise, indexing, products, reductions, shapes
+from dms_jax.program.operations import attention, devices, elementwise, indexing, products, reductions, shapes
 from dms_jax.program.operations.operation import (
     ApplyRule,
     AxesOf,
@@ -26,7 +26,7 @@ from dms_jax.program.operations.operation import (
 
 OPERATIONS: dict[str, Operation] = {
     name: operation
-    for room in (elementwise, shapes, reductions, indexing, products, devices)
+    for room in (elementwise, shapes, reductions, indexing, products, attention, devices)
     for name, operation in room.OPERATIONS.items()
 }
 

@@ -26,9 +26,9 @@ NAMES = """abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e 
     integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to min ne nextafter not or polygamma
     population_count pow real regularized_incomplete_beta rem round rsqrt shard_alike shift_left
     shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient tan tanh threefry2x32 xor zeta
-    random_wrap random_clone random_fold_in pvary pcast pbroadcast unreduced_psum dms_name""".split()
+    random_wrap random_clone random_fold_in pvary pcast pbroadcast unreduced_psum""".split()
 
-SCALED = "copy_p convert_element_type reduce_precision neg name sharding_constraint mesh_cast reshard".split()
+SCALED = "copy_p convert_element_type reduce_precision neg name dms_name sharding_constraint mesh_cast reshard".split()
 """m f(x) = f(m x)."""
 
 

@@ -41,8 +41,9 @@ def _dot_passes(node: Any, place: Place, holds: Any) -> list[Scaled]:
     contracted, _ = node.eqn.params["dimension_numbers"]
     for side, value in enumerate(node.inputs):
         free = [i for i in range(len(value.axes)) if i not in contracted[side]]
-        found += [[(value, i)] for i in free if place is not None and dot_place(node, side, i) == place]
-        found += [[(value, None)]] if place is None else []
+        places: list[Place] = [i for i in free if dot_place(node, side, i) == place] if place is not None else [None]
+        for where in places:
+            found.append([(value, where)])
     if not found:
         raise Refused("a product")
     return found

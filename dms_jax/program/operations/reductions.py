@@ -12,7 +12,6 @@ from dms_jax.program.operations.operation import (
     Read,
     Refused,
     Scaled,
-    fresh,
     kept_axes,
     out_shapes,
 )
@@ -100,15 +99,16 @@ def scatter_window(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 
 
 def gather_window(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
-    return [scatter_window(t, eqn, (fresh(out_shapes(eqn)[0]), ins[-1])) and _gathered(t, eqn, ins)]
-
-
-def _gathered(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> AxesOf:
+    """The tangent of a maximum over windows: positions of the operand to those of its windows."""
     shape, sizes = out_shapes(eqn)[0], eqn.params["window_dimensions"]
-    return tuple(
+    axes = tuple(
         axis if n == 1 and axis.size == size else t.meaningful(axis, size)
         for axis, size, n in zip(ins[-1], shape, sizes, strict=True)
     )
+    for other in ins[:-1]:
+        for a, b in zip(other, ins[-1], strict=True):
+            t.tie(a, b)
+    return [axes]
 
 
 OPERATIONS: dict[str, Operation] = {

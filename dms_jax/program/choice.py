@@ -1,0 +1,42 @@
+"""What of a network is to be searched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+TAKEN = ("width", "heads")
+"""Kinds that a search takes by itself; others by `include`. Features of heads are often tied to positions of rotary
+embeddings and to kernels of devices; a norm over groups of channels has other statistics with other groups."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One group as a marked network declares it."""
+
+    name: str
+    size: int
+    kind: str | None
+    least: int | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to search; glob patterns on names.
+
+    Attributes:
+      include: candidates to search that are not searched by themselves.
+      freeze: candidates to leave alone.
+      blocks: module paths; residual branches below one of them are one element ("layers/*").
+      declared: the groups of a marked network, which are then the only ones.
+    """
+
+    include: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    declared: Mapping[str, Declared] | None = None
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

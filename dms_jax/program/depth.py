@@ -1,0 +1,162 @@
+"""Depth groups: residual branches by stream, by name or by row, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dms_jax.errors import TracingError
+from dms_jax.groups import Group
+from dms_jax.program.axes import UNIT, Atom, resolve
+from dms_jax.program.branches import Branch, Element, find_branches
+from dms_jax.program.candidates import common_module, module_of
+from dms_jax.program.choice import Choice, Declared, matches
+from dms_jax.program.parameters import Parameters
+from dms_jax.program.trace import Node, Program, Value, describe
+
+
+@dataclass(frozen=True, eq=False)
+class Depth:
+    groups: dict[str, Group]
+    owned: dict[Atom, tuple[str, int]]
+    elements: dict[Any, Element]
+    sums: list[dict[Element, list[tuple[Node, int]]]]  # of every program
+    rows: list[str]
+
+
+def find_depth(
+    parameters: Parameters,
+    programs: Sequence[Program],
+    leaves: Mapping[Value, int],
+    states: Sequence[Sequence[int]],
+    choice: Choice,
+    rows: Sequence[Atom],
+) -> Depth:
+    """Residual branches as groups: those of one stream together, or as the network names them."""
+    every = [find_branches(p, leaves, parameters.trained, s) for p, s in zip(programs, states, strict=True)]
+    if choice.declared is not None:
+        return _declared_depth(choice.declared, programs, every)
+    keys = [{branch.key for branch in branches} for branches in every[1:]]
+    usable = [branch for branch in every[0] if all(branch.key in known for known in keys)]
+    streams: dict[Any, dict[Any, list[Branch]]] = {}
+    for branch in usable:
+        stem = common_module(parameters.paths[leaf] for leaf in branch.leaves)
+        block = _block(stem, choice.blocks)
+        streams.setdefault(branch.stream, {}).setdefault(block or branch.key, []).append(branch)
+    groups: dict[str, Group] = {}
+    elements: dict[Any, Element] = {}
+    for blocks in streams.values():
+        paths = [parameters.paths[leaf] for several in blocks.values() for b in several for leaf in b.leaves]
+        stem = common_module(paths)
+        name = free_name(f"{stem}/depth" if stem else "depth", groups)
+        if matches(name, choice.freeze):
+            continue
+        groups[name] = Group(name, len(blocks), "depth", 0)
+        for i, several in enumerate(blocks.values()):
+            elements |= {branch.key: (name, i) for branch in several}
+    owned: dict[Atom, tuple[str, int]] = {}
+    stacked = []
+    for atom in rows:
+        paths = [
+            path
+            for path, value in zip(parameters.paths, leaves, strict=True)
+            if resolve(value.axes[0] if value.axes else UNIT) is atom
+        ]
+        stem = common_module(paths) or module_of(paths[0])
+        name = free_name(f"{stem}/depth", groups)
+        if not matches(name, choice.freeze):
+            groups[name] = Group(name, atom.size, "depth", 0)
+            owned[atom] = (name, 0)
+            stacked.append(name)
+    sums = []
+    for branches in every:
+        found: dict[Element, list[tuple[Node, int]]] = {}
+        for branch in branches:
+            if branch.key in elements:
+                found.setdefault(elements[branch.key], []).append((branch.node, branch.operand))
+        sums.append(found)
+    return Depth(groups, owned, elements, sums, stacked)
+
+
+def _block(stem: str, patterns: Sequence[str]) -> str | None:
+    """The part of a module path that a pattern matches, from its beginning."""
+    parts = stem.split("/")
+    for pattern in patterns:
+        for i in range(1, len(parts) + 1):
+            if fnmatchcase("/".join(parts[:i]), pattern):
+                return "/".join(parts[:i])
+    return None
+
+
+def _declared_depth(
+    declared: Mapping[str, Declared], programs: Sequence[Program], every: Sequence[Sequence[Branch]]
+) -> Depth:
+    marked = {n.eqn.params["name"] for p in programs for n in p.marks if n.eqn.params["element"] is not None}
+    groups: dict[str, Group] = {}
+    sums: list[dict[Element, list[tuple[Node, int]]]] = [{} for _ in programs]
+    for found, branches in zip(sums, every, strict=True):
+        for branch in branches:
+            if branch.mark is not None and branch.mark[0] in declared:
+                found.setdefault(branch.mark, []).append((branch.node, branch.operand))
+    for name, d in declared.items():
+        if d.kind not in (None, "depth") or name not in marked:
+            if d.kind == "depth":
+                raise TracingError(
+                    f"group {name!r} slices no parameter: none of its gates multiplies a residual branch"
+                )
+            continue
+        groups[name] = Group(name, d.size, "depth", min(d.least or 0, d.size))
+        if d.least is not None and d.least >= d.size:
+            continue
+        for element in range(d.size):
+            if (name, element) not in sums[0]:
+                node = next((n for n in programs[0].marks if n.eqn.params["name"] == name), None)
+                where = "" if node is None else f" ({describe(node)})"
+                raise TracingError(
+                    f"group {name!r}: the gate of element {element}{where} multiplies no residual branch: a block can "
+                    "go where it is one term of a sum, x + gate * f(x), and reaches outputs through that sum alone"
+                )
+    return Depth(groups, {}, {}, sums, [])
+
+
+def free_name(name: str, groups: Mapping[str, Any]) -> str:
+    """A name that is not taken."""
+    number = 2
+    while name in groups:
+        name = f"{name.split('#')[0]}#{number}"
+        number += 1
+    return name
+
+
+def leaf_gates(
+    parameters: Parameters, leaves: Sequence[Value], through: Sequence[Mapping[Value, frozenset[Element]]]
+) -> list[frozenset[Element]]:
+    """Which gates every leaf goes with: those in front of all of its uses in all programs.
+
+    A leaf that nothing uses goes with the nearest module around it: with what all used leaves there go with.
+    """
+    gates: list[frozenset[Element] | None] = []
+    for value in leaves:
+        found = [t[value] for t in through if value in t]
+        gates.append(frozenset.intersection(*found) if found else None)
+    filled = []
+    for path, own in zip(parameters.paths, gates, strict=True):
+        if own is None:
+            stem = path
+            own = frozenset()
+            while "/" in stem:
+                stem = stem.rsplit("/", 1)[0]
+                near = [g for p, g in zip(parameters.paths, gates, strict=True) if g is not None and _below(p, stem)]
+                if near:
+                    own = frozenset.intersection(*near)
+                    break
+        filled.append(own)
+    return filled
+
+
+def _below(path: str, stem: str) -> bool:
+    """Whether a leaf lies in a module, or in the same module of another collection."""
+    inner = stem.split("/", 1)[1] if "/" in stem else stem
+    return path.startswith(stem + "/") or ("/" in path and path.split("/", 1)[1].startswith(inner + "/"))

@@ -1,0 +1,85 @@
+"""Loops over layers of which every layer can go: rows of stacked parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dms_jax.program.axes import UNIT
+from dms_jax.program.branches import alike, made_of
+from dms_jax.program.trace import Node, Program, Scan, Value
+
+
+@dataclass(eq=False)
+class Rows:
+    """A loop over layers whose rows can go one by one: without its branches a layer gives what it took.
+
+    Attributes:
+      scan: the loop.
+      sums: the residual sums in its body: (node, operand of the branch).
+    """
+
+    scan: Scan
+    sums: list[tuple[Node, int]] = field(default_factory=list)
+
+
+def find_rows(program: Program, leaves: Mapping[Value, int]) -> list[Rows]:
+    """The loops over stacked parameters of which every layer is residual branches on what it carries."""
+    found = []
+    for scan in program.scans:
+        if scan.rows is UNIT or scan.stacked:  # what is stacked for later would have fewer rows
+            continue
+        sums = _residual_body(program, scan, leaves)
+        if sums:
+            found.append(Rows(scan, sums))
+    return found
+
+
+def _residual_body(program: Program, scan: Scan, leaves: Mapping[Value, int]) -> list[tuple[Node, int]] | None:
+    makers: dict[Value, Node] = {}
+    index: dict[Value, int] = {}
+    inside = [node for node in program.nodes if scan.step.eqn in node.callers]
+    for k, node in enumerate(inside):
+        for out in node.outputs:
+            makers[out] = node
+            index[out] = k
+    sums: list[tuple[Node, int]] = []
+    for start, end in zip(scan.carried_in, scan.carried_out, strict=True):
+        value = end
+        while value is not start:
+            node = makers.get(value)
+            if node is None:
+                return None
+            if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
+                value = node.inputs[0]
+                continue
+            if node.name not in ("add", "add_any") or not alike(*node.inputs):
+                return None
+            a, b = node.inputs
+            if made_of(makers, index, b, [start]) and _leads(makers, a, start):
+                sums.append((node, 1))
+                value = a
+            elif made_of(makers, index, a, [start]) and _leads(makers, b, start):
+                sums.append((node, 0))
+                value = b
+            else:
+                return None
+    return sums
+
+
+def _leads(makers: Mapping[Value, Node], value: Value, start: Value) -> bool:
+    """Whether a value is what is carried in, or residual sums on it."""
+    stack, seen = [value], set()
+    while stack:
+        current = stack.pop()
+        if current is start:
+            return True
+        node = makers.get(current)
+        if current in seen or node is None:
+            continue
+        seen.add(current)
+        if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
+            stack.append(node.inputs[0])
+        elif node.name in ("add", "add_any"):
+            stack += node.inputs
+    return False

@@ -1,0 +1,121 @@
+"""Flags: every number has a range, and what is out of it is refused before a run directory is claimed."""
+
+import dataclasses
+import math
+import re
+import types
+import typing
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import tyro
+
+from dms_jax.errors import UserError
+from experiments import (
+    bounds,
+    digits_search,
+    imagenet_eval,
+    imagenet_retrain,
+    imagenet_search,
+    llama_memory,
+    llama_prune,
+)
+
+COMMANDS = {m.__name__: m for m in (digits_search, imagenet_search, imagenet_retrain, llama_prune, llama_memory)}
+NEEDED = {imagenet_retrain: ["--structure=none"], imagenet_eval: ["--weights=none"], llama_memory: ["--model=none"]}
+
+
+def fields(config):
+    """name -> its types, of a configuration and those inside it."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from fields(kind)
+        else:
+            yield field.name, set(flat(kind))
+
+
+def flat(kind):
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType, tuple, dict):
+        for one in inner:
+            yield from flat(one)
+    elif typing.get_origin(kind) is not typing.Literal:
+        yield kind
+
+
+NUMBERS = {
+    module: {name: float in kinds for name, kinds in fields(module.Config) if kinds & {int, float}}
+    for module in (*COMMANDS.values(), imagenet_eval)
+}
+
+
+@pytest.mark.parametrize("module", NUMBERS, ids=lambda m: m.__name__)
+def test_every_number_of_every_command_has_a_range(module):
+    assert set(NUMBERS[module]) <= set(bounds.BOUNDS) | bounds.OF_THE_SEARCH
+    assert NUMBERS[module]
+    bounds.check(tyro.cli(module.Config, args=NEEDED.get(module, [])))  # and what is given by default is within it
+
+
+@st.composite
+def flags(draw):
+    """A command, one of its numbers, and a value out of its range."""
+    module = draw(st.sampled_from(list(NUMBERS)))
+    name = draw(st.sampled_from(sorted(set(NUMBERS[module]) - bounds.OF_THE_SEARCH)))
+    limits, real = bounds.BOUNDS[name], NUMBERS[module][name]
+    wrong = [limits.least - 1, limits.most * 2 + 1, 10**22 + 7, -(10**22), -(2**63), 2**63]
+    wrong += [math.nan, math.inf, -math.inf, -1e-9, limits.most * 1.000001 + 1e-9, 1e300] if real else []
+    wrong += [limits.least] if limits.above else []
+    value = draw(st.sampled_from(wrong))
+    value = float(value) if real else int(value)
+    hypothesis.assume(not limits.holds(value))
+    return module, name, value
+
+
+@hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(flags())
+def test_numbers_out_of_range_leave_no_directory(tmp_path, drawn):
+    module, name, value = drawn
+    flag = f"--{name.replace('_', '-')}"
+    pair = [flag, "*", str(value)] if name == "least" else [f"{flag}={value}"]
+    pair = [flag, str(value)] if name == "latency_batches" and value >= 0 else pair
+    where = [f"--workdir={tmp_path / 'run'}"] if "workdir" in dict(fields(module.Config)) else []
+    where += [f"--cache={tmp_path / 'cache'}"] if module is llama_prune else []
+    try:
+        with pytest.raises(UserError) as caught:
+            module.main([*NEEDED.get(module, []), *where, *pair])
+    except SystemExit as stop:  # a negative number that looks like a flag
+        assert stop.code == 2
+    else:
+        assert re.match(rf"{flag} \S+ is not possible; give a", str(caught.value)), str(caught.value)
+        assert len(str(caught.value)) < 300
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "nan", "inf", "1e300"])
+@pytest.mark.parametrize("flag", ["--macs=", "--params=", "--ratio-rate="])
+def test_numbers_that_the_search_refuses_leave_no_directory(flag, value, tmp_path):
+    if (flag, value) == ("--ratio-rate=", "1e300"):
+        pytest.skip("is a rate")
+    with pytest.raises(UserError):
+        digits_search.main([f"{flag}{value}", f"--workdir={tmp_path / 'run'}"])
+    assert not list(tmp_path.iterdir())
+
+
+@hypothesis.settings(max_examples=150)
+@hypothesis.given(st.sampled_from(sorted(bounds.BOUNDS)), st.floats(0, 1))
+def test_numbers_within_are_taken(name, share):
+    limits = bounds.BOUNDS[name]
+    value = limits.least + share * (limits.most - limits.least)
+    value = value if name in ("epochs",) or limits.most <= 1 else round(value)
+    hypothesis.assume(limits.holds(value))
+    made = dataclasses.make_dataclass("Config", [(name, float)])
+    bounds.check(made(value))
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * 5000, "\udcff"])
+def test_texts_that_name_no_file(value):
+    with pytest.raises(UserError, match="--workdir .* is not possible"):
+        bounds.check(dataclasses.make_dataclass("Config", [("workdir", str)])(value))

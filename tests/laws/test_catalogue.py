@@ -1,0 +1,80 @@
+"""The laws over stock networks of every framework, which nobody here wrote."""
+
+from functools import cache
+
+import pytest
+
+from dms_jax import TracingError
+from tests.laws import checking
+from tests.networks.catalogue import NETWORKS
+
+BIG = tuple(name for name in NETWORKS if name.startswith("keras") or name == "equinox_equimo_mobilenet_v3")
+"""Networks of hundreds of operations: compiling each of their programs takes seconds."""
+
+CONDITIONED = tuple(name for name in NETWORKS if name not in BIG and name != "haiku_mobilenet_v1")
+"""Networks whose training gradients are no differences of large numbers: BatchNorm over few numbers has such."""
+
+REFUSED = {
+    "linen_scan_remat": "a layer of the loop at scan at .*linen_sequences.py.* is not a residual branch",
+    "plain_channel_shuffle": "conv_general_dilated at .*plain_features.py",
+    "plain_grouped_convolution": "has the elements of group 'stem/part2' in this function",
+    "plain_ragged_dot": "ragged_dot_general at .*plain_features.py",
+}
+"""Derivatives that cannot be run smaller by themselves: their programs have operations that the network has not.
+
+The derivative of the smaller network is there, of course.
+"""
+
+
+@cache
+def case_of(name):
+    return checking.case_of(NETWORKS[name]())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    yield
+    case_of.cache_clear()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_costs_are_counted(name):
+    case = case_of(name)
+    assert set(case.space.costs) == {"macs", "params"}
+    for kept in ({}, *checking.some(case.space, (0, 1))):
+        checking.costs_are_counted(case, kept)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_masked_is_shrunk(name):
+    case = case_of(name)
+    for kept in checking.some(case.space)[: 1 if name in BIG else 2]:
+        checking.masked_is_shrunk(case, kept)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BIG or name == "keras_mobilenet_v2"])
+def test_masked_is_shrunk_in_training(name):
+    case = case_of(name)
+    checking.masked_training_is_shrunk(case, checking.some(case.space)[0], gradients=name in CONDITIONED)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BIG or name == "keras_mobilenet_v2"])
+def test_folded_is_inserted(name):
+    checking.folded_is_inserted(case_of(name))
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BIG])
+def test_a_gradient_is_shrunk(name):
+    case = case_of(name)
+    kept = checking.blocks_stay(case.space, checking.some(case.space)[0])
+    if name in REFUSED:
+        with pytest.raises(TracingError, match=REFUSED[name]):
+            checking.gradient_is_shrunk(case, kept)
+    else:
+        checking.gradient_is_shrunk(case, kept)
+
+
+@pytest.mark.xfail(raises=TracingError, strict=True, reason="branches are found in a network, not in its derivative")
+def test_a_gradient_is_shrunk_without_blocks():
+    case = case_of("plain_rezero")
+    checking.gradient_is_shrunk(case, {"layers/depth": (0, 2)})
