@@ -32,6 +32,7 @@ from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
+from dms_jax.training.evaluation import possible_batches, quality_of, runnable
 from dms_jax.training.job import Job
 from dms_jax.training.mesh import make_mesh, place, replicated, shard_batch
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
@@ -40,8 +41,6 @@ from dms_jax.training.runs import Run, load_params
 
 RATE = 1e-3
 """Peak learning rate of the AdamW that trains where no optimizer is given; the search runs at a constant half of it."""
-TRIED = 8
-"""Batches whose mean loss is the quality where there is no `evaluate`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +198,9 @@ def fit(
             seed=seed,
             search=search,
             steps=plan,
-            quality=_quality(evaluate, space, loss, draw, key),
+            quality=quality_of(evaluate, space, loss, draw, key),
             phases=phases,
-            latency_batches=_possible(space, latency_batches),
+            latency_batches=possible_batches(space, latency_batches),
         )
     )
     return _fitted(Path(workdir), space, loss, draw)
@@ -249,7 +248,8 @@ def _optimizers(given: Any, steps: int) -> tuple[Callable[[int], optax.GradientT
         return lambda n: given, given
     if not callable(given):
         raise UserError(f"optimizer is a {type(given).__name__}; give an optax one, or a function of a number of steps")
-    return given, given(steps)
+    make: Any = given
+    return make, make(steps)
 
 
 def _on(mesh: jax.sharding.Mesh, draw: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -264,59 +264,6 @@ def _on(mesh: jax.sharding.Mesh, draw: Callable[[int], Any]) -> Callable[[int], 
             raise UserError(f"{one_line(error)}; or run on one: devices=jax.devices()[:1]") from error
 
     return batch
-
-
-def _quality(evaluate: Any, space: SearchSpace, loss: Loss, draw: Callable[[int], Any], key: jax.Array) -> Quality:
-    if isinstance(evaluate, Quality):
-        name, unit, measure, also = evaluate.name, evaluate.unit, evaluate.measure, evaluate.also
-    elif evaluate is None:
-        return Quality("training loss", "", lambda fn, params: _mean_loss(space, fn, loss, params, draw, key))
-    else:
-        name, measure, also = getattr(evaluate, "__name__", "quality").strip("_<>").replace("_", " "), evaluate, {}
-        unit = "%" if "accuracy" in name else ""
-
-    def measured(fn: Callable[..., Any], params: Any) -> tuple[float, float | None]:
-        found = measure(_runnable(space, fn), space.whole(params))
-        value, *error = found if isinstance(found, Sequence) else (found,)
-        return float(value), float(error[0]) if error else None
-
-    return Quality(name, unit, measured, also)
-
-
-def _mean_loss(
-    space: SearchSpace, fn: Any, loss: Loss, params: Any, draw: Callable[[int], Any], key: jax.Array
-) -> tuple[float, float]:
-    same: Any = fn.of(loss) if hasattr(fn, "of") else lambda params, *args: loss(space.whole(params), *args)
-
-    def value(params: Any, batch: Any) -> Any:
-        found = same(params, batch, key)
-        return found[0] if isinstance(found, tuple) else found
-
-    run = jax.jit(value)
-    values = [float(run(params, draw(i))) for i in range(TRIED)]
-    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(TRIED))
-
-
-def _runnable(space: SearchSpace, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A function, jitted, of parameters with leaves that are no arrays."""
-    jitted = jax.jit(fn)
-    return lambda params, *inputs: jitted(space.arrays(params), *inputs)
-
-
-def _possible(space: SearchSpace, batches: Sequence[int]) -> tuple[int, ...]:
-    """Batch sizes that the network takes; that of the example where it takes no other."""
-    first = next((x.shape[0] for x in jax.tree.leaves(space.example) if x.shape), 1)
-
-    def takes(batch: int) -> bool:
-        sized = lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) if x.shape[:1] == (first,) else x  # noqa: E731
-        try:
-            shapes = space.arrays(space.parameters.template)
-            jax.eval_shape(lambda p, *x: space.fn(space.whole(p), *x), shapes, *jax.tree.map(sized, space.example))
-        except Exception:  # whatever a network raises that is made for one size
-            return False
-        return True
-
-    return tuple(batch for batch in batches if takes(batch)) or (first,)
 
 
 def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,7 +299,7 @@ def _fitted(directory: Path, space: SearchSpace, loss: Loss, draw: Callable[[int
         _save(directory, space, params, structure, loss, draw)
     report = directory / "report.html"
     return Fitted(
-        fn=_runnable(space, space.shrunk(space.fn, structure)),
+        fn=runnable(space, space.shrunk(space.fn, structure)),
         params=space.whole(params),
         structure=structure,
         results=json.loads((directory / "results.json").read_text()),

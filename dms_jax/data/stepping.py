@@ -21,7 +21,8 @@ def by_step(batches: Any) -> Callable[[int], Any]:
         where it was stopped.
     """
     if callable(batches):
-        return batches if _takes_a_step(batches) else _Restarted(batches)
+        given: Any = batches
+        return given if _takes_a_step(given) else _Restarted(given)
     if isinstance(batches, Sequence) and not isinstance(batches, str) and len(batches):
         return lambda step: batches[step % len(batches)]
     if isinstance(batches, Iterator):
