@@ -41,6 +41,9 @@ def _operation(eqn: Any) -> int:
     if name == "dot_general":
         (contracted, _), _ = p["dimension_numbers"]
         return prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    if name.startswith("ragged_dot"):  # every row meets one matrix of the group
+        (contracted, _), _ = p["ragged_dot_dimension_numbers"].dot_dimension_numbers
+        return prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
     if name == "conv_general_dilated":
         x, kernel, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
         spec = p["dimension_numbers"]
@@ -92,11 +95,12 @@ def random_structure(groups: Mapping[str, Group], seed: int, keep: float | None 
     return kept
 
 
-def random_variables(space: SearchSpace, seed: int = 0) -> dict[str, Any]:
-    """Variables in which everything matters: no zeros, no symmetry; moving variances are positive."""
-    rng, filled = np.random.default_rng(seed), {}
+def random_variables(space: SearchSpace, seed: int = 0) -> Any:
+    """Parameters in which everything matters: no zeros, no symmetry; moving variances are positive."""
+    rng, filled = np.random.default_rng(seed), []
     for path, leaf in space.leaves.items():
-        name, fan = path.rsplit("/")[-1], prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
+        name = path.split("/")[-1]
+        fan = prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
         x = rng.normal(size=leaf.shape).astype(np.float32)
         if name == "var":
             x = 0.5 + np.abs(x)
@@ -106,8 +110,8 @@ def random_variables(space: SearchSpace, seed: int = 0) -> dict[str, Any]:
             x = x * np.float32(1.4 / np.sqrt(fan))
         else:
             x = 0.3 * x
-        filled[path] = jnp.asarray(x)
-    return space.parameters.tree(list(filled.values()))
+        filled.append(jnp.asarray(x))
+    return space.parameters.tree(filled)
 
 
 def flat_masks(space: SearchSpace, seed: int) -> jax.Array:

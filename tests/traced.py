@@ -6,17 +6,20 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import dms_jax
 from dms_jax import Searchable, SearchSpace
 from tests.counting import multiply_adds, numbers, random_structure, random_variables, shapes
 from tests.helpers import FLOAT32_LOGITS
+from tests.laws.checking import Case, folded_is_inserted
 
 
-def check(model, *shape, seeds=(0,), dtype=np.float32):
-    """Laws 1 and 2 for random structures, the smallest and the full one. Returns the space."""
+def check(model, *shape, seeds=(0,), dtype=np.float32, differentiable=True):
+    """Laws 1, 2 and 8 for random structures, the smallest and the full one. Returns the space.
+
+    The module with its masks, the engine's masks, the engine's small network and the small module agree.
+    """
     x = np.random.default_rng(0).normal(size=shape).astype(dtype)
     if dtype == np.int32:
         x = np.random.default_rng(0).integers(0, 7, shape).astype(dtype)
@@ -33,9 +36,17 @@ def check(model, *shape, seeds=(0,), dtype=np.float32):
         counted = {"macs": multiply_adds(small.apply, shrunk, x), "params": numbers(shrunk["params"])}
         assert space.resources(structure) == counted
         if kept:
-            expected = masked({**variables, "masks": space.masks(structure)}, x)
-            difference = jnp.max(jnp.abs(expected - jax.jit(small.apply)(shrunk, x)))
-            assert difference < FLOAT32_LOGITS * max(1.0, float(jnp.max(jnp.abs(expected))))
+            masks = space.masks(structure)
+            expected = np.asarray(masked({**variables, "masks": space.collection(space.flat(masks))}, x))
+            tolerance = FLOAT32_LOGITS * max(1.0, float(np.max(np.abs(expected))))
+            for found in (
+                jax.jit(small.apply)(shrunk, x),
+                jax.jit(space.shrunk(space.fn, structure))(shrunk, x),
+                jax.jit(space.masked(space.fn))(variables, masks, x),
+            ):
+                assert np.max(np.abs(expected - np.asarray(found))) < tolerance
+    if differentiable:
+        folded_is_inserted(Case(space.fn, space, variables, (x,)))
     return space
 
 

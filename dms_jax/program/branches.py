@@ -41,11 +41,16 @@ class Branch:
     products: bool = True
     uses: frozenset[int] = frozenset()
 
+    @property
+    def block(self) -> bool:
+        """Whether it can be an element: it holds a product of its own, or the network names it."""
+        return self.products or self.mark is not None
+
 
 def find_branches(
     program: Program, leaves: Mapping[Value, int], trained: Sequence[bool], state: Sequence[int] = ()
 ) -> list[Branch]:
-    """All residual branches of a program that hold a parameter's product, or that the network names.
+    """All residual branches of a program; `Branch.block` says which can be elements.
 
     Args:
       program: the program.
@@ -64,15 +69,17 @@ def find_branches(
     working = set()
     for product in program.products:
         working |= through.get(product.node.outputs[0], frozenset())
-    uses = _uses(program, leaves, through, len(sums))
+    uses = [
+        behind | ahead
+        for behind, ahead in zip(_uses(program, leaves, through, len(sums)), _ahead(program, leaves, sums), strict=True)
+    ]
     found, count = [], {}
     for i, (node, operand) in enumerate(sums):
         mark = _mark_of(program, node.inputs[operand], marks)
-        if i not in working and mark is None:
-            continue
         own = frozenset(behind[i])
-        count[own] = count.get(own, 0) + 1
-        found.append(Branch(node, operand, own, (own, count[own]), _stream(node), mark, i in working, uses[i]))
+        if i in working or mark is not None:
+            count[own] = count.get(own, 0) + 1
+        found.append(Branch(node, operand, own, (own, count.get(own, 0)), _stream(node), mark, i in working, uses[i]))
     return found
 
 
@@ -92,6 +99,22 @@ def _uses(
                 for i in frozenset.intersection(*behind):
                     found[i].add(origin[value])
     return [frozenset(used) for used in found]
+
+
+def _ahead(program: Program, leaves: Mapping[Value, int], sums: Sequence[tuple[Node, int]]) -> list[frozenset[int]]:
+    """Of every branch, the parameters that it is made of and its trunk is not."""
+    made: dict[Value, int] = {value: 1 << number for value, number in leaves.items()}
+    for node in program.nodes:
+        bits = 0
+        for value in node.inputs:
+            bits |= made.get(value, 0)
+        for out in node.outputs:
+            made[out] = made.get(out, 0) | bits
+    found = []
+    for node, operand in sums:
+        bits = made.get(node.inputs[operand], 0) & ~made.get(node.inputs[1 - operand], 0)
+        found.append(frozenset(number for number in leaves.values() if bits >> number & 1))
+    return found
 
 
 MOVED = frozenset(

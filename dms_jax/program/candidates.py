@@ -125,7 +125,9 @@ def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Ro
         of_parameters = _moved_parameters(program, axes)
         for node in program.nodes:
             if node.name == "dot_general":
-                _, (lb, _) = node.eqn.params["dimension_numbers"]
+                (lc, _), (lb, _) = node.eqn.params["dimension_numbers"]
+                if not any(node.inputs[0].axes[i].size > 1 for i in lc):
+                    continue  # an elementwise product, written as an einsum
             elif node.name == fused.FORWARD:
                 lb = fused.heads_and_positions(node.eqn)[:1]
             else:

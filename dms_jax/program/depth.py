@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,7 +11,7 @@ from typing import Any
 from dms_jax.errors import TracingError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, resolve
-from dms_jax.program.branches import Branch, Element, find_branches
+from dms_jax.program.branches import Branch, Element, find_branches, gates_by_use
 from dms_jax.program.candidates import common_module, module_of
 from dms_jax.program.choice import Choice, Declared, matches
 from dms_jax.program.parameters import Parameters
@@ -24,6 +25,7 @@ class Depth:
     elements: dict[Any, Element]
     sums: list[dict[Element, list[tuple[Node, int]]]]  # of every program
     rows: list[str]
+    branches: dict[frozenset[int], int]  # parameters -> how many branches of the first program go with them
 
 
 def find_depth(
@@ -38,8 +40,13 @@ def find_depth(
     every = [find_branches(p, leaves, parameters.trained, s) for p, s in zip(programs, states, strict=True)]
     if choice.declared is not None:
         return _declared_depth(choice.declared, programs, every)
-    keys = [{branch.key for branch in branches} for branches in every[1:]]
-    usable = [branch for branch in every[0] if all(branch.key in known for known in keys)]
+    counts = [Counter(branch.key[0] for branch in branches if branch.block) for branches in every]
+    usable = [
+        branch
+        for branch in every[0]
+        if branch.block
+        if branch.key[0] or all(count[frozenset()] == counts[0][frozenset()] for count in counts)
+    ]
     streams: dict[Any, dict[Any, list[Branch]]] = {}
     for branch in usable:
         stem = common_module(parameters.paths[leaf] for leaf in branch.leaves)
@@ -71,13 +78,14 @@ def find_depth(
             owned[atom] = (name, 0)
             stacked.append(name)
     sums = []
-    for branches in every:
+    for branches, count in zip(every, counts, strict=True):
         found: dict[Element, list[tuple[Node, int]]] = {}
         for branch in branches:
-            if branch.key in elements:
+            if branch.block and branch.key in elements and count[branch.key[0]] == counts[0][branch.key[0]]:
                 found.setdefault(elements[branch.key], []).append((branch.node, branch.operand))
-        sums.append(found)
-    return Depth(groups, owned, elements, sums, stacked)
+        missing = {element: own for (own, _), element in elements.items() if element not in found and own}
+        sums.append(found | gates_by_use(branches, missing))
+    return Depth(groups, owned, elements, sums, stacked, dict(counts[0]))
 
 
 def _block(stem: str, patterns: Sequence[str]) -> str | None:
@@ -118,7 +126,7 @@ def _declared_depth(
                     f"group {name!r}: the gate of element {element}{where} multiplies no residual branch: a block can "
                     "go where it is one term of a sum, x + gate * f(x), and reaches outputs through that sum alone"
                 )
-    return Depth(groups, {}, {}, sums, [])
+    return Depth(groups, {}, {}, sums, [], {})
 
 
 def free_name(name: str, groups: Mapping[str, Any]) -> str:

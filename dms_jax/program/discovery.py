@@ -100,7 +100,12 @@ def discover(
         groups[free_name(name, groups)] = group
     owned |= depth.owned
     if choice.declared is not None:
-        groups = {name: groups[name] for name in choice.declared if name in groups}
+        idle = next((name for name in choice.declared if name not in groups), None)
+        if idle is not None:
+            raise TracingError(
+                f"group {idle!r} slices no parameter: the network gives it no array and uses no gate of it"
+            )
+        groups = {name: groups[name] for name in choice.declared}
     marks = [
         {node: (operand, {element}) for element, sums in found.items() for node, operand in sums}
         for found in depth.sums
@@ -108,7 +113,9 @@ def discover(
     through = [reach(p, mark, state) for p, mark, state in zip(programs, marks, states, strict=True)]
     gates = leaf_gates(parameters, leaves, through)
     branches = frozenset(name for name in depth.groups if name not in depth.rows)
-    classes = Classes(parameters, axes, owned, depth.elements, gates, branches, frozenset(depth.rows), context)
+    classes = Classes(
+        parameters, axes, owned, depth.elements, depth.branches, gates, branches, frozenset(depth.rows), context
+    )
     return Discovery(staged, main, leaves, classes, groups, left, through[0], sites)
 
 

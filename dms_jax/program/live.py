@@ -22,21 +22,18 @@ class Live:
 
     def __init__(self, program: Program, stays: Stays, wanted: Sequence[bool] | None = None):
         self._stays, self._needed, self._outputs = stays, set(), {}
-        self._all = not stays and wanted is None
         outs = program.frame.outs
         unwanted = [] if wanted is None else [i for i, want in enumerate(wanted) if not want]
         marks = {node: (1 - operand, {element}) for node, (operand, element) in stays.items()}
-        self._through = {} if self._all else reach(program, marks, unwanted)
-        self.inputs = [True] * len(program.inputs)
-        if not self._all:
-            self.inputs = self._frame(program.frame, [True] * len(outs) if wanted is None else list(wanted))
+        self._through = reach(program, marks, unwanted) if stays else {}
+        self.inputs = self._frame(program.frame, [True] * len(outs) if wanted is None else list(wanted))
 
     def needs(self, step: Step) -> bool:
-        return self._all or id(step) in self._needed
+        return id(step) in self._needed
 
     def outputs(self, frame: Frame) -> list[bool]:
         """Which outputs of a frame inside are computed."""
-        return [True] * len(frame.outs) if self._all else self._outputs.get(id(frame), [True] * len(frame.outs))
+        return self._outputs.get(id(frame), [True] * len(frame.outs))
 
     def _frame(self, frame: Frame, wanted: list[bool]) -> list[bool]:
         """Marks the steps of a frame; which of its arguments they need."""

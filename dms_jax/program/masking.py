@@ -235,8 +235,8 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
       x: any array.
       mask: `[n]` in [0, 1], n the size of the axis.
       axis: of `x`.
-      how: "sum": m x; "product": 1 + m (x - 1); "maximum": l + m (x - l), l the least along the axis; "minimum"
-        likewise; "logsumexp": x + log m; "and", "or".
+      how: "sum": m x; "product": 1 + m (x - 1); "maximum": l + m (x - l), l the least along the axis, -inf
+        at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or".
     """
     m = mask.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -250,7 +250,8 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
         there = m > 0
         return jnp.where(there, x + jnp.log(jnp.where(there, m, 1)), -jnp.inf)
     least = jax.lax.stop_gradient((jnp.min if how == "maximum" else jnp.max)(x, axis=axis, keepdims=True))
-    return least + m * (x - least)
+    never = -jnp.inf if how == "maximum" else jnp.inf  # not even where all that is kept is the least
+    return jnp.where(m > 0, least + m * (x - least), jnp.asarray(never, x.dtype))
 
 
 def _neutral_integers(x: jax.Array, there: jax.Array, axis: int, how: str) -> jax.Array:

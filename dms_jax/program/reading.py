@@ -6,6 +6,7 @@ it would take a group apart that is searched, it is refused by name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import jax
 from dms_jax.errors import TracingError
 from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
-from dms_jax.program.branches import Element, Key, find_branches, gates_by_use, reach
+from dms_jax.program.branches import Branch, Element, Key, find_branches, gates_by_use, reach
 from dms_jax.program.parameters import Parameters, is_array, new_values
 from dms_jax.program.rows import find_rows
 from dms_jax.program.sizes import owners
@@ -32,6 +33,7 @@ class Classes:
       axes: of every leaf.
       owned: atom -> (group, offset of its first position in the group).
       elements: what a residual branch has in any program -> the gate that it goes with.
+      branches: parameters -> how many residual branches they go with, in the space's program.
       gates: of every leaf, the gates that it goes with.
       depth: names of depth groups whose elements are residual branches.
       row_groups: depth groups whose elements are rows of stacked parameters.
@@ -42,6 +44,7 @@ class Classes:
     axes: Sequence[tuple[Axis, ...]]
     owned: Mapping[Atom, tuple[str, int]]
     elements: Mapping[Key, Element] = field(default_factory=dict)
+    branches: Mapping[frozenset[int], int] = field(default_factory=dict)
     gates: Sequence[frozenset[Element]] = ()
     depth: frozenset[str] = frozenset()
     row_groups: frozenset[str] = frozenset()
@@ -121,7 +124,10 @@ def read(classes: Classes, staged: Staged) -> Reading:
     updates = [i for i, leaf in enumerate(state) if leaf is not None and classes.gates and classes.gates[leaf]]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
+    strange = _strange(classes, branches)
     for branch in branches:
+        if not branch.block or (branch.mark is None and branch.key[0] in strange):
+            continue
         marked = branch.mark is not None and branch.mark[0] in classes.depth
         element = branch.mark if marked else classes.elements.get(branch.key)
         if element is not None:
@@ -265,6 +271,24 @@ def _rows(
             continue
         sums |= {node: (operand, id(scan.step)) for node, operand in found.sums}
     return rows, sums
+
+
+def _strange(classes: Classes, branches: Sequence[Branch]) -> set[frozenset[int]]:
+    """Parameters with which more, or fewer, branches go than in the space's program: their order tells nothing here.
+
+    Raises:
+      TracingError: no parameters go with them, so that nothing else tells them apart either.
+    """
+    known, here = Counter(own for own, _ in classes.elements), Counter(b.key[0] for b in branches if b.block)
+    strange = {own for own, number in known.items() if here[own] and here[own] != classes.branches[own]}
+    if frozenset() in strange:
+        name = next(name for (own, _), (name, _) in classes.elements.items() if not own)
+        raise TracingError(
+            f"group {name!r}: blocks that share their parameters are told apart by their order, and this function has "
+            f"{here[frozenset()]} branches without parameters of their own where the space has "
+            f"{classes.branches[frozenset()]}; freeze the group (`freeze=`), or take its gradient after `shrunk`"
+        )
+    return strange
 
 
 def _missing(classes: Classes, found: Mapping[Element, Any]) -> dict[Element, frozenset[int]]:

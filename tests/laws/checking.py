@@ -263,3 +263,12 @@ def blocks_stay(space: SearchSpace, kept: Kept) -> dict[str, tuple[int, ...]]:
     """A structure without removed blocks."""
     full = {name: tuple(range(group.size)) for name, group in space.groups.items()}
     return {name: full[name] if space.groups[name].kind == "depth" else kept[name] for name in full}
+
+
+def hold(case: Case, seeds: Sequence[int] = (0,), differentiable: bool = True) -> None:
+    """Laws 1, 2 and 8, for random structures and the least."""
+    for kept in some(case.space, seeds):
+        costs_are_counted(case, kept)
+        masked_is_shrunk(case, kept)
+    if differentiable:
+        folded_is_inserted(case)

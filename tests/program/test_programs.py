@@ -48,11 +48,11 @@ def test_depth_and_inherited_structures(wrap):
     space = check(Deep(wrap=wrap), 2, 4)
     assert space.groups["depth"].kind == "depth" and space.groups["depth"].least == 0
     assert list(space.groups) == ["depth", "block0/mid", "block1/mid", "block2/mid"]
-    assert space.leaves[("params", "block1", "up", "kernel")].gates == {("depth", 1)}
-    assert space.leaves[("params", "head", "kernel")].gates == frozenset()
+    assert space.leaves["block1/up/kernel"].gates == {("depth", 1)}
+    assert space.leaves["head/kernel"].gates == frozenset()
     small = space.structure({"depth": (1,)})
     assert small.removed == {"block0/mid", "block2/mid"}
-    assert "goes with the gates: depth[1]" in space.explain("params/block1/down/bias")
+    assert "goes with the gates: depth[1]" in space.explain("block1/down/bias")
 
 
 def test_one_block_alone():
@@ -86,9 +86,9 @@ def test_gates_inside_gates():
             return nn.Dense(2, name="head")(x)
 
     space = check(Outer(), 2, 4, seeds=range(5))
-    leaf = space.leaves[("params", "outer1", "inner0", "up", "kernel")]
+    leaf = space.leaves["outer1/inner0/up/kernel"]
     assert leaf.gates == {("depth", 1), ("outer1/depth", 0)}
-    assert space.leaves[("params", "outer1", "mix", "kernel")].gates == {("depth", 1)}
+    assert space.leaves["outer1/mix/kernel"].gates == {("depth", 1)}
 
 
 def test_a_parameter_used_outside_its_block_stays():
@@ -103,7 +103,7 @@ def test_a_parameter_used_outside_its_block_stays():
             return y
 
     space = check(Shared(), 2, 4)
-    assert space.leaves[("params", "shared", "kernel")].gates == frozenset()
+    assert space.leaves["shared/kernel"].gates == frozenset()
     full, less = space.resources()["macs"], space.resources({"depth": (0,)})["macs"]
     assert full - less == 2 * 2 * 16  # the second use goes, the parameter does not
 
@@ -143,7 +143,7 @@ def test_scan_over_layers(remat):
         "macs": multiply_adds(small.apply, variables, x),
         "params": numbers(variables["params"]),
     }
-    assert space.leaves[("params", "layers", "up", "kernel")].shape == (3, 4, 5)
+    assert space.leaves["layers/up/kernel"].shape == (3, 4, 5)
 
 
 def test_scan_by_hand():
@@ -180,7 +180,7 @@ def test_while():
         def middle(self, x, group):
             return jax.lax.while_loop(lambda y: jnp.sum(jnp.square(y)) > 1.0, lambda y: y / 2, group(x))
 
-    check(While(), 2, 5)
+    check(While(), 2, 5, differentiable=False)
 
 
 def test_cond():

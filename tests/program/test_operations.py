@@ -25,7 +25,7 @@ HERE = Path(__file__).name
 def test_dense():
     space = check(Model(), 2, 5)
     assert {name: group.size for name, group in space.groups.items()} == {"width": 6}
-    assert "width: dot_general at" in space.explain("params/last/kernel")
+    assert "width: dot_general at" in space.explain("last/kernel")
 
 
 def elementwise(x):
@@ -241,8 +241,8 @@ def test_swiglu_split_in_two_halves():
 
     for use_split in (True, False):
         space = check(SwiGLU(use_split=use_split), 2, 4)
-        assert space.owners(space.leaves[("params", "both", "kernel")].axes[1]) == ["hidden"]
-        assert "hidden ++ hidden" in space.explain("params/both/kernel")
+        assert space.owners(space.leaves["both/kernel"].axes[1]) == ["hidden"]
+        assert "hidden ++ hidden" in space.explain("both/kernel")
 
 
 def test_concatenation_of_two_groups_and_a_constant_part():
@@ -271,8 +271,8 @@ def test_axes_cut_at_neighbouring_places():
             return nn.Dense(3, name="out")(group(y))
 
     space = SearchSpace.from_model(Cut(), jnp.ones((2, 5)))
-    assert "all[0:4] ++ all[4:5]" in space.explain("params/part2/kernel")
-    assert "all[4:5] ++ all[5:8]" in space.explain("params/part1/kernel")
+    assert "all[0:4] ++ all[4:5]" in space.explain("part2/kernel")
+    assert "all[4:5] ++ all[5:8]" in space.explain("part1/kernel")
     structure = space.structure({"all": (0, 2, 4, 5, 7)})
     x = jax.random.normal(jax.random.key(0), (2, 5))
     assert dms_jax.verify(space, random_variables(space), structure, x) < FLOAT32_LOGITS
@@ -293,8 +293,8 @@ def test_a_group_laid_together_of_parts():
             return nn.Dense(3, name="out")(group(jnp.concatenate(y, axis=-1)))
 
     space = SearchSpace.from_model(Dense2(), jax.ShapeDtypeStruct((2, 5), jnp.float32))
-    assert "both[0:3]" in space.explain("params/part0/kernel")
-    assert "both[3:7]" in space.explain("params/part1/kernel")
+    assert "both[0:3]" in space.explain("part0/kernel")
+    assert "both[3:7]" in space.explain("part1/kernel")
     structure = space.structure({"both": (1, 2, 6)})
     x = jax.random.normal(jax.random.key(0), (2, 5))
     assert dms_jax.verify(space, random_variables(space), structure, x) < FLOAT32_LOGITS
@@ -394,7 +394,7 @@ def test_flatten_into_a_dense_layer():
             return group(x).reshape(x.shape[0], -1)
 
     space = check(Flat(), 2, 3, 3, 4)
-    assert space.leaves[("params", "last", "kernel")].shape == (54, 3)
+    assert space.leaves["last/kernel"].shape == (54, 3)
 
 
 def test_embedding():

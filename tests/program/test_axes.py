@@ -4,7 +4,8 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from dms_jax.axes import UNIT, Atom, Axis, Concat, Product, Ties, atoms, concat, product, resolve
+
+from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, atoms, concat, product, resolve
 
 
 class Positions:
