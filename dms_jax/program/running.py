@@ -37,6 +37,10 @@ class Small:
         self.parameters = readings.classes.parameters
         self.__name__ = getattr(fn, "__name__", "small")
 
+    def of(self, fn: Callable[..., Any]) -> Small:
+        """Another function of the same parameters, at the same sizes."""
+        return Small(self._readings, fn, self._sizes, self._gone)
+
     @property
     def shapes(self) -> list[jax.ShapeDtypeStruct | None]:
         """Of every array of the small network; None: it is gone."""
