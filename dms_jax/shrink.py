@@ -217,13 +217,8 @@ def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] 
     if len(choices) == 1:
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
     raise UserError(
-<<<<<<< HEAD
-        f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: give "
-        "parameters of this network, and start an optimizer of such states anew, optimizer.init(small parameters)"
-=======
-        f"{path} has shape {shape} for parameter {leaf.path} of shape {own}: its axes do not say how to slice it; "
-        "start this optimizer anew, optimizer.init(small parameters)"
->>>>>>> main
+        f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: "
+        "give parameters of this network, and start an optimizer of such states anew, optimizer.init(small parameters)"
     )
 
 

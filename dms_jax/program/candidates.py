@@ -13,7 +13,6 @@ from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
 from dms_jax.program.trace import Program, Value, describe
 
-
 UNUSED = "no program that was traced uses it"
 
 

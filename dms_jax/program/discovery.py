@@ -11,16 +11,10 @@ from typing import Any
 from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
-<<<<<<< HEAD
-from dms_jax.program.branches import Branch, find_branches, find_rows, reach
-from dms_jax.program.candidates import UNUSED, Candidate, common_module, find_candidates, module_of, named_axes
-from dms_jax.program.exactness import Element
-=======
 from dms_jax.program.branches import Element, reach
-from dms_jax.program.candidates import Candidate, find_candidates, named_axes
+from dms_jax.program.candidates import UNUSED, Candidate, find_candidates, named_axes
 from dms_jax.program.choice import TAKEN, Choice, Declared, matches
 from dms_jax.program.depth import find_depth, free_name, leaf_gates
->>>>>>> main
 from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.reading import Classes, Staged, stage, traced
 from dms_jax.program.rows import find_rows
@@ -184,14 +178,9 @@ def _chosen(
         if candidate.plain and candidate.atom not in called:
             continue
         if candidate.why is not None:
-<<<<<<< HEAD
             unused = candidate.why == UNUSED
             left[name] = UNUSED if unused else f"nothing can be taken out of it because of {candidate.why}"
-        elif _matches(name, choice.freeze):
-=======
-            left[name] = f"nothing can be taken out of it because of {candidate.why}"
         elif matches(name, choice.freeze):
->>>>>>> main
             left[name] = "frozen"
         elif not wanted:
             left[name] = f"{candidate.kind}; searched with include={name!r}"
