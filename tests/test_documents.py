@@ -1,0 +1,87 @@
+"""Python in the documents runs and prints what stands below it; the modules, files and links that they name exist."""
+
+import contextlib
+import importlib.util
+import io
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from dms_jax.program.operations import OPERATIONS
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLES = re.compile(r"your_network_\w+\.md$")
+"""Pages of programs that train for minutes; tests/test_examples.py runs these for a few steps."""
+
+WITH_PYTHON = [path for path in DOCUMENTS if "```python" in path.read_text() and not EXAMPLES.search(path.name)]
+NOT_OURS = ("pip",)
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def cells(path):
+    """(line, code, what it prints or None): a `text` block right after a `python` block is its output."""
+    found = []
+    for block in BLOCK.finditer(path.read_text()):
+        line = path.read_text()[: block.start()].count("\n") + 2
+        if block[1] == "python":
+            found.append([line, block[2], None])
+        elif block[1] == "text":
+            assert found and found[-1][2] is None, f"{name_of(path)}:{line}: output of no block"
+            found[-1][2] = block[2]
+        else:
+            raise AssertionError(f"{name_of(path)}:{line}: a block of {block[1] or 'nothing'}; give python or text")
+    return found
+
+
+@pytest.fixture
+def registered():
+    """What a document registers goes with it."""
+    before = dict(OPERATIONS)
+    yield
+    OPERATIONS.clear()
+    OPERATIONS.update(before)
+    sys.modules.pop("document", None)
+
+
+def outputs(path):
+    """Run a document's blocks in one module, in order: (line, what it printed, what stands below it or None)."""
+    module = sys.modules["document"] = types.ModuleType("document")  # dataclasses look their module up
+    for line, code, expected in cells(path):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            # the lines of an error, and of what the engine says of this network, are those of the document
+            exec(compile("\n" * (line - 1) + code, name_of(path), "exec"), vars(module))
+        yield line, printed.getvalue(), expected
+
+
+@pytest.mark.parametrize("path", WITH_PYTHON, ids=name_of)
+def test_python_runs_and_prints_what_it_says(path, tmp_path, monkeypatch, registered):
+    monkeypatch.chdir(tmp_path)
+    for line, printed, expected in outputs(path):
+        if expected is not None:
+            assert printed.rstrip() == expected.rstrip(), f"{name_of(path)}:{line} printed\n{printed}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_modules_files_and_links_are_there(path):
+    text = path.read_text()
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert module in NOT_OURS or importlib.util.find_spec(module) is not None, module
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", BLOCK.sub("", text)):
+        if not link.startswith("https://") and not EXAMPLES.search(link):
+            assert (path.parent / link).exists(), link
+    files = re.findall(r"`((?:dms_jax|tests|experiments|benchmarks|docs)/[\w./]+)`", text)
+    missing = [file for file in files if not (ROOT / file).exists()]
+    assert not missing
+
+
+def test_the_documents_that_matter_have_python():
+    assert {"README.md", "docs/custom_operations.md"} <= {name_of(path) for path in WITH_PYTHON}
