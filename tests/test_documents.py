@@ -83,5 +83,17 @@ def test_modules_files_and_links_are_there(path):
     assert not missing
 
 
+def test_flags_are_there():
+    """Every flag in a document is a field of some command's options."""
+    commands = [*ROOT.glob("experiments/*.py"), *ROOT.glob("benchmarks/*.py"), ROOT / "dms_jax/data/prepare.py",
+                *ROOT.glob("tests/*/__main__.py")]  # fmt: skip
+    text = "\n".join(path.read_text() for path in commands)
+    known = {"help"} | set(re.findall(r"^ +(\w+): ", text, re.MULTILINE)) | set(re.findall(r"\"--([\w-]+)\"", text))
+    for path in DOCUMENTS:
+        ours = re.sub(r"^ *gcloud .*", "", path.read_text(), flags=re.MULTILINE)
+        for flag in re.findall(r"(?<![\w-])--([a-z][\w-]+)", ours):
+            assert flag in known or flag.replace("-", "_") in known, f"{name_of(path)}: --{flag}"
+
+
 def test_the_documents_that_matter_have_python():
     assert {"README.md", "docs/custom_operations.md"} <= {name_of(path) for path in WITH_PYTHON}
