@@ -23,7 +23,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 # --- one of each, added to a copy ---
 
-DOORS = str(Path(inspect.getsourcefile(SearchSpace)).relative_to(ROOT))
+DOORS = str(Path(inspect.getfile(SearchSpace)).relative_to(ROOT))
 EDITS = {
     "a primitive, in the engine": [
         (
