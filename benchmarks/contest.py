@@ -20,6 +20,7 @@ from benchmarks.phases import Phases
 from benchmarks.task import Task
 from benchmarks.variants import VariedDMS
 from dms_jax import baselines
+from dms_jax.conduct import warm_cosine
 from dms_jax.errors import UserError
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -28,7 +29,6 @@ from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.conduct import warm_cosine
 
 CONTROL = "unpruned"
 """The full network, trained on for as many steps."""

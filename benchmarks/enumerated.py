@@ -17,13 +17,13 @@ import numpy as np
 
 from benchmarks.masked import Masks, masked_loss
 from dms_jax import models
+from dms_jax.conduct import warm_cosine
 from dms_jax.data import text
 from dms_jax.method.limits import Limits
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
-from experiments.conduct import warm_cosine
 from experiments.llama_prune import adamw
 
 

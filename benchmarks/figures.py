@@ -28,6 +28,7 @@ from benchmarks import method_pictures
 from benchmarks.command import PICTURES
 from benchmarks.pictures import save
 from dms_jax import models
+from dms_jax.conduct import warm_cosine
 from dms_jax.data import batches, digits
 from dms_jax.errors import exit_on_user_error
 from dms_jax.method.schedule import Schedule
@@ -38,7 +39,6 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, metrics, replicate, shard_batch, supervised
 from dms_jax.training.job import Job
 from dms_jax.training.runs import MASKS, Run
-from experiments.conduct import warm_cosine
 from experiments.digits_search import EXAMPLE, Config, sgd
 
 BUDGET = 0.04
@@ -126,10 +126,10 @@ def search(setting: Setting, directory: Path) -> Story:
     draw = batches(digits.load().train, config.batch, config.seed)
     identity = {"experiment": "figures", "setting": dataclasses.asdict(setting)}
     with Run(directory, identity) as run:
-        job = Job(run, supervised.classification_loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
+        job = Job(run, loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
         first = replicate(jax.jit(model.init)(key, jnp.zeros(EXAMPLE.shape)), mesh)
         optimizer = sgd(warm_cosine(config.learning_rate, config.pretrain_steps))
-        pretrained = job.train("pretrain", model, first, optimizer, config.pretrain_steps)
+        pretrained = job.train("pretrain", loss, first, optimizer, config.pretrain_steps)
         # all of it is warm-up but the last step, so that every mask stays open, and there is no optimizer of weights
         schedule = Schedule(setting.gather_steps, warmup=setting.gather_steps - 1)
         gather = Search(space, loss, None, {"macs": setting.budget}, schedule)

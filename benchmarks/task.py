@@ -15,12 +15,12 @@ import jax
 import optax
 
 from benchmarks.sharing import in_turns
+from dms_jax.conduct import warm_cosine
 from dms_jax.method.loss import Loss
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.runs import Run
-from experiments.conduct import warm_cosine
 
 CACHE = Path("runs/benchmarks")
 """Where pretrained supernets lie, outside version control; they are made anew where they are missing."""

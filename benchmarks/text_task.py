@@ -76,7 +76,8 @@ def text_task(options: TextOptions) -> Task:
 
     def scores(network: Any, variables: Any, seed: int) -> dict[str, float]:
         halves = {
-            name: bits_per_token(network, variables, _batches(w)) for name, w in (("valid", valid), ("test", test))
+            name: bits_per_token(network.apply, variables, _batches(w))
+            for name, w in (("valid", valid), ("test", test))
         }
         return {name: bits.value for name, bits in halves.items()} | {"test_window_error": halves["test"].stderr}
 

@@ -42,10 +42,10 @@ from benchmarks.methods import OURS
 from benchmarks.pruners import METHODS, QUICK, Size, Work
 from benchmarks.rivals import absent
 from benchmarks.task import Task
+from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.conduct import warm_cosine
 
 TASKS = {"all labels": (DigitsOptions(), (0.1, 0.02)), "200 labels": (DigitsOptions(labels=200), (0.1,))}
 QUICK_TASKS = {"all labels": (digits_task.QUICK, (0.4,))}

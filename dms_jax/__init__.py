@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dms_jax import baselines, layers, method, models, topk
     from dms_jax.elements import Elements, Searchable
     from dms_jax.errors import TracingError, UserError
+    from dms_jax.fit import Fitted, Task, fit
     from dms_jax.groups import Group
     from dms_jax.method.importance import Importance
     from dms_jax.method.limits import Limits
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from dms_jax.method.state import SearchState
     from dms_jax.program.marks import name
     from dms_jax.program.operations import register_operation
+    from dms_jax.saved import load
     from dms_jax.shrink import shrink, verify
     from dms_jax.space import SearchSpace
     from dms_jax.structure import Structure
-    from dms_jax.training.runs import load
 
 __all__ = [
     "Elements",
+    "Fitted",
     "Group",
     "Importance",
     "Limits",
@@ -38,9 +40,11 @@ __all__ = [
     "SearchState",
     "Searchable",
     "Structure",
+    "Task",
     "TracingError",
     "UserError",
     "baselines",
+    "fit",
     "layers",
     "load",
     "method",
@@ -67,7 +71,10 @@ _WHERE = {
     "Structure": "structure",
     "TracingError": "errors",
     "UserError": "errors",
-    "load": "training.runs",
+    "Fitted": "fit",
+    "Task": "fit",
+    "fit": "fit",
+    "load": "saved",
     "shrink": "shrink",
     "verify": "shrink",
 }

@@ -1,11 +1,12 @@
 """Which leaves of a tree are trained: taken apart, put together again, and given new values by a loss.
 
-Today's rule is Flax's: what lies under "params" is trained, other collections (batch_stats) are not.
+A space knows what is trained (`SearchSpace.trained`). Where there is none, Flax Linen's rule holds: what lies under
+"params" is trained, other collections (batch_stats) are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -21,21 +22,31 @@ def under_params(path: Path) -> bool:
     return bool(path) and getattr(path[0], "key", getattr(path[0], "name", None)) == "params"
 
 
-def partition(tree: Any, trained: Callable[[Path], bool] = under_params) -> tuple[Any, Any]:
+def partition(tree: Any, trained: Any = under_params) -> tuple[Any, Any]:
     """Split a tree in two of its own structure, with None in the other's places.
 
     Args:
       tree: any pytree.
-      trained: from a leaf's path to whether it is trained.
+      trained: a tree of booleans like it, or a function from a leaf's path to whether it is trained.
 
     Returns:
       What is trained, and the rest.
+
+    Raises:
+      UserError: the tree of booleans is another tree's.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    chosen = [trained(path) for path, _ in leaves]
+    chosen = [trained(path) for path, _ in leaves] if _is_rule(trained) else jax.tree.leaves(trained)
+    if len(chosen) != len(leaves):
+        raise UserError(f"what is trained is told of {len(chosen)} leaves, the tree has {len(leaves)}; tell it of all")
     one = [leaf if yes else None for (_, leaf), yes in zip(leaves, chosen, strict=True)]
     other = [None if yes else leaf for (_, leaf), yes in zip(leaves, chosen, strict=True)]
     return structure.unflatten(one), structure.unflatten(other)
+
+
+def _is_rule(trained: Any) -> bool:
+    """Whether it is a function of paths, and no module that holds booleans."""
+    return callable(trained) and jax.tree_util.all_leaves([trained])
 
 
 def combine(trained: Any, rest: Any) -> Any:
@@ -60,12 +71,19 @@ def merged(rest: Any, changes: Any, where: str = "") -> Any:
     if not jax.tree.leaves(changes):
         return rest
     if isinstance(rest, Mapping) and isinstance(changes, Mapping):
-        for key in changes:
-            if key not in rest and jax.tree.leaves(changes[key]):
+        children, structure = _children(rest)
+        new = _children(changes)[0]
+        for key, child in new.items():
+            if key not in children and jax.tree.leaves(child):
                 raise UserError(f'the loss gives "state" for {where}{key}, which is not among the variables')
-        new = {k: merged(leaf, changes.get(k), f"{where}{k}/") for k, leaf in rest.items()}
-        return type(rest)(new)  # type: ignore[call-arg]
+        return structure.unflatten([merged(leaf, new.get(k), f"{where}{k}/") for k, leaf in children.items()])
     return _merged_node(rest, changes, where)
+
+
+def _children(node: Mapping[Any, Any]) -> tuple[dict[Any, Any], Any]:
+    """key -> child as the pytree has it (a mapping may hand out views of its children), and what puts them together."""
+    pairs, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    return {getattr(path[0], "key", path[0]): child for path, child in pairs}, structure
 
 
 def _merged_node(rest: Any, changes: Any, where: str) -> Any:

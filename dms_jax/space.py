@@ -7,9 +7,11 @@ is written for it.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -350,6 +352,15 @@ class SearchSpace:
         """The tree with None for what is no array: what a state can hold."""
         return self.parameters.only(tree)
 
+    def whole(self, tree: Any) -> Any:
+        """Undo `arrays`: parameters of any structure with the leaves that are no arrays back in their places."""
+        return self.parameters.called(self.parameters.arrays(tree))
+
+    @property
+    def trained(self) -> Any:
+        """The tree of `arrays` with booleans: what an optimizer changes. `shrink` slices it with the parameters."""
+        return self.parameters.marks
+
     def masked(self, fn: Callable[..., Any], *, fold: bool = True, writes: bool = True) -> Callable[..., Any]:
         """Any function of the parameters, with masks: `(params, masks, *inputs) -> outputs`.
 
@@ -450,6 +461,37 @@ class SearchSpace:
             masked = jax.jit(self.masked(self.fn))(params, self.masks(structure), *inputs)
             small = jax.jit(self.shrunk(self.fn, structure))(shrink(self, params, structure), *inputs)
         return difference(masked, small)
+
+    def save(
+        self,
+        directory: str | os.PathLike[str],
+        fn: Callable[..., Any],
+        params: Any,
+        structure: Structure,
+        *,
+        loss: Callable[..., Any] | None = None,
+        batch: Any = None,
+    ) -> Path:
+        """Write the network of a structure for `dms_jax.load`, which then needs JAX alone; see `dms_jax.saved`.
+
+        Args:
+          directory: made if need be.
+          fn: `(params, *inputs)` of the full network, of inference; `space.fn` say. Inputs are those of the example,
+            with any leading size where no number in the program depends on it.
+          params: of the small network (`dms_jax.shrink`).
+          structure: what stays.
+          loss: `(params, batch, key)` of the full network: written with its derivative, to train on.
+          batch: arrays or shapes that the loss is written for.
+
+        Returns:
+          The folder of the programs.
+
+        Raises:
+          UserError: flatbuffers or safetensors is missing, or parameters that cannot be written.
+        """
+        from dms_jax import saved
+
+        return saved.save(self, directory, fn, params, structure, loss=loss, batch=batch)
 
     # --- axes ---
 

@@ -75,6 +75,7 @@ BOUNDS: dict[str, Bounds] = {
     "temperature": Bounds(0, 1e6, above=True),
     "test_windows": Bounds(1, 10**9),
     "warmup_epochs": Bounds(0, 1e6),
+    "warmup_steps": Bounds(0, _MOST_STEPS),
     "weight": Bounds(0, 1e12),
     "weight_decay": Bounds(0, 1e3),
     "workers": Bounds(0, 1024),

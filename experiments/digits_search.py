@@ -21,6 +21,8 @@ import optax
 import tyro
 
 from dms_jax import models
+from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import digits
 from dms_jax.data.batching import batches
 from dms_jax.errors import UserError, exit_on_user_error
@@ -33,7 +35,6 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments import bounds
-from experiments.conduct import Experiment, conduct, warm_cosine
 from experiments.flags import Searching
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
@@ -128,7 +129,7 @@ def search_digits(config: Config, command: str) -> None:
             seed=config.seed,
             search=search,
             steps=config.phases,
-            quality=Quality("accuracy", "%", lambda model, v: supervised.accuracy(model, v, [data.test])),
+            quality=Quality("accuracy", "%", lambda fn, v: supervised.accuracy(fn, v, [data.test])),
             phases=lambda run: _phases(config, run, search, data),
         )
     )
@@ -150,7 +151,7 @@ def _search(config: Config) -> Search:
 def _phases(config: Config, run: Run, search: Search, data: digits.Split) -> Finished:
     mesh, key = make_mesh(), jax.random.key(config.seed)
     draw = batches(data.train, config.batch, config.seed)
-    job = Job(run, supervised.classification_loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
+    job = Job(run, search.loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
     pipeline = Pipeline(
         job,
         search,
@@ -159,6 +160,8 @@ def _phases(config: Config, run: Run, search: Search, data: digits.Split) -> Fin
         model={"name": config.model, "arguments": {"num_classes": digits.CLASSES}},
         example=data.test["image"][:64],
         retrain=config.retrain,
+        fresh=marked.fresh(search.space),
+        inference=search.space.forward(),
     )
     return pipeline.run(replicate(jax.jit(search.space.model.init)(key, jnp.zeros(EXAMPLE.shape)), mesh))
 

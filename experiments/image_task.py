@@ -180,11 +180,11 @@ class Task:
         teach = image_teacher(t.model, t.variables, resolution=t.resolution, classes=self.data.num_classes)
         return taught(plain, teach, place(t.variables, self.mesh))
 
-    def job(self, run: Run) -> Job:
-        """Phases of this task in a run directory."""
+    def job(self, run: Run, model: nn.Module) -> Job:
+        """Phases of this task in a run directory, for a network."""
         key = jax.random.key(self.seed)
         how = {"accumulate": self.flags.accumulate, "calibrate": self.recipe.calibrate}
-        return Job(run, self.loss, self.batches(), self.mesh, key, **how)
+        return Job(run, self.loss(model), self.batches(), self.mesh, key, **how)
 
     def evaluation(self) -> Iterable[dict[str, jax.Array]]:
         """The test images on the devices, each with weight 1 once."""
@@ -227,7 +227,7 @@ class Task:
     @property
     def quality(self) -> Quality:
         """Top-1 accuracy on the test images."""
-        return Quality("top-1 accuracy", "%", lambda model, v: supervised.accuracy(model, v, self.evaluation())[:2])
+        return Quality("top-1 accuracy", "%", lambda fn, v: supervised.accuracy(fn, v, self.evaluation())[:2])
 
     def create(self, name: str, arguments: dict[str, Any]) -> Searchable:
         """A network of the zoo for these images."""

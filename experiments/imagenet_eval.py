@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +66,7 @@ def evaluate(config: Config) -> None:
     classes: Any = getattr(model, "num_classes", None)
     if classes != images.num_classes:
         raise UserError(f"the network knows {classes} classes, and {images.name} has {images.num_classes}")
-    reached = supervised.accuracy(model, place(variables, work.mesh), work.evaluation())
+    reached = supervised.accuracy(partial(model.apply, train=False), place(variables, work.mesh), work.evaluation())
     example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     resources = SearchSpace.from_model(model.clone(structure=None), example).resources(model.structure)
     top5 = "" if reached.top5 is None else f", top-5 {100 * reached.top5:.2f} %"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ import tyro
 
 import dms_jax
 from dms_jax import models
+from dms_jax.conduct import say
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
@@ -28,7 +30,6 @@ from dms_jax.training import place, processes
 from dms_jax.training.machine import machine
 from dms_jax.training.runs import Run
 from experiments import bounds, recipes
-from experiments.conduct import say
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import described
@@ -97,12 +98,11 @@ def retrain(config: Config, command: str) -> None:
         say(f"{title} -> {run.directory}, {steps} steps")
         variables = _first(config, work, model)
         try:
-            variables = work.job(run).train(
-                "retrain", model, variables, work.optimizer(steps), steps, average=work.average
-            )
+            job = work.job(run, model)
+            variables = job.train("retrain", job.loss, variables, work.optimizer(steps), steps, average=work.average)
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {command}") from None
-        value, stderr = work.quality.measure(model, variables)
+        value, stderr = work.quality.measure(partial(model.apply, train=False), variables)
         _finish(run, structure, variables, work, title, command, config.seed, (value, stderr, steps))
         shown = f"{work.quality.name}: {work.quality.show(value, stderr)} ({run.directory})"
         processes.on_first(lambda: print(shown))

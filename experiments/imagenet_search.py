@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -29,7 +31,6 @@ from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
 from experiments import bounds, recipes
-from experiments.conduct import Experiment, conduct
 from experiments.flags import Hosts, Searching, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import pretrained_images
@@ -219,7 +220,7 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         arguments = work.arguments(row.model, dict(row.arguments))
         variables = place(pretrained_images(row.model, config.weights, arguments), work.mesh)
     pipeline = Pipeline(
-        work.untaught.job(run),
+        work.untaught.job(run, model),
         search,
         steps,
         work.optimizer,
@@ -228,7 +229,10 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         retrain=config.retrain,
         trained=config.weights is not None,
         average=work.average,
-        retaught=None if work.teacher is None else lambda _: work.job(run),
+        retaught=None if work.teacher is None else lambda _: work.job(run, model),
+        fresh=marked.fresh(search.space),
+        inference=search.space.forward(),
+        checked=marked.exact(search.space),
     )
     return pipeline.run(variables)
 

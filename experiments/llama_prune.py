@@ -31,6 +31,8 @@ import tyro
 
 import dms_jax
 from dms_jax import export, models
+from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import text
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError, exit_on_user_error
@@ -46,7 +48,6 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments import bounds
-from experiments.conduct import Experiment, conduct, warm_cosine
 from experiments.flags import Hosts, Searching, default
 
 COMMAND = "python -m experiments.llama_prune"
@@ -240,17 +241,17 @@ def _phases(
     key = jax.random.key(config.seed)
     share = (jax.process_index(), jax.process_count())
     draw = text.batches(data.train, config.batch, config.seed, share)
-    job = Job(run, language_loss, lambda step: shard_batch(draw(step), mesh), mesh, key)
+    job = Job(run, language_loss(search.space.model), lambda step: shard_batch(draw(step), mesh), mesh, key)
 
     def with_teacher(original: Any) -> Job:
         if distillation is None:
             return job
-        forward = search.space.forward()
-        batches = taught(job.batches, lambda v, batch: forward(v, batch["tokens"][:, :-1]), original)
-        return dataclasses.replace(job, loss=lambda network: language_loss(network, distillation), batches=batches)
+        teacher: Any = search.space.model
+        batches = taught(job.batches, lambda v, batch: teacher.apply(v, batch["tokens"][:, :-1]), original)
+        return dataclasses.replace(job, loss=search.loss, batches=batches)
 
     if config.model is None:
-        variables = _pretrained(config, job, data, search.space.model, variables)
+        variables = _pretrained(config, job, data, variables)
     pipeline = Pipeline(
         job,
         search,
@@ -260,11 +261,13 @@ def _phases(
         example=data.test["tokens"][:4, :-1].astype(np.int32),
         taught=with_teacher,
         trained=True,
+        checked=marked.exact(search.space),
+        inference=search.space.forward(),
     )
     return pipeline.run(variables)
 
 
-def _pretrained(config: Config, job: Job, data: text.Split, model: Any, variables: Any) -> Any:
+def _pretrained(config: Config, job: Job, data: text.Split, variables: Any) -> Any:
     """The bundled decoder, trained in a run directory of its own, which jobs with another budget share."""
     names = ("pretrain_steps", "batch", "length", "learning_rate", "dtype", "seed")
     identity = {"pretrained": BUNDLED, "data": data.name} | {name: config.identity[name] for name in names}
@@ -272,7 +275,9 @@ def _pretrained(config: Config, job: Job, data: text.Split, model: Any, variable
     cache = config.workdir.parent / "cache" if config.cache is None else config.cache
     with Run(cache / f"{BUNDLED}-{key}", identity) as run:
         optimizer = adamw(warm_cosine(config.learning_rate, config.pretrain_steps))
-        return dataclasses.replace(job, run=run).train("pretrain", model, variables, optimizer, config.pretrain_steps)
+        return dataclasses.replace(job, run=run).train(
+            "pretrain", job.loss, variables, optimizer, config.pretrain_steps
+        )
 
 
 def _in_batches(windows: dict[str, Any], most: int, size: int) -> list[dict[str, Any]]:

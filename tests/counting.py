@@ -22,9 +22,13 @@ from dms_jax import SearchSpace
 from dms_jax.groups import Group
 
 
-def multiply_adds(fun: Callable[..., Any], *args: Any) -> int:
-    """Multiply-adds of one call: what reaches no output is not computed, a branch counts as the dearest."""
-    return _count(jax.make_jaxpr(fun)(*args).jaxpr)
+def multiply_adds(fun: Callable[..., Any], *args: Any, dead: bool = False) -> int:
+    """Multiply-adds of one call: what reaches no output is not computed, a branch counts as the dearest.
+
+    With `dead`, what the outermost program computes for no output counts, too.
+    """
+    jaxpr = jax.make_jaxpr(fun)(*args).jaxpr
+    return sum(map(_operation, jaxpr.eqns)) if dead else _count(jaxpr)
 
 
 def _count(jaxpr: Any) -> int:
@@ -118,6 +122,12 @@ def flat_masks(space: SearchSpace, seed: int) -> jax.Array:
     """Soft masks `[elements]` in (0.1, 1)."""
     total = sum(group.size for group in space.groups.values())
     return jnp.asarray(np.random.default_rng(seed).uniform(0.1, 1.0, total), jnp.float32)
+
+
+def folded(space: SearchSpace) -> set[str]:
+    """The groups whose masks are multiplied into parameters and nothing else."""
+    plan = space._readings.plan_of(space.fn, space.example)
+    return {name for name in space.groups if plan.folds(name)}
 
 
 def shapes(tree: Any) -> dict[Any, Any]:

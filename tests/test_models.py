@@ -8,7 +8,7 @@ import pytest
 
 import dms_jax
 from dms_jax import SearchSpace, UserError, models
-from tests.counting import numbers
+from tests.counting import folded, numbers
 
 # torchvision 0.20, `sum(p.numel() for p in torchvision.models.resnet50().parameters())` and so on
 PARAMETERS = {
@@ -46,9 +46,7 @@ def test_resnet50_at_224():
     assert sum(g.size for g in space.groups.values() if g.kind == "width") == 11_456
     assert sum(g.size for g in space.groups.values() if g.kind == "depth") == 12
     assert len(space.groups) == 41
-    depth = [name for name, group in space.groups.items() if group.kind == "depth"]
-    folded = set(space.reads.kernels)
-    assert folded.isdisjoint(depth) and len(folded) == 37  # every width runs for free
+    assert folded(space) == set(space.groups)  # every mask runs for free
 
 
 def test_resnet152_is_traced_in_seconds_and_nothing_is_allocated():
@@ -77,7 +75,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
     exact = SearchSpace.from_model(models.create("resnet20"), x)
     space = SearchSpace.from_model(model, x)
     assert space.resources() == exact.resources()
-    assert set(space.reads.kernels) == set(exact.reads.kernels)
+    assert folded(space) == folded(exact)
 
 
 def test_unknown_models_and_arguments():
@@ -100,9 +98,9 @@ def test_summary_shows_every_group_and_the_reach():
 
 def test_explain():
     space = SearchSpace.from_model(models.create("resnet50"), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
-    text = space.explain("params/stage2/block1/conv1/kernel")
+    text = space.explain("stage2/block1/conv1/kernel")
     assert "axis 2 (512): stage2/out" in text and "axis 3 (128): stage2/block1/mid1" in text
     assert "conv_general_dilated at models/resnet.py" in text
     assert "goes with the gates: stage2/depth[0]" in text
-    with pytest.raises(UserError, match="no variable 'params/stage2/block1/conv9/kernel'; the nearest of .*conv"):
-        space.explain("params/stage2/block1/conv9/kernel")
+    with pytest.raises(UserError, match="no parameter 'stage2/block1/conv9/kernel'; the nearest of .*conv"):
+        space.explain("stage2/block1/conv9/kernel")

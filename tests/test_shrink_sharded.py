@@ -76,7 +76,7 @@ def test_a_mesh_of_other_axes_keeps_what_its_devices_divide(case):
     spec = PartitionSpec("rows", "columns")
     kernel = variables["params"]["layer0"]["feed_forward"]["gate"]
     placed = jax.device_put(kernel, NamedSharding(mesh, spec))
-    tree = {"params": {"layer0": {"feed_forward": {"gate": placed}}}}
+    tree = jax.tree.map(lambda leaf: placed if leaf is kernel else leaf, variables)
     small = dms_jax.shrink(space, tree, structure)["params"]["layer0"]["feed_forward"]["gate"]
     assert small.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec("rows", None)), 2)
     np.testing.assert_array_equal(small, np.asarray(kernel)[::2][:, :33])

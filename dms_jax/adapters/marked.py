@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dms_jax.adapters import linen
 from dms_jax.elements import declared, naming, portable
 from dms_jax.errors import UserError
 from dms_jax.program.discovery import Choice, Declared
+from dms_jax.structure import Structure
 
 
 def marked_space(
@@ -51,3 +53,21 @@ def marked_space(
     space = make(source, shapes, **options, choice=Choice(declared=found), context=naming, model=model)
     space.call = call
     return space
+
+
+def fresh(space: Any) -> Callable[[Structure, jax.Array], Any]:
+    """`(structure, key) -> variables`: new ones of the smaller network, as its own initializers make them."""
+
+    def make(structure: Structure, key: jax.Array) -> Any:
+        inputs = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), space.example)
+        return jax.jit(space.model.clone(structure=structure).init)(key, *inputs)
+
+    return make
+
+
+def exact(space: Any) -> Any:
+    """The same space, computing in float32: half precision differs by its rounding, however right a structure is."""
+    if jnp.dtype(getattr(space.model, "dtype", None) or jnp.float32) == jnp.float32:
+        return space
+    call = {name: value for name, value in space.call.items() if name != "train"}
+    return type(space).from_model(space.model.clone(dtype=jnp.float32), *space.example, **call)

@@ -13,6 +13,8 @@ from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
 from dms_jax.program.trace import Program, Value, describe
 
+UNUSED = "no program that was traced uses it"
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -51,7 +53,7 @@ def find_candidates(
         name = _name(atom, places, parameters, axes, order, readers.get(atom, set()), kind)
         why = None if atom.frozen is None else describe(atom.frozen)
         if not any(leaf in order for leaf, _ in places):
-            why = "no program that was traced uses it"
+            why = UNUSED
         plain = isinstance(atom.frozen, str) or getattr(atom.frozen, "name", "") == "conv_general_dilated"
         if not plain:
             names[name] = names.get(name, 0) + 1

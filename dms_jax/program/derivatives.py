@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from dms_jax.program.axes import Ties
-from dms_jax.program.sizes import Sizes
 from dms_jax.program.trace import Program, Step, Value, trace
 
 
@@ -27,11 +26,6 @@ class JvpRule:
 
     program: Program
     zeros: tuple[bool, ...]
-
-    def evaluator(self, sizes: Sizes) -> Any:
-        from dms_jax.program.evaluate import Evaluator
-
-        return Evaluator(self.program, sizes)
 
     def apply(self, evaluator: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
         outs = evaluator.run([*primals, *tangents])
@@ -75,24 +69,16 @@ class VjpRules:
     forwarded: tuple[int | None, ...]
     there: tuple[bool, ...]
 
-    def functions(self, sizes: Sizes) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """The two functions that `defvjp` takes."""
-        from dms_jax.program.evaluate import Evaluator
-
-        ahead, back = Evaluator(self.forward, sizes), Evaluator(self.backward, sizes)
+    def split(self, outs: Sequence[Any], arrays: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """What `forward` gives, as results and residuals."""
         made = sum(number is None for number in self.forwarded)
+        new = iter(outs[:made])
+        return tuple(outs[made:]), tuple(next(new) if n is None else arrays[n] for n in self.forwarded)
 
-        def forward(*arrays: Any) -> tuple[Any, Any]:
-            outs = ahead.run(arrays)
-            new = iter(outs[:made])
-            residuals = [next(new) if number is None else arrays[number] for number in self.forwarded]
-            return tuple(outs[made:]), tuple(residuals)
-
-        def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
-            outs = iter(back.run([*residuals, *cotangents]))
-            return tuple(next(outs) if there else None for there in self.there)
-
-        return forward, backward
+    def cotangents(self, outs: Sequence[Any]) -> tuple[Any, ...]:
+        """What `backward` gives, as one for every operand; None where there is none."""
+        rest = iter(outs)
+        return tuple(next(rest) if there else None for there in self.there)
 
 
 def vjp_rules(step: Step, ties: Ties) -> VjpRules | None:

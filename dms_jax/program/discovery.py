@@ -12,7 +12,7 @@ from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Element, reach
-from dms_jax.program.candidates import Candidate, find_candidates, named_axes
+from dms_jax.program.candidates import UNUSED, Candidate, find_candidates, named_axes
 from dms_jax.program.choice import TAKEN, Choice, Declared, matches
 from dms_jax.program.depth import find_depth, free_name, leaf_gates
 from dms_jax.program.parameters import Parameters, new_values
@@ -178,7 +178,8 @@ def _chosen(
         if candidate.plain and candidate.atom not in called:
             continue
         if candidate.why is not None:
-            left[name] = f"nothing can be taken out of it because of {candidate.why}"
+            unused = candidate.why == UNUSED
+            left[name] = UNUSED if unused else f"nothing can be taken out of it because of {candidate.why}"
         elif matches(name, choice.freeze):
             left[name] = "frozen"
         elif not wanted:

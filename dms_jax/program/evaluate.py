@@ -7,7 +7,8 @@ are rebuilt around their frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,8 +35,10 @@ class Evaluator:
       sizes: of its axes.
       stays: nodes of residual sums whose branch is removed -> the number of the operand that stays, and the gate.
       changes: node -> a function from its operands to other operands (masks, counts of kept elements).
-      gates: node -> (operand, row -> scalar): a factor on a branch inside a loop over rows; see `rows`.
       wanted: which outputs are needed; None: all.
+      rows: id of the step of a loop over layers -> the mask of its rows.
+      rebuild: `(program, masks) -> changes`, for the programs of custom derivatives, and for masks to differentiate by.
+      masks: {group: mask} that `changes` were made of.
     """
 
     def __init__(
@@ -46,11 +49,14 @@ class Evaluator:
         changes: Mapping[Node, Change] | None = None,
         wanted: Sequence[bool] | None = None,
         rows: Mapping[int, Any] | None = None,
+        rebuild: Callable[[Program, Any], dict[Node, Change]] | None = None,
+        masks: Any = None,
     ):
         self.program, self.sizes = program, sizes
         self.stays = {} if stays is None else stays
         self.changes = {} if changes is None else changes
         self.rows = rows or {}  # id of a scan's step -> (mask of its rows, nodes inside whose branch it gates)
+        self.rebuild, self.masks = rebuild, {} if masks is None else masks
         self.row_masks: dict[int, Any] = {}  # id of a scan's step -> the mask of the row that is running
         self.live = Live(program, self.stays, wanted)
         self._touched: dict[int, bool] = {}
@@ -123,6 +129,7 @@ class Evaluator:
                 any(self.sizes.changed(axis) for axis in axes)
                 or key in self.rows
                 or any(self._inside(frame) for frame in step.frames)
+                or self._changed_back(step)
             )
         return self._touched[key]
 
@@ -180,46 +187,80 @@ class Evaluator:
     _checkpoint = _remat2
 
     def _custom_jvp_call(self, step: Step, ins: list[Any]) -> list[Any]:
-        """With its own derivative, traced on the same axes; the plain program where it is none of another size."""
+        """With its own derivative, traced on the same axes; by masks inside, with that of what is computed."""
         rule = jvp_rule(step, self.program.ties)
-        if rule is None or self._changed_inside(step) or any(x is None for x in ins):
+        if rule is None or self._removed_inside(step) or any(x is None for x in ins):
             return self.frame(step.frames[0], ins)
-        inner = rule.evaluator(self.sizes)
+        masks = self.masks if self._changed_inside(step) else {}
 
         @jax.custom_jvp
-        def run(*arrays: Any) -> tuple[Any, ...]:
-            return tuple(self.frame(step.frames[0], arrays))
+        def run(masks: Any, *arrays: Any) -> tuple[Any, ...]:
+            return tuple(self.under(masks).frame(step.frames[0], arrays))
 
         @run.defjvp
         def derivative(primals: Any, tangents: Any) -> Any:
-            return rule.apply(inner, primals, tangents)
+            (masks, *arrays), (moving, *rest) = primals, tangents
+            outs, out_tangents = rule.apply(self.of(rule.program, masks), arrays, rest)
+            if masks:
+                by_masks = jax.jvp(lambda m: tuple(self.under(m).frame(step.frames[0], arrays)), (masks,), (moving,))[1]
+                out_tangents = tuple(a + b for a, b in zip(out_tangents, by_masks, strict=True))
+            return outs, out_tangents
 
-        return list(run(*ins))
+        return list(run(masks, *ins))
 
     def _custom_vjp_call(self, step: Step, ins: list[Any]) -> list[Any]:
-        """With its own derivative: forward and backward programs, traced on the same axes."""
+        """With its own derivative, forward and backward; by masks inside, with that of what is computed."""
         rules = vjp_rules(step, self.program.ties)
-        if rules is None or self._changed_inside(step) or any(x is None for x in ins):
+        if rules is None or self._removed_inside(step) or any(x is None for x in ins):
             return self.frame(step.frames[0], ins)
+        masks = self.masks if self._changed_inside(step) or self._changed_back(step) else {}
 
         @jax.custom_vjp
-        def run(*arrays: Any) -> tuple[Any, ...]:
-            return tuple(self.frame(step.frames[0], arrays))
+        def run(masks: Any, *arrays: Any) -> tuple[Any, ...]:
+            return tuple(self.under(masks).frame(step.frames[0], arrays))
 
-        forward, backward = rules.functions(self.sizes)
+        def forward(masks: Any, *arrays: Any) -> Any:
+            outs, residuals = rules.split(self.of(rules.forward, masks).run(arrays), arrays)
+            return outs, (residuals, masks, arrays if masks else ())
+
+        def backward(saved: Any, cotangents: Any) -> Any:
+            residuals, masks, arrays = saved
+            own = rules.cotangents(self.of(rules.backward, masks).run([*residuals, *cotangents]))
+            if not masks:
+                return masks, *own
+            pull = jax.vjp(lambda m: tuple(self.under(m).frame(step.frames[0], arrays)), masks)[1]
+            return pull(cotangents)[0], *own
+
         run.defvjp(forward, backward)
-        return list(run(*ins))
+        return list(run(masks, *ins))
+
+    def under(self, masks: Any) -> Evaluator:
+        """This evaluator with other masks of the same groups, so that they can be differentiated by."""
+        if not masks or self.rebuild is None:
+            return self
+        other = copy.copy(self)
+        other.masks, other.changes = masks, self.rebuild(self.program, masks)
+        return other
+
+    def of(self, program: Program, masks: Any) -> Evaluator:
+        """An evaluator of a derivative's program, at the same sizes and with the same masks."""
+        changes = {} if self.rebuild is None else self.rebuild(program, masks or self.masks)
+        return Evaluator(program, self.sizes, changes=changes, rebuild=self.rebuild, masks=masks or self.masks)
+
+    def _changed_back(self, step: Step) -> bool:
+        """Whether masks act on the way back of a custom derivative."""
+        if not self.masks or self.rebuild is None or step.eqn.primitive.name != "custom_vjp_call":
+            return False
+        rules = vjp_rules(step, self.program.ties)
+        return rules is not None and bool(self.rebuild(rules.backward, self.masks))
+
+    def _removed_inside(self, step: Step) -> bool:
+        """Whether a branch is removed inside: then the derivative is that of what is left."""
+        return any(s.node in self.stays for frame in step.frames for s in _steps(frame) if s.node is not None)
 
     def _changed_inside(self, step: Step) -> bool:
-        """Whether masks or removed branches act inside: then the derivative is that of what is computed."""
-
-        def inside(frame: Frame) -> bool:
-            return any(
-                s.node in self.changes or s.node in self.stays if s.node is not None else any(map(inside, s.frames))
-                for s in frame.steps
-            )
-
-        return any(map(inside, step.frames))
+        """Whether masks or counts act inside."""
+        return any(s.node in self.changes for frame in step.frames for s in _steps(frame) if s.node is not None)
 
     def _scan(self, step: Step, ins: list[Any]) -> list[Any]:
         p = step.eqn.params
@@ -289,6 +330,14 @@ def _rows_axis(step: Step) -> Any:
     n, c = scan_counts(step.eqn.params)
     rows = [value.axes[0] for value in (*step.ins[n + c :], *step.outs[c:])]
     return rows[0] if rows else None
+
+
+def _steps(frame: Frame) -> Iterator[Step]:
+    """All steps of a frame and of those inside."""
+    for step in frame.steps:
+        yield step
+        for inner in step.frames:
+            yield from _steps(inner)
 
 
 def bind_equation(eqn: Any, ins: Sequence[Any], **changed: Any) -> list[Any]:

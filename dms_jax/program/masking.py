@@ -19,7 +19,7 @@ from dms_jax.program.exactness import Factor, Insertion, Plan, plan
 from dms_jax.program.means import Mean
 from dms_jax.program.reading import Classes, Reading, Staged, read, stage
 from dms_jax.program.sizes import Sizes, element_at
-from dms_jax.program.trace import Node, Value, describe
+from dms_jax.program.trace import Node, Program, Value, describe
 
 Masks = Mapping[str, jax.Array]
 
@@ -40,6 +40,7 @@ class Readings:
         self._staged: dict[Any, Staged] = {}
         self._read: dict[Any, Reading] = {}
         self._plans: dict[Any, Plan] = {}
+        self._derivatives: dict[Program, Plan] = {}
 
     def read(self, fn: Callable[..., Any], args: Sequence[Any]) -> Reading:
         """`fn`, traced on the classes."""
@@ -80,14 +81,27 @@ class Readings:
             found = self.plan(fn, args, fold, writes)
             arrays = multiplied(found, self.classes.parameters.arrays(params), masks)
             arguments = [x if hasattr(x, "shape") else jnp.asarray(x) for x in jax.tree.leaves(args)]
-            changes = _changes(found, masks)
             reading = found.reading
             rows = {step: masks[name] for step, name in reading.rows.items() if name in masks}
-            evaluator = Evaluator(reading.program, Sizes({}), changes=changes, rows=rows)
-            _gate_rows(evaluator, reading, changes)
+
+            def rebuild(program: Program, masks: Masks) -> dict[Node, Change]:
+                if program is not reading.program:
+                    return _changes(self._inserted(reading, program), masks)
+                changes = _changes(found, masks)
+                _gate_rows(evaluator, reading, changes)
+                return changes
+
+            evaluator = Evaluator(reading.program, Sizes({}), rows=rows, rebuild=rebuild, masks=dict(masks))
+            evaluator.changes = rebuild(reading.program, masks)
             return jax.tree.unflatten(reading.out_tree, evaluator.run([*arrays, *arguments]))
 
         return run
+
+    def _inserted(self, reading: Reading, program: Program) -> Masked:
+        """The program of a custom derivative, with every mask inserted where it is read."""
+        if program not in self._derivatives:
+            self._derivatives[program] = plan(program, reading.owned, {}, (), {}, fold=False)
+        return Masked(reading, self._derivatives[program])
 
     def fold(
         self, fn: Callable[..., Any], params: Any, masks: Masks, args: Sequence[Any]

@@ -134,6 +134,17 @@ class Parameters:
         rest = iter(GONE if array is None else array for array in arrays)
         return holes_filled(jax.tree.map(lambda leaf: next(rest) if is_array(leaf) else leaf, self.template))
 
+    def called(self, arrays: Sequence[Any]) -> Any:
+        """The tree of some arrays as the network's functions take it: stacked arrays whole, if their rows are."""
+        there = all(x is not None and x.shape == s.shape for x, s in zip(arrays, self.shapes, strict=True))
+        if not (self.stacked and there):
+            return self.tree(arrays)
+        named = dict(zip(self.keys, arrays, strict=True))
+        for keys, count in self.stacked.items():
+            named[keys] = jnp.stack([named[(*keys, jax.tree_util.SequenceKey(i))] for i in range(count)])
+        flat, treedef = jax.tree_util.tree_flatten_with_path(self.whole)
+        return jax.tree_util.tree_unflatten(treedef, [named.get(keys, leaf) for keys, leaf in flat])
+
     def partition(self, tree: Any) -> tuple[Any, Any]:
         """(what is trained, what is not), each the whole tree with None in the other's places."""
         arrays = self.arrays(tree)
@@ -144,6 +155,11 @@ class Parameters:
     def only(self, tree: Any) -> Any:
         """The tree with None for leaves that are no arrays."""
         return self._filled(self.arrays(tree))
+
+    @property
+    def marks(self) -> Any:
+        """The tree of `only` with booleans: whether a leaf is trained."""
+        return self._filled(self.trained)
 
     def _filled(self, arrays: Sequence[Any]) -> Any:
         rest = iter(arrays)

@@ -16,6 +16,7 @@ from dms_jax.program.masking import Readings
 from dms_jax.program.means import Mean, means
 from dms_jax.program.reading import Reading
 from dms_jax.program.sizes import Sizes, bind
+from dms_jax.program.trace import Node, Program
 
 SURROGATES = (61, 67)
 """Sizes that stand for a symbolic dimension while a function is read; two, to see what depends on it."""
@@ -35,6 +36,10 @@ class Small:
         self._readings, self.fn, self._sizes, self._gone = readings, fn, sizes, gone
         self.parameters = readings.classes.parameters
         self.__name__ = getattr(fn, "__name__", "small")
+
+    def of(self, fn: Callable[..., Any]) -> Small:
+        """Another function of the same parameters, at the same sizes."""
+        return Small(self._readings, fn, self._sizes, self._gone)
 
     @property
     def shapes(self) -> list[jax.ShapeDtypeStruct | None]:
@@ -64,9 +69,12 @@ class Small:
         kept = {owners[classes.owned[atom]]: positions for atom, positions in self._sizes.kept.items()}
         sizes = Sizes(kept, bind(reading.arguments, shapes))
         stays = reading.stays(self._gone)
-        changes = {mean.node: _recounted(mean, sizes) for mean in means(reading.program, reading.owned)}
+
+        def recount(program: Program, masks: Any = None) -> dict[Node, Change]:
+            return {mean.node: _recounted(mean, sizes) for mean in means(program, reading.owned)}
+
         wanted = self._wanted(reading) if self._gone else None
-        evaluator = Evaluator(reading.program, sizes, stays, changes, wanted)
+        evaluator = Evaluator(reading.program, sizes, stays, recount(reading.program), wanted, rebuild=recount)
         for value, number in reading.leaves.items():
             if classes.gates[number] & self._gone and evaluator.live.inputs[number]:
                 name, element = sorted(classes.gates[number] & self._gone)[0]

@@ -50,8 +50,8 @@ def warn(line: str) -> None:
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one directory.
 
-    A state is any pytree of arrays (no typed PRNG keys); on disk it is a flat table from the path of a leaf
-    to its array. With several processes every method is called by all of them, over one shared file system.
+    A state is any pytree of arrays; on disk it is a flat table from the path of a leaf to its array, typed PRNG
+    keys by their data. With several processes every method is called by all of them, over one shared file system.
 
     Args:
         directory: where they lie; made if need be.
@@ -153,7 +153,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         filled = {name: _target(leaf) for name, leaf in asked.items() if leaf.size}
         with self._one_line(f"read checkpoint {step} in"):
             found = self._open().restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(filled)))["state"]
-        leaves = [found[name] if leaf.size else _empty(leaf) for name, leaf in asked.items()]
+        arrays = [found[name] if leaf.size else _empty(leaf) for name, leaf in asked.items()]
+        leaves = [_as_key(array, leaf) for array, leaf in zip(arrays, jax.tree.leaves(example), strict=True)]
         self.latest = step
         return Restored(step, jax.tree.unflatten(jax.tree.structure(example), leaves), record["meta"])
 
@@ -267,10 +268,23 @@ class Checkpoints(contextlib.AbstractContextManager):
 def _leaves(tree: Any) -> dict[str, Any]:
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     for name, leaf in leaves.items():
-        if not hasattr(leaf, "dtype") or jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
-            raise TypeError(f"state{name} is a {kind}; a checkpoint holds arrays of numbers")
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"state{name} is a {type(leaf).__name__}; a checkpoint holds arrays of numbers")
+        if _is_key(leaf):
+            abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+            leaves[name] = jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
     return leaves
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_key(array: Any, like: Any) -> Any:
+    """What was read, as a typed key where the example has one."""
+    if not _is_key(like):
+        return array
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(jax.numpy.empty((), like.dtype)))
 
 
 def _describe(leaf: Any) -> list:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import optax
 
 from dms_jax.method.loss import Loss
 from dms_jax.method.search import Search
 from dms_jax.method.state import SearchState
-from dms_jax.partition import partition
+from dms_jax.partition import partition, under_params
 from dms_jax.training import supervised
 from dms_jax.training.calibration import calibrated
 from dms_jax.training.mesh import place, replicated, shardings
@@ -29,7 +28,7 @@ class Job:
 
     Attributes:
       run: the run directory; a phase that is done there is not run again.
-      loss: from a model to its `Loss`.
+      loss: of the full network.
       batches: from the number of a step to its batch, on the devices; the same one whenever it is asked.
       mesh: where states lie.
       key: of the job; every phase has its own, by name.
@@ -39,7 +38,7 @@ class Job:
     """
 
     run: Run
-    loss: Callable[[nn.Module], Loss]
+    loss: Loss
     batches: Callable[[int], Any]
     mesh: jax.sharding.Mesh
     key: jax.Array
@@ -49,36 +48,41 @@ class Job:
     def train(
         self,
         name: str,
-        model: nn.Module,
-        variables: Any,
+        loss: Loss,
+        params: Any,
         optimizer: optax.GradientTransformation,
         steps: int,
         *,
+        trained: Any = under_params,
         average: optax.ScalarOrSchedule | None = None,
-    ) -> dict[str, Any]:
-        """Train a network from its variables (which stay as they are).
+    ) -> Any:
+        """Train a network from its parameters (which stay as they are).
 
         Args:
           name: of the phase.
-          model: the network.
-          variables: to begin from.
-          optimizer: for the parameters.
+          loss: of the network: `self.loss`, or at other sizes `space.shrunk(self.loss, structure)`.
+          params: to begin from, the whole tree; arrays alone.
+          optimizer: for what is trained of them.
           steps: of the phase.
-          average: decay of a moving average of the variables, or from a step to it; None keeps none.
+          trained: which leaves are, as `dms_jax.partition.partition` takes it: a tree of booleans (`space.trained`,
+            which `shrink` slices, too), or a function of paths.
+          average: decay of a moving average of the parameters, or from a step to it; None keeps none.
 
         Returns:
-          The averaged variables, or with no average the last ones; with statistics estimated anew where asked for.
+          The averaged parameters, or with no average the last ones; with statistics estimated anew where asked for.
         """
-        state = place(supervised.init(variables, optimizer, average=average is not None), self.mesh)
-        step = supervised.make_step(self.loss(model), optimizer, accumulate=self.accumulate, average=average)
-        trained = self._phase(name, step, state, steps=steps, describe=_loss).averaged
-        if not self.calibrate or not jax.tree.leaves(partition(trained)[1]):
-            return trained
-        return calibrated(self.loss(model), trained, self.batches, self.phase_key(f"{name} calibrated"), self.calibrate)
+        state = place(supervised.init(params, optimizer, trained=trained, average=average is not None), self.mesh)
+        how = {"trained": trained, "accumulate": self.accumulate, "average": average}
+        step = supervised.make_step(loss, optimizer, **how)
+        last = self._phase(name, step, state, steps=steps, describe=_loss).averaged
+        if not self.calibrate or not jax.tree.leaves(partition(last, trained)[1]):
+            return last
+        key = self.phase_key(f"{name} calibrated")
+        return calibrated(loss, last, self.batches, key, self.calibrate, trained)
 
-    def search(self, name: str, search: Search, variables: Any) -> SearchState:
-        """Run a search from the supernet's variables (which stay as they are), recording its masks."""
-        state = place(search.init(variables), self.mesh)
+    def search(self, name: str, search: Search, params: Any) -> SearchState:
+        """Run a search from the supernet's parameters (which stay as they are), recording its masks."""
+        state = place(search.init(params), self.mesh)
         steps = search.schedule.steps
 
         def record(step: int, values: Mapping[str, float], masks: Mapping[str, Any]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from dms_jax.training.distillation import TEACHER, Distillation
 from dms_jax.training.mesh import batch_sharding, replicated
 
 
-def language_loss(model: nn.Module, distillation: Distillation | None = None) -> Loss:
+def language_loss(model: Any, distillation: Distillation | None = None) -> Loss:
     """Mean next-token cross-entropy in nats of windows `batch["tokens"]: [B, T + 1]` int32.
 
     With distillation it is mixed with the divergence from `batch["teacher_logits"]: [B, T, V]` (see `taught`). The
@@ -44,21 +43,21 @@ class Bits(NamedTuple):
 
 
 def bits_per_token(
-    model: nn.Module, variables: Any, batches: Iterable[Mapping[str, Any]], mesh: Mesh | None = None
+    fn: Callable[[Any, Any], Any], params: Any, batches: Iterable[Mapping[str, Any]], mesh: Mesh | None = None
 ) -> Bits:
     """Evaluate a network on windows {"tokens": `[B, T + 1]`}, every window counted once.
 
     Windows are taken as independent for the standard error.
 
     Args:
-      model: the network.
-      variables: its variables.
+      fn: `(params, tokens [B, T]) -> logits [B, T, V]`.
+      params: the network's.
       batches: any B, from host memory; every process gives the same.
-      mesh: over whose devices the windows are cut; None: the default device, or where the variables lie.
+      mesh: over whose devices the windows are cut; None: the default device, or where the parameters lie.
     """
 
-    def nats(variables: Any, tokens: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, tokens[:, :-1])
+    def nats(params: Any, tokens: jax.Array) -> jax.Array:
+        logits = fn(params, tokens[:, :-1])
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]), axis=-1)
 
     evaluate = jax.jit(nats, out_shardings=None if mesh is None else replicated(mesh))
@@ -68,7 +67,7 @@ def bits_per_token(
         if mesh is not None:  # the last window fills up what the devices do not divide, and is then not counted
             filled = np.pad(tokens, ((0, -len(tokens) % mesh.size), (0, 0)), mode="edge")
             tokens = jax.device_put(filled, batch_sharding(mesh))
-        measured.append(np.asarray(evaluate(variables, tokens), np.float64)[: len(batch["tokens"])])
+        measured.append(np.asarray(evaluate(params, tokens), np.float64)[: len(batch["tokens"])])
     windows = np.concatenate(measured) / math.log(2)
     mean = float(np.mean(windows))
     stderr = float(np.std(windows, ddof=1)) / math.sqrt(len(windows)) if len(windows) > 1 else math.nan

@@ -15,42 +15,41 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.processes import on_first
 
-Network: TypeAlias = tuple[Callable[..., Any], Any]  # (variables, x) -> outputs, and the variables
+Network: TypeAlias = tuple[Callable[..., Any], Any]  # (params, *inputs) -> outputs, and the parameters
 
 LEAST_PROMISE = 1.25
 """MACs before / after; below it nothing is said about latency."""
 
 
-def latencies(
-    networks: Mapping[str, Network], example: jax.ShapeDtypeStruct, batch: int, *, seconds: float = 1.0
-) -> dict[str, float]:
+def latencies(networks: Mapping[str, Network], example: Any, batch: int, *, seconds: float = 1.0) -> dict[str, float]:
     """Median milliseconds of one forward pass of several networks, measured in turn so that drift hits all alike.
 
     With several processes all of them call this: they make the same number of passes, as networks that are cut over
     their devices need it, and get what the first one measured.
 
     Args:
-      networks: name -> (forward, variables). `forward(variables, x)` is compiled before it is timed.
-      example: shape and dtype of one input with batch 1; zeros of it are fed.
+      networks: name -> (forward, params). `forward(params, *inputs)` is compiled before it is timed.
+      example: shape and dtype of one input with batch 1, or a tuple of all inputs; zeros of them are fed. What has the
+        first one's leading size has a batch.
       batch: how many at once.
       seconds: how long to measure each network, about; at least 5 passes are made.
 
     Returns:
-      name -> median milliseconds of a pass of the whole batch, result awaited, on the devices of the variables.
+      name -> median milliseconds of a pass of the whole batch, result awaited, on the devices of the parameters.
 
     Raises:
       Interrupted: a signal came; between two passes.
     """
-    zeros = np.zeros((batch, *example.shape[1:]), example.dtype)
+    zeros = _zeros(example if isinstance(example, tuple) else (example,), batch)
     inputs = {name: _beside(v, zeros) for name, (_, v) in networks.items()}
-    passes = {name: jax.jit(forward).lower(v, inputs[name]).compile() for name, (forward, v) in networks.items()}
+    passes = {name: jax.jit(forward).lower(v, *inputs[name]).compile() for name, (forward, v) in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in networks}
 
     def once() -> None:
         stop_if_requested("latency was measured")
-        for name, (_, variables) in networks.items():
+        for name, (_, params) in networks.items():
             start = time.perf_counter()
-            jax.block_until_ready(passes[name](variables, inputs[name]))
+            jax.block_until_ready(passes[name](params, *inputs[name]))
             times[name].append(1000 * (time.perf_counter() - start))
 
     once()  # allocates, and is not counted
@@ -64,12 +63,24 @@ def latencies(
     return on_first(lambda: {name: median(values) for name, values in times.items()})
 
 
-def _beside(variables: Any, x: np.ndarray) -> jax.Array:
-    """An input on the devices of the variables, whole on each."""
-    sharding = getattr(jax.tree.leaves(variables)[0], "sharding", None)
+def _zeros(example: tuple[Any, ...], batch: int) -> Any:
+    first = next((x.shape[0] for x in jax.tree.leaves(example) if getattr(x, "shape", ())), None)
+
+    def one(x: Any) -> Any:
+        if not hasattr(x, "shape"):
+            return x
+        shape = (batch, *x.shape[1:]) if x.shape and x.shape[0] == first else x.shape
+        return np.zeros(shape, x.dtype)
+
+    return jax.tree.map(one, example)
+
+
+def _beside(params: Any, inputs: Any) -> Any:
+    """Inputs on the devices of the parameters, whole on each."""
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     if isinstance(sharding, NamedSharding):
-        return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
-    return jax.device_put(x, sharding)
+        return jax.device_put(inputs, NamedSharding(sharding.mesh, PartitionSpec()))
+    return jax.device_put(inputs, sharding)
 
 
 def latency_warnings(full: Mapping[str, float], found: Mapping[str, float], macs: tuple[int, int]) -> list[str]:
@@ -94,9 +105,7 @@ def latency_warnings(full: Mapping[str, float], found: Mapping[str, float], macs
     ]
 
 
-def rows(
-    networks: Mapping[str, Network], example: jax.ShapeDtypeStruct, batches: Sequence[int]
-) -> dict[str, dict[str, float]]:
+def rows(networks: Mapping[str, Network], example: Any, batches: Sequence[int]) -> dict[str, dict[str, float]]:
     """name -> {batch size: milliseconds}, as a results table takes it."""
     measured = {batch: latencies(networks, example, batch) for batch in batches}
     return {name: {str(batch): measured[batch][name] for batch in batches} for name in networks}

@@ -1,21 +1,20 @@
-"""Pretrain, search, shrink, finetune, and two controls: what every experiment does, with its own model and data."""
+"""Pretrain, search, shrink, finetune, and two controls: what every experiment does, with its own network and data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from dms_jax.baselines import uniform
 from dms_jax.errors import UserError
+from dms_jax.method.loss import Loss
 from dms_jax.method.search import Search
-from dms_jax.shrink import shrink, verify
+from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training.job import Job
@@ -56,18 +55,32 @@ class Steps:
         return ", ".join(f"{name} {steps}" for name, steps in phases.items() if steps)
 
 
+class Network(NamedTuple):
+    """A network of the results.
+
+    Attributes:
+      fn: `(params, *inputs) -> outputs`, of inference.
+      params: its parameters, the whole tree; leaves that are no arrays are None.
+      structure: its sizes; None: the full network.
+    """
+
+    fn: Callable[..., Any]
+    params: Any
+    structure: Structure | None
+
+
 @dataclass(frozen=True)
 class Finished:
     """What the phases left.
 
     Attributes:
       structure: the one found.
-      networks: name -> the network and its variables.
+      networks: name -> `Network`.
       difference: the largest difference between the masked and the shrunk network's outputs, right after the search.
     """
 
     structure: Structure
-    networks: dict[str, tuple[nn.Module, Any]]
+    networks: dict[str, Network]
     difference: float
 
 
@@ -75,22 +88,29 @@ class Finished:
 class Pipeline:
     """The phases of one experiment.
 
+    Every phase trains a loss of the parameters: `job.loss` for the full network, and for a small one the same function
+    at its sizes, `space.shrunk(job.loss, structure)`.
+
     Attributes:
       job: trains; its loss and batches are those of the pretraining and of the full network's control.
       search: what is searched, under which budget.
       steps: of every phase.
       optimizer: from a number of steps to the optimizer of a phase that long; the search has its own.
-      model: {"name", "arguments"} for `dms_jax.models.create`, to be written down.
-      example: inputs to check on that masked and shrunk network agree.
+      model: {"name", "arguments"} for `dms_jax.models.create`, or {"name"} alone, to be written down.
+      example: inputs to check on that masked and shrunk network agree: one array, or a tuple of all of them.
       retrain: start the small network from the weights that the search left, or from new ones. The uniform control
         starts alike: from the pretrained weights, or from new ones.
-      taught: from the pretrained variables to the job that trains the search; None trains it as `job` does. This is
-        where a teacher comes in: those variables, or any other network.
+      taught: from the pretrained parameters to the job that trains the search; None trains it as `job` does. This is
+        where a teacher comes in: those parameters, or any other network.
       retaught: likewise, to the job of everything after the search, where batches, loss or teacher are others there;
         None trains finetuning and the uniform control as the search was, and the full network's control as `job` does.
       average: decay of a moving average of the weights in everything after the search, or from a step to it; the
         averaged networks are the results.
-      trained: the first variables are worth something already; the full network is then among the results.
+      trained: the first parameters are worth something already; the full network is then among the results.
+      fresh: from a structure and a key to new parameters of a network of these sizes, for `retrain="scratch"`.
+      checked: the same space computing in full precision, to check with; None: the search's own.
+      inference: `(params, *inputs) -> outputs` to measure with, where that is another program than the one that was
+        read: with kernels of one device, say; None: the space's.
     """
 
     job: Job
@@ -104,58 +124,96 @@ class Pipeline:
     trained: bool = False
     retaught: Callable[[Any], Job] | None = None
     average: optax.ScalarOrSchedule | None = None
+    fresh: Callable[[Structure, jax.Array], Any] | None = None
+    checked: SearchSpace | None = None
+    inference: Callable[..., Any] | None = None
 
-    def run(self, variables: Any) -> Finished:
-        """Run all phases, or what is left of them, from the full network's first variables.
+    def run(self, params: Any) -> Finished:
+        """Run all phases, or what is left of them, from the full network's first parameters.
 
         Raises:
-          UserError: the shrunk network does not compute what the masked one does.
+          UserError: the shrunk network does not compute what the masked one does, or there is nothing to begin from.
         """
-        search, model, space = self.search, self.search.space.model, self.search.space
-        pretrained = self._train(self.job, "pretrain", model, variables, self.steps.pretrain, None)
+        if self.retrain == "scratch" and self.fresh is None:
+            raise UserError('retrain="scratch" needs `fresh`: (structure, key) -> new parameters of those sizes')
+        search, space = self.search, self.search.space
+        pretrained = self._train(self.job, "pretrain", None, space.arrays(params), self.steps.pretrain, None)
         pupil = self.job if self.taught is None else self.taught(pretrained)
         state = pupil.search("search", search, pretrained)
         chosen = state.replace(ratios=local(state.ratios), importance=local(state.importance))  # type: ignore[attr-defined]
         structure = search.structure(chosen, self.model)
-        difference = verify(_exact(space), state.params, structure, self.example)
-        if not difference < 1e-2:
-            raise UserError(f"masked and shrunk network differ by {difference:.2g}: the model reads an axis unmasked")
-        small = model.clone(structure=structure)
-        start = self._start(small, state.params)
+        difference = self._verified(state.params, structure)
+        start = self._start(structure, state.params)
         del state, chosen  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
-        found = self._train(after, "finetune", small, start, self.steps.finetune, self.average)
-        networks = {FULL: (model, pretrained)} if self.steps.pretrain or self.trained else {}
-        networks |= {FOUND: (small, found)}
+        found = self._train(after, "finetune", structure, start, self.steps.finetune, self.average)
+        networks = {FULL: self._network(None, pretrained)} if self.steps.pretrain or self.trained else {}
+        networks |= {FOUND: self._network(structure, found)}
         if self.steps.compare:
             networks |= self._controls(pretrained, after)
         return Finished(structure, networks, difference)
 
-    def _controls(self, pretrained: Any, after: Job) -> dict[str, tuple[nn.Module, Any]]:
-        search, space, model, steps = self.search, self.search.space, self.search.space.model, self.steps.controls
+    def _controls(self, pretrained: Any, after: Job) -> dict[str, Network]:
+        search, space, steps = self.search, self.search.space, self.steps.controls
         ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained).items()}
         even = uniform(space, ranking, search.targets, search.limits)
-        thin = model.clone(structure=even)
-        trained = self._train(after, "uniform", thin, self._start(thin, pretrained), steps, self.average)
-        networks = {UNIFORM: (thin, trained)}
+        trained = self._train(after, "uniform", even, self._start(even, pretrained), steps, self.average)
+        networks = {UNIFORM: self._network(even, trained)}
         if steps:
             job = self.job if self.retaught is None else after
-            networks[LONGER] = (model, self._train(job, "full", model, pretrained, steps, self.average))
+            networks[LONGER] = self._network(None, self._train(job, "full", None, pretrained, steps, self.average))
         return networks
 
-    def _train(self, job: Job, name: str, model: nn.Module, variables: Any, steps: int, average: Any) -> Any:
-        return job.train(name, model, variables, self.optimizer(steps), steps, average=average) if steps else variables
+    def _verified(self, params: Any, structure: Structure) -> float:
+        inputs = self.example if isinstance(self.example, tuple) else (self.example,)
+        space = self.checked or self.search.space
+        difference = space.verify(params, structure, *inputs)
+        if not difference < 1e-2 and not difference < _rounding(space, space.whole(params), inputs):
+            raise UserError(f"masked and shrunk network differ by {difference:.2g}: the model reads an axis unmasked")
+        return difference
 
-    def _start(self, small: Any, full: Any) -> Any:
-        """Where a small network's training starts: from slices of the full network's variables, or anew."""
-        if self.retrain == "sliced":
-            return shrink(self.search.space, full, small.structure)
-        inputs = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.search.space.example)
-        return place(jax.jit(small.init)(self.job.phase_key("scratch"), *inputs), self.job.mesh)
+    def _train(self, job: Job, name: str, structure: Structure | None, params: Any, steps: int, average: Any) -> Any:
+        if not steps:
+            return params
+        loss, trained = sized(self.search.space, job.loss, structure)
+        return job.train(name, loss, params, self.optimizer(steps), steps, trained=trained, average=average)
+
+    def _network(self, structure: Structure | None, params: Any) -> Network:
+        space, fn = self.search.space, self.inference or self.search.space.fn
+        fn = _complete(space, fn) if structure is None else space.shrunk(fn, structure)
+        return Network(fn, params, structure)
+
+    def _start(self, structure: Structure, full: Any) -> Any:
+        """Where a small network's training starts: from slices of the full network's parameters, or anew."""
+        if self.retrain == "sliced" or self.fresh is None:
+            return shrink(self.search.space, full, structure)
+        return place(self.fresh(structure, self.job.phase_key("scratch")), self.job.mesh)
 
 
-def _exact(space: SearchSpace) -> SearchSpace:
-    """The same space, computing in float32: half precision differs by its rounding, however right a structure is."""
-    if jnp.dtype(getattr(space.model, "dtype", jnp.float32)) == jnp.float32:
-        return space
-    return SearchSpace.from_model(space.model.clone(dtype=jnp.float32), *space.example)
+def sized(space: SearchSpace, loss: Loss, structure: Structure | None) -> tuple[Loss, Any]:
+    """A loss of the full network at the sizes of a structure, and which leaves are trained there.
+
+    Args:
+      space: the full network's.
+      loss: `(params, batch, key)`, of its parameters.
+      structure: what stays; None: all.
+
+    Returns:
+      The loss, of `space.arrays(parameters)`; a tree of booleans like them.
+    """
+    if structure is None:
+        return _complete(space, loss), space.trained
+    return space.shrunk(loss, structure), shrink(space, space.trained, structure)
+
+
+def _rounding(space: SearchSpace, params: Any, inputs: tuple[Any, ...]) -> float:
+    """The difference that rounding alone may make: a share of the largest output, more in half precision."""
+    outputs = [np.abs(np.asarray(y, np.float64)) for y in jax.tree.leaves(space.fn(params, *inputs))]
+    program = str(jax.make_jaxpr(lambda arrays, *x: space.fn(space.whole(arrays), *x))(space.arrays(params), *inputs))
+    share = 0.1 if "bf16[" in program or "f16[" in program else 1e-3
+    return share * max((float(y.max()) for y in outputs if y.size), default=0.0)
+
+
+def _complete(space: SearchSpace, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the full network's parameters, given their arrays alone."""
+    return lambda params, *args: fn(space.whole(params), *args)

@@ -29,7 +29,8 @@ class Quality:
     Attributes:
       name: "accuracy", "bits per byte".
       unit: "%" for fractions in [0, 1]; anything else is written behind the number.
-      measure: `(model, variables) -> (value, standard error)`; what follows them is not looked at.
+      measure: `(fn, params) -> (value, standard error)`, of the inference function and its parameters; what follows
+        them is not looked at.
       also: other names of the same quality -> from the value to theirs: {"perplexity": lambda bits: 2**bits}. Written
         into the rows under these names.
     """
@@ -39,11 +40,11 @@ class Quality:
     measure: Callable[[Any, Any], Sequence[Any]]
     also: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
 
-    def show(self, value: float, stderr: float) -> str:
+    def show(self, value: float, stderr: float | None) -> str:
         """`98.6±0.6%` or `2.514±0.012`."""
-        if self.unit == "%":
-            return f"{100 * value:.1f}±{100 * stderr:.1f}%"
-        return f"{value:.3f}±{stderr:.3f}"
+        scale, digits = (100, 1) if self.unit == "%" else (1, 3)
+        error = "" if stderr is None else f"±{scale * stderr:.{digits}f}"
+        return f"{scale * value:.{digits}f}{error}" + ("%" if self.unit == "%" else "")
 
 
 def measure(
@@ -61,18 +62,18 @@ def measure(
       batches: the batch sizes to measure latency at: on one device, or where parameters are cut over devices, on these.
     """
     space = search.space
-    (example,) = jax.tree.leaves(space.example)
-    passes = {name: (space.forward(model), _on_one_device(v)) for name, (model, v) in finished.networks.items()}
+    passes = {name: (net.fn, _on_one_device(net.params)) for name, net in finished.networks.items()}
     if not {FULL, LONGER} & set(passes):  # nobody trained it; how long it takes does not depend on that
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), space.parameters.template)
-        passes[FULL] = (space.forward(), zeros)
-    milliseconds = latency.rows(passes, example, batches)
+        shapes = space.arrays(space.parameters.template)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        passes[FULL] = (lambda params, *inputs: space.fn(space.whole(params), *inputs), zeros)
+    milliseconds = latency.rows(passes, space.example, batches)
     rows = []
-    for name, (model, variables) in finished.networks.items():
+    for name, network in finished.networks.items():
         stop_if_requested(f"{quality.name} was measured")
-        value, stderr = quality.measure(model, variables)[:2]
+        value, stderr = quality.measure(network.fn, network.params)[:2]
         shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
-        row = {"name": shown, **space.resources(model.structure), "quality": value, "stderr": stderr}  # type: ignore[attr-defined]
+        row = {"name": shown, **space.resources(network.structure), "quality": value, "stderr": stderr}
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)

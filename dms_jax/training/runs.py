@@ -35,6 +35,8 @@ from dms_jax import files, models, reading
 from dms_jax.elements import declared
 from dms_jax.errors import Interrupted, UserError, one_line, shortened
 from dms_jax.models.arguments import check_arguments, check_example
+from dms_jax.shrink import shrink
+from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import claims
 from dms_jax.training.checkpoints import Checkpoints, warn
@@ -313,6 +315,28 @@ def load(directory: str | os.PathLike[str], *, host: bool = False) -> tuple[nn.M
             "which makes both again"
         )
     return model, restored.state
+
+
+def load_params(
+    directory: str | os.PathLike[str], space: SearchSpace, structure: Structure, *, host: bool = False
+) -> Any:
+    """The small network's parameters that a finished run left: a tree like the space's, arrays alone.
+
+    Raises:
+      UserError: no finished run is there, or it is of another network.
+    """
+    folder = Path(directory) / "checkpoints" / FINAL
+    if not folder.is_dir():
+        raise UserError(f"{directory} holds no finished run; run its job to the end")
+    shapes = shrink(space, space.arrays(space.parameters.template), structure)
+    wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
+    with Checkpoints(folder, owner=Owner(claims.configuration(Path(directory)), FINAL)) as checkpoints:
+        restored = checkpoints.restore(wanted)
+    if restored is None or restored.meta.get("structure") != identity_of(structure.to_json()):
+        raise UserError(
+            f"{folder} holds no whole checkpoint of this structure; run the job again, which makes it again"
+        )
+    return restored.state
 
 
 def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:

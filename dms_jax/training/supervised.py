@@ -1,4 +1,4 @@
-"""Plain training and evaluation of a classifier: what a search is preceded and followed by."""
+"""Plain training, and a classifier's loss and accuracy: what a search is preceded and followed by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import optax
 from dms_jax.errors import UserError
 from dms_jax.method.gradients import value_and_grad
 from dms_jax.method.loss import Loss, outcome
-from dms_jax.partition import combine, merged, owned, partition, without_masks
+from dms_jax.partition import combine, merged, owned, partition, under_params, without_masks
 from dms_jax.training.distillation import TEACHER, Distillation, at_resolution
 
 
@@ -41,19 +40,22 @@ class TrainState:
         return self.params if self.average is None else self.average
 
 
-def init(params: Any, optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
+def init(
+    params: Any, optimizer: optax.GradientTransformation, *, trained: Any = under_params, average: bool = False
+) -> TrainState:
     """The state before the first step, of copies: a step that donates its state leaves `params` alone.
 
     Args:
       params: the network's variables, the whole tree; "masks" is ignored.
       optimizer: for what is trained of them.
+      trained: which leaves are, as `partition` takes it: a tree of booleans, or a function of paths.
       average: begin a moving average from them.
     """
     params = owned(without_masks(params))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=owned(optimizer.init(partition(params)[0]), params),
+        opt_state=owned(optimizer.init(partition(params, trained)[0]), params),
         average=owned(params) if average else None,
     )
 
@@ -62,6 +64,7 @@ def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    trained: Any = under_params,
     accumulate: int = 1,
     average: optax.ScalarOrSchedule | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
@@ -70,6 +73,7 @@ def make_step(
     Args:
       loss: as `dms_jax.Search` takes it, so that both train alike.
       optimizer: for what is trained.
+      trained: which leaves are, as `partition` takes it.
       accumulate: parts that the batch passes in, one after another (see `dms_jax.method.gradients`).
       average: decay d of the moving average, a <- d a + (1 - d) w after every step, or from the steps done to it
         (`schedules.average_decay`); the state has to hold one (`init(..., average=True)`).
@@ -77,18 +81,18 @@ def make_step(
 
     evaluate = outcome(loss)
 
-    def task(trained: Any, rest: Any, batch: Any, key: jax.Array):
-        return evaluate(combine(trained, rest), batch, key)
+    def task(weights: Any, rest: Any, batch: Any, key: jax.Array):
+        return evaluate(combine(weights, rest), batch, key)
 
     slope = value_and_grad(task, 0, accumulate)
 
     def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, Any]]:
-        trained, rest = partition(state.params)
-        (value, (changed, metrics)), gradient = slope(trained, rest, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        weights, rest = partition(state.params, trained)
+        (value, (changed, metrics)), gradient = slope(weights, rest, batch, key)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, weights)
         new = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,
-            params=combine(optax.apply_updates(trained, updates), merged(rest, changed)),
+            params=combine(optax.apply_updates(weights, updates), merged(rest, changed)),
             opt_state=opt_state,
         )
         if average is not None:
@@ -109,7 +113,7 @@ def _averaged(average: Any, new: Any, decay: Any) -> Any:
 
 
 def classification_loss(
-    model: nn.Module,
+    model: Any,
     distillation: Distillation | None = None,
     *,
     label_smoothing: float = 0.0,
@@ -122,7 +126,7 @@ def classification_loss(
     training batch against "label". With a teacher the metric "cross_entropy" is the task's part of the loss.
 
     Args:
-      model: the classifier.
+      model: a Flax Linen classifier.
       distillation: mix with the divergence from `batch["teacher_logits"]` (see `taught`).
       label_smoothing: share of a label's weight that is spread over all classes; targets are taken as they are.
       resolution: pixels of a side that the model takes, where the batch's images may be larger for a teacher's sake.
@@ -167,14 +171,14 @@ class Accuracy(NamedTuple):
     top5: float | None = None
 
 
-def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Accuracy:
+def accuracy(fn: Callable[[Any, Any], Any], params: Any, batches: Iterable[Mapping[str, Any]]) -> Accuracy:
     """Top-1 and top-5 accuracy over batches of {"image": [B, ...], "label": [B]}, every image counted once.
 
     Batches may be cut over devices and processes (`shard_batch`); all processes then call this, with as many batches.
 
     Args:
-      model: the classifier.
-      variables: its.
+      fn: `(params, images) -> logits [B, classes]`, of inference.
+      params: the classifier's.
       batches: a leaf "weight" `[B]` is 1 for images and 0 for padding, which is not counted.
 
     Raises:
@@ -182,8 +186,8 @@ def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, An
     """
 
     @jax.jit
-    def count(variables: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        logits: Any = model.apply(variables, batch["image"], train=False)
+    def count(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        logits = fn(params, batch["image"])
         labels = batch["label"]
         counted = batch["weight"] > 0 if "weight" in batch else jnp.ones(labels.shape, bool)
         of = {"all": counted, "right": counted & (jnp.argmax(logits, axis=-1) == labels)}
@@ -194,7 +198,7 @@ def accuracy(model: nn.Module, variables: Any, batches: Iterable[Mapping[str, An
     add = jax.jit(lambda total, new: jax.tree.map(jnp.add, total, new))
     totals: list[dict[str, jax.Array]] = []
     for batch in batches:
-        new = count(variables, batch)
+        new = count(params, batch)
         totals = [*totals[-2:], add(totals[-1], new) if totals else new]
         # not the newest, which keeps the devices busy; but no more than three batches lie on them
         jax.block_until_ready(totals[0])

@@ -11,10 +11,10 @@ from benchmarks import enumerated, regret
 from benchmarks.cells import Cells
 from benchmarks.command import Options
 from benchmarks.methods import OURS
+from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised
 from dms_jax.training.language import bits_per_token, language_loss
-from experiments.conduct import warm_cosine
 from experiments.llama_prune import adamw
 
 
@@ -46,7 +46,7 @@ def test_masked_training_is_training_the_smaller_network(space):
     step = jax.jit(supervised.make_step(language_loss(small), optimizer))
     for windows in tokens:
         state, _ = step(state, {"tokens": windows}, jax.random.key(0))
-    alone = bits_per_token(small, state.params, [{"tokens": jnp.asarray(space.test)}]).value
+    alone = bits_per_token(small.apply, state.params, [{"tokens": jnp.asarray(space.test)}]).value
     assert masked == pytest.approx(alone, rel=1e-5)
 
 

@@ -27,7 +27,7 @@ def gated(draw: Draw, width: int) -> Piece:
     inner, f = draw((mlp, recurrent, dense_of_norm))(draw, width)
     kinds = [draw(tuple(FACTORS)) for _ in range(draw((1, 2, 3)))]
     order = draw(tuple(range(len(kinds) + 1)))
-    from_left, subtract = draw((True, False)), draw((True, False, False))
+    from_left, subtract = draw((True, False)), draw((False, False, True))
     shapes = inner | {"alpha": (), "gamma": (width,), "gate": (width, 1), "se_up": (width, 3), "se_down": (3, width)}
     shapes |= {"unused": (width, 3)}
 
@@ -88,7 +88,7 @@ NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "l2_rsqrt": lambda x: x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 1e-3),
     "mean_by_matrix": lambda x: x - x @ jnp.full((x.shape[-1],) * 2, 1 / x.shape[-1]),
     "mean_by_ones": lambda x: x - (x @ jnp.ones((x.shape[-1], 1))) / x.shape[-1],
-    "maximum": lambda x: x / (1e-2 + jnp.max(jnp.abs(x), -1, keepdims=True)),
+    "maximum": lambda x: x / (1e-2 + jnp.max(jax.lax.stop_gradient(jnp.abs(x)), -1, keepdims=True)),
     "softmax": lambda x: jax.nn.softmax(x, -1),
     "log_softmax": lambda x: jax.nn.log_softmax(x, -1),
     "time": lambda x: _layer_norm(jnp.swapaxes(x, 1, 2)).swapaxes(1, 2),
@@ -296,7 +296,7 @@ ODD: dict[str, Callable[[jax.Array], jax.Array]] = {
     "take": lambda x: jnp.take(x, jnp.array([5, 4, 3, 0, 1, 2]), axis=-1),
     "halves": lambda x: jnp.concatenate([x[..., 3:], x[..., :3]], -1),
     "pairs": lambda x: x.reshape(*x.shape[:2], 3, 2)[..., ::-1].reshape(x.shape),
-    "maximum_of_pairs": lambda x: jnp.repeat(jnp.max(x.reshape(*x.shape[:2], 3, 2), -1), 2, axis=-1),
+    "sum_of_pairs": lambda x: jnp.repeat(jnp.sum(x.reshape(*x.shape[:2], 3, 2), -1), 2, axis=-1),
     "first": lambda x: x * x[..., :1],
     "argmax": lambda x: x * (1 + jnp.argmax(x, -1, keepdims=True)),
 }

@@ -11,8 +11,11 @@ from tests.networks.catalogue import NETWORKS
 BIG = tuple(name for name in NETWORKS if name.startswith("keras") or name == "equinox_equimo_mobilenet_v3")
 """Networks of hundreds of operations: compiling each of their programs takes seconds."""
 
-CONDITIONED = tuple(name for name in NETWORKS if name not in BIG and name != "haiku_mobilenet_v1")
-"""Networks whose training gradients are no differences of large numbers: BatchNorm over few numbers has such."""
+SLOW = ("keras_densenet121", "equinox_equimo_mobilenet_v3")
+"""Of these nothing is compiled."""
+
+TRAINED = tuple(name for name in NETWORKS if name not in BIG and name != "haiku_mobilenet_v1")
+"""Deep networks with BatchNorm over few numbers differ by rounding in training, as far as one likes."""
 
 REFUSED = {
     "linen_scan_remat": "a layer of the loop at scan at .*linen_sequences.py.* is not a residual branch",
@@ -41,21 +44,21 @@ def forget():
 def test_costs_are_counted(name):
     case = case_of(name)
     assert set(case.space.costs) == {"macs", "params"}
-    for kept in ({}, *checking.some(case.space, (0, 1))):
+    for kept in checking.some(case.space) if name in BIG else ({}, *checking.some(case.space, (0, 1))):
         checking.costs_are_counted(case, kept)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in SLOW])
 def test_masked_is_shrunk(name):
     case = case_of(name)
     for kept in checking.some(case.space)[: 1 if name in BIG else 2]:
         checking.masked_is_shrunk(case, kept)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BIG or name == "keras_mobilenet_v2"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_masked_is_shrunk_in_training(name):
     case = case_of(name)
-    checking.masked_training_is_shrunk(case, checking.some(case.space)[0], gradients=name in CONDITIONED)
+    checking.masked_training_is_shrunk(case, checking.some(case.space)[0])
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BIG or name == "keras_mobilenet_v2"])

@@ -13,12 +13,14 @@ import optax
 import pytest
 
 from benchmarks.masked import inserted
-from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError
+from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, shrink
 from dms_jax.baselines.gradient_estimated import GradientEstimated
 from dms_jax.baselines.iterative import Iterative
 from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.method import resources
 from dms_jax.method.dms import DMS
+from dms_jax.training import supervised
+from tests import tiny
 from tests.counting import random_variables
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_GRADIENTS
 from tests.moved import moved_by
@@ -515,6 +517,17 @@ def test_init_copies_and_a_donated_step_takes_nothing_from_the_user(space, varia
     step(state, (X, Y), KEY)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     chex.assert_trees_all_equal(jax.tree.map(np.array, variables), kept)
+
+
+def test_the_weights_optimizer_goes_on_in_the_small_network():
+    """Its state holds nothing for running averages, and is shrunk all the same."""
+    model, optimizer = tiny.make(), optax.sgd(0.1, momentum=0.9)
+    space = SearchSpace.from_model(model, tiny.EXAMPLE)
+    search = Search(space, supervised.classification_loss(model), optimizer, {"macs": 0.5}, 5)
+    state = jax.eval_shape(search.init, tiny.variables(model))
+    kept = {name: tuple(range(group.least)) for name, group in space.groups.items()}
+    small = jax.eval_shape(lambda state: supervised.init(shrink(space, state.params, kept), optimizer), state)
+    chex.assert_trees_all_equal_shapes(shrink(space, state.opt_state, kept), small.opt_state)
 
 
 @pytest.mark.parametrize("what", ["params", "ratios", "importance"])

@@ -48,7 +48,7 @@ def test_job_estimates_them_where_asked_for(tmp_path):
     for count in (0, 2):
         with Run(tmp_path / str(count), {}) as run:
             draw = lambda i: shard_batch(batch, mesh)  # noqa: E731
-            job = Job(run, supervised.classification_loss, draw, mesh, jax.random.key(0), calibrate=count)
-            trained = job.train("train", model, variables, sgd(1e-3), 2)
+            job = Job(run, supervised.classification_loss(model), draw, mesh, jax.random.key(0), calibrate=count)
+            trained = job.train("train", job.loss, variables, sgd(1e-3), 2)
             means.append(float(jnp.mean(trained["batch_stats"]["norm"]["mean"])))
     assert means[0] < 0.2 and means[1] == pytest.approx(5.0, abs=0.2)  # running: 1 - .99^2 of the way

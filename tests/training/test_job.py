@@ -24,9 +24,8 @@ def parts():
 
 
 def job(run, mesh, seed=0):
-    return Job(
-        run, supervised.classification_loss, lambda i: shard_batch(tiny.batch_of(i), mesh), mesh, jax.random.key(seed)
-    )
+    batches = lambda i: shard_batch(tiny.batch_of(i), mesh)  # noqa: E731
+    return Job(run, supervised.classification_loss(tiny.make()), batches, mesh, jax.random.key(seed))
 
 
 def search_of(space, model, steps):
@@ -43,9 +42,9 @@ def test_what_is_handed_in_survives_donation_and_can_start_another_phase(parts, 
     before = bits(variables)
     with runs.Run(tmp_path, {}) as run:
         this = job(run, mesh)
-        first = this.train("first", model, variables, optax.sgd(0.1), 2)
+        first = this.train("first", this.loss, variables, optax.sgd(0.1), 2)
         state = this.search("search", search_of(space, model, 3), first)
-        second = this.train("second", model, first, optax.sgd(0.1), 2)
+        second = this.train("second", this.loss, first, optax.sgd(0.1), 2)
         assert set(run.seconds) == {"first", "search", "second"} and min(run.seconds.values()) > 0
     assert bits(variables) == before
     assert bits(first) != before and bits(second) != bits(first)
@@ -54,8 +53,8 @@ def test_what_is_handed_in_survives_donation_and_can_start_another_phase(parts, 
         assert len(leaf.sharding.device_set) == 2
 
     with runs.Run(tmp_path, {}) as run:  # all is done: the same comes back, and nothing runs
-        this = Job(run, supervised.classification_loss, lambda i: pytest.fail("a batch was asked for"), mesh, this.key)
-        assert bits(this.train("first", model, variables, optax.sgd(0.1), 2)) == bits(first)
+        this = Job(run, this.loss, lambda i: pytest.fail("a batch was asked for"), mesh, this.key)
+        assert bits(this.train("first", this.loss, variables, optax.sgd(0.1), 2)) == bits(first)
         assert bits(this.search("search", search_of(space, model, 3), first)) == bits(state)
 
     records = [json.loads(line) for line in (tmp_path / runs.MASKS).read_text().splitlines()]
@@ -79,6 +78,7 @@ def test_a_phase_keeps_about_as_many_records_however_long(parts, tmp_path):
     model, _, mesh, variables = parts
     steps = 2 * RECORDS + 1
     with runs.Run(tmp_path, {}) as run:
-        job(run, mesh).train("long", model, variables, optax.sgd(0.1), steps)
+        this = job(run, mesh)
+        this.train("long", this.loss, variables, optax.sgd(0.1), steps)
     steps_recorded = [record["step"] for record in read(tmp_path)]
     assert steps_recorded == [1, *range(2, steps, 2), steps]

@@ -29,7 +29,7 @@ def measured():
 def test_every_window_counts_once_on_any_number_of_devices(measured, devices):
     variables, batches, nats = measured
     mesh = None if devices is None else make_mesh(jax.devices()[:devices], fsdp=min(devices, 2))
-    found = bits_per_token(MODEL, variables if mesh is None else place(variables, mesh), batches, mesh)
+    found = bits_per_token(MODEL.apply, variables if mesh is None else place(variables, mesh), batches, mesh)
     bits = nats / math.log(2)
     assert found.value == pytest.approx(bits.mean(), rel=100 * FLOAT32_ROUNDING)
     assert found.stderr == pytest.approx(bits.std(ddof=1) / math.sqrt(13), rel=1e4 * FLOAT32_ROUNDING)

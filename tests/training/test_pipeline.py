@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from dms_jax import Searchable
+from dms_jax.adapters import marked
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
@@ -31,14 +32,15 @@ class Recorder:
     """A job that trains nothing and remembers what it was asked for."""
 
     def __init__(self, name, asked):
-        self.name, self.asked, self.mesh = name, asked, None
+        self.name, self.asked, self.mesh, self.loss = name, asked, None, lambda params, batch, key: 0.0
 
     def phase_key(self, name):
         return jax.random.key(7)
 
-    def train(self, name, model, variables, optimizer, steps, *, average=None):
+    def train(self, name, loss, params, optimizer, steps, *, trained=None, average=None):
+        assert jax.tree.structure(trained) == jax.tree.structure(params) and all(jax.tree.leaves(trained))
         self.asked.append((self.name, name, steps, average))
-        return variables
+        return params
 
     def search(self, name, search, variables):
         self.asked.append((self.name, name, search.schedule.steps, None))
@@ -50,7 +52,7 @@ def pieces(steps, model=None, **options: Any):
     asked = []
     options = {name: make(asked) if callable(make) else make for name, make in options.items()}
     space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, 4), jnp.float32))
-    search = Search(space, lambda *_: None, optax.sgd(0.1), {"macs": 0.5}, Schedule(5))  # type: ignore[arg-type]
+    search = Search(space, lambda *_: 0.0, optax.sgd(0.1), {"macs": 0.5}, Schedule(5))  # type: ignore[arg-type]
     made = Pipeline(
         Recorder("job", asked),  # type: ignore[arg-type]
         search,
@@ -58,6 +60,8 @@ def pieces(steps, model=None, **options: Any):
         lambda n: optax.sgd(0.1),
         model={"name": "net", "arguments": {}},
         example=np.ones((2, 4), np.float32),
+        fresh=marked.fresh(space),
+        checked=marked.exact(space),
         **options,
     )
     variables = model.init(jax.random.key(0), jnp.ones((1, 4)))
@@ -100,7 +104,7 @@ def test_without_controls_there_are_two_trainings_less(monkeypatch):
     # nobody trained the full network, and its latency is compared all the same
     seen = []
     monkeypatch.setattr(latency, "latency_warnings", lambda full, found, macs: seen.append((full, found)) or [])
-    quality = Quality("accuracy", "%", lambda model, v: (0.5, 0.1, 0.9))
+    quality = Quality("accuracy", "%", lambda fn, params: (0.5, 0.1, 0.9))
     measured = results.measure(finished, run.search, steps, quality, batches=(1,))
     assert [row["name"] for row in measured["rows"]] == ["found by DMS"]
     assert (measured["rows"][0]["quality"], measured["rows"][0]["stderr"]) == (0.5, 0.1)
@@ -115,8 +119,8 @@ def test_where_retraining_begins(retrain, monkeypatch):
     run, variables, _ = pieces(Steps(0, 5, 7), retrain=retrain)
     networks = run.run(variables).networks
     for name in (FOUND, UNIFORM):
-        model, started = networks[name]
-        new: Any = model.init(jax.random.key(7), jnp.ones((1, 4)))
+        _, started, structure = networks[name]
+        new: Any = run.search.space.model.clone(structure=structure).init(jax.random.key(7), jnp.ones((1, 4)))
         fresh = new["params"]["b"]["kernel"]
         assert started["params"]["b"]["kernel"].shape == fresh.shape
         assert np.array_equal(started["params"]["b"]["kernel"], fresh) == (retrain == "scratch")

@@ -15,6 +15,8 @@ import pytest
 import toy
 
 from dms_jax import Searchable
+from dms_jax.adapters import marked
+from dms_jax.conduct import Experiment, conduct
 from dms_jax.errors import UserError
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -40,7 +42,6 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.processes import local
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.conduct import Experiment, conduct
 from tests import tiny
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
@@ -100,11 +101,11 @@ def job(rank: int, count: int, directory: Path, stop: bool) -> None:
                 run.interrupt.requested |= stop and rank == count - 1 and asked == TRAIN + SEARCH // 2
                 return shard_batch(share(tiny.batch_of(i, 16), rank, count), mesh)
 
-            this = Job(run, supervised.classification_loss, batches, mesh, jax.random.key(0))
+            this = Job(run, loss, batches, mesh, jax.random.key(0))
             with pytest.raises(UserError, match="a job is at work in"):
                 Run(directory, {"job": "two processes"}).__enter__()
             first = replicate(random_variables(space), mesh)
-            trained = this.train("train", model, first, optimizers.sgd(0.1), TRAIN, average=0.5)
+            trained = this.train("train", loss, first, optimizers.sgd(0.1), TRAIN, average=0.5)
             state = this.search("search", search, trained)
             structure = search.structure(state)
             run.finish(structure, shrink(space, state.params, structure), {"step": int(state.step)})
@@ -117,7 +118,7 @@ def job(rank: int, count: int, directory: Path, stop: bool) -> None:
     trained, state, structure = run()
     assert asked == TRAIN + SEARCH
     padded = {**tiny.batch_of(99, 16), "weight": np.arange(16) < 13}
-    found = supervised.accuracy(model, trained, [shard_batch(share(padded, rank, count), mesh)])
+    found = supervised.accuracy(space.fn, trained, [shard_batch(share(padded, rank, count), mesh)])
     kept = np.concatenate([structure.kept[name] for name in space.groups])
     np.savez(
         directory / f"{rank}.npz", np.array([found.value, found.top5]), kept, *jax.tree.leaves(local((trained, state)))
@@ -138,7 +139,8 @@ def experiment(rank: int, directory: Path) -> None:
     """All of an experiment, parameters cut over the processes: one report, one table. A second time it is done."""
     mesh, model = make_mesh(fsdp=2), Net()
     space = SearchSpace.from_model(model, tiny.EXAMPLE)
-    search = Search(space, supervised.classification_loss(model), optax.sgd(0.05), {"macs": 0.5}, Schedule(2))
+    loss = supervised.classification_loss(model)
+    search = Search(space, loss, optax.sgd(0.05), {"macs": 0.5}, Schedule(2))
     steps = Steps(1, 2, 1, compare=False)
     test = shard_batch(share(tiny.batch_of(99, 16), rank, 2), mesh)
     variables = place(jax.jit(model.init)(jax.random.key(0), np.zeros(tiny.EXAMPLE.shape, np.float32)), mesh)
@@ -146,16 +148,17 @@ def experiment(rank: int, directory: Path) -> None:
 
     def phases(run: Run) -> Finished:
         batches = lambda i: shard_batch(share(tiny.batch_of(i, 16), rank, 2), mesh)  # noqa: E731
-        job = Job(run, supervised.classification_loss, batches, mesh, jax.random.key(0))
+        job = Job(run, loss, batches, mesh, jax.random.key(0))
         words = {"name": "net", "arguments": {}}
         example = tiny.batch_of(98)["image"]
-        return Pipeline(job, search, steps, lambda n: optax.sgd(0.1), words, example, "scratch").run(variables)
+        how = {"retrain": "scratch", "fresh": marked.fresh(space)}
+        return Pipeline(job, search, steps, lambda n: optax.sgd(0.1), words, example, **how).run(variables)
 
     for _ in range(2):
         conduct(
             Experiment(
                 directory, {"experiment": "net"}, "python net.py", "net on noise", "noise", "p", 0, search, steps,
-                Quality("accuracy", "%", lambda model, v: supervised.accuracy(model, v, [test])), phases, (1,),
+                Quality("accuracy", "%", lambda fn, v: supervised.accuracy(fn, v, [test])), phases, (1,),
             )
         )  # fmt: skip
 

@@ -184,6 +184,12 @@ def _slice_resize(sizes: Any, step: Any) -> dict[str, Any]:
     return {"start_indices": tuple(a for a, _ in bounds), "limit_indices": tuple(b for _, b in bounds)}
 
 
+def _slice_moved(node: Any) -> list[tuple[int, ...]]:
+    """Every axis but those that are cut: a mask has an element for all of their positions."""
+    pairs = zip(node.inputs[0].axes, node.outputs[0].axes, strict=True)
+    return [(i,) if source.size == axis.size else () for i, (source, axis) in enumerate(pairs)]
+
+
 def split(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
     along, start, outs = eqn.params["axis"], 0, []
     for size in eqn.params["sizes"]:
@@ -261,7 +267,7 @@ OPERATIONS: dict[str, Operation] = {
     "stack": Operation(stack),
     "unstack": Operation(unstack),
     "tile": Operation(tile),
-    "slice": Operation(slice_, _slice_resize),
+    "slice": Operation(slice_, _slice_resize, passes=moves(_slice_moved)),
     "split": Operation(split, _split_resize),
     "pad": Operation(pad, _pad_resize, passes=_pad_passes),
     "rev": Operation(rev),

@@ -1,4 +1,4 @@
-"""What every experiment does around its phases: go on or say that all is done, measure, write, show."""
+"""What every job does around its phases: go on or say that all is done, measure, write, show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from rich.console import Console
 
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.method.search import Search
-from dms_jax.report import write_report
 from dms_jax.training import processes
 from dms_jax.training.pipeline import FOUND, Finished, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
@@ -95,19 +94,26 @@ def say(line: str) -> None:
 
 def _point_out(directory: Path) -> None:
     there = directory / "report.html"
-    print(f"finished already: {there if there.exists() else _report(directory)}")
+    print(f"finished already: {there if there.exists() else _report(directory) or directory}")
 
 
 def _show(results: Mapping[str, Any], quality: Quality, directory: Path) -> None:
     print_table(results, quality)
     for line in results["warnings"]:
         print(f"warning: {line}")
-    print(f"report: {_report(directory)}")
+    if report := _report(directory):
+        print(f"report: {report}")
 
 
-def _report(directory: Path) -> Path:
+def _report(directory: Path) -> Path | None:
+    """Write the report; None, and a line about it, where what draws it is missing."""
     try:
+        from dms_jax.report import write_report
+
         return write_report(directory)
+    except ImportError as error:
+        say(f"no report ({error}): install dms_jax[report]; the same command writes it then")
+        return None
     except (OSError, ValueError) as error:
         raise UserError(f"no report: {error}") from error
 

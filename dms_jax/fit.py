@@ -1,0 +1,323 @@
+"""One call: a network, its loss, data and a budget become a smaller network and a report.
+
+Its smallest use: `dms_jax.fit(fn, params, loss=loss, batches=batches, example=x, budget={"macs": 0.5}, steps=1000,
+workdir="runs/mine")`; the result has `fn` and `params`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dms_jax.conduct import Experiment, conduct, say, warm_cosine
+from dms_jax.data.stepping import by_step
+from dms_jax.errors import UserError, one_line
+from dms_jax.method.importance import Importance
+from dms_jax.method.limits import Limits
+from dms_jax.method.loss import Loss, outcome
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
+from dms_jax.method.strategy import Strategy
+from dms_jax.space import SearchSpace
+from dms_jax.structure import Structure
+from dms_jax.training.evaluation import possible_batches, quality_of, runnable
+from dms_jax.training.job import Job
+from dms_jax.training.mesh import make_mesh, place, replicated, shard_batch
+from dms_jax.training.pipeline import Finished, Pipeline, Steps
+from dms_jax.training.results import Quality
+from dms_jax.training.runs import Run, load_params
+
+RATE = 1e-3
+"""Peak learning rate of the AdamW that trains where no optimizer is given; the search runs at a constant half of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network and what it learns, as `experiments.fit` takes it from a file.
+
+    Attributes:
+      fn: `(params, *inputs) -> outputs`, of inference; or a `SearchSpace`.
+      params: any pytree; None: those that the space was made of.
+      loss, batches, evaluate, example: as `fit` takes them.
+      options: further arguments of `fit` by name (optimizer, trainable, also, ...); command-line flags go before them.
+    """
+
+    fn: Callable[..., Any] | SearchSpace
+    params: Any
+    loss: Loss
+    batches: Any
+    evaluate: Callable[..., Any] | Quality | None = None
+    example: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What `fit` found.
+
+    Attributes:
+      fn: `(params, *inputs) -> outputs` of the small network, jitted; any batch size.
+      params: its parameters, a tree like the full network's.
+      structure: what was kept of which group.
+      results: the content of results.json: "rows" has one entry a network, with its MACs, parameters and quality.
+      report: the page to look at; None where matplotlib is missing.
+      directory: of the run; `dms_jax.load(directory)` gives the network back anywhere.
+      space: of the full network; `space.shrunk(any_function, structure)` runs others small.
+    """
+
+    fn: Callable[..., Any]
+    params: Any
+    structure: Structure
+    results: Mapping[str, Any]
+    report: Path | None
+    directory: Path
+    space: SearchSpace
+
+
+def fit(
+    fn: Callable[..., Any] | SearchSpace,
+    params: Any = None,
+    *,
+    loss: Loss,
+    batches: Any,
+    budget: Mapping[str, float],
+    steps: int,
+    workdir: str | os.PathLike[str],
+    example: Any = None,
+    evaluate: Callable[..., Any] | Quality | None = None,
+    optimizer: optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None = None,
+    pretrain: int = 0,
+    finetune: int | None = None,
+    compare: bool = True,
+    warmup: int = 0,
+    retrain: Literal["sliced", "scratch"] = "sliced",
+    fresh: Callable[[Structure, jax.Array], Any] | None = None,
+    limits: Limits | None = None,
+    importance: Importance | None = None,
+    strategy: Strategy | None = None,
+    resource_weight: float | None = None,
+    accumulate: int = 1,
+    calibrate: int = 0,
+    average: float | None = None,
+    seed: int = 0,
+    devices: Sequence[Any] | None = None,
+    fsdp: int = 1,
+    title: str | None = None,
+    data: str = "",
+    command: str | None = None,
+    latency_batches: Sequence[int] = (1, 64),
+    **reading: Any,
+) -> Fitted:
+    """Pretrain if asked, search, shrink, finetune, train two controls, measure, and write it all down.
+
+    Stop it at any time: the same call goes on where it was, and gives the result at once when all is done.
+
+    Args:
+      fn: `(params, *inputs) -> outputs`, of inference and pure; or a `SearchSpace` (`SearchSpace.from_nnx(...)`).
+      params: of the full network: any pytree; None: those that the space was made of.
+      loss: `(params, batch, key)` -> a scalar, or (it, {"state": new values of what is not trained, "metrics": ...}).
+      batches: from the number of a step to its batch, the same one whenever asked; or a list of batches, or what gives
+        an iterator of them anew (a loader, a generator function), which is gone through again and again.
+      budget: {"macs": x, "params": y}, either or both: fractions of the full network in (0, 1], or numbers above 1.
+      steps: of the search.
+      workdir: the run directory: new, or of this very job, which then goes on.
+      example: one input or a tuple of all, arrays or shapes; MACs are counted for these: batch 1 for MACs per image.
+      evaluate: `(fn, params)` -> a number, or (number, standard error); shares in [0, 1] are shown in % where its name
+        says accuracy. Or a `Quality`. None: the mean loss of a few training batches.
+      optimizer: for all phases; or from a number of steps to that of a phase so long. None: AdamW, warm-up and cosine.
+      pretrain, finetune: steps before and after the search; finetune=None: as many as the search has; 0: none.
+      compare: train the two controls, as long as search and finetuning: the same keep ratio everywhere, and the full
+        network.
+      warmup: steps at the beginning of the search in which the structure stays as it is.
+      retrain: "sliced": finetune what the search left; "scratch": new parameters, by `fresh`.
+      fresh: from a structure and a key to new parameters of those sizes.
+      limits, importance, strategy, resource_weight, accumulate: as `Search` takes them.
+      calibrate: batches over which running statistics are estimated anew after training; 0 keeps the running ones.
+      average: decay of a moving average of the weights after the search.
+      seed: of everything drawn.
+      devices, fsdp: where it runs; over how many devices large parameters are cut. A batch is cut over all of them.
+      title, data, command: for the report: the network, the data, how to do it again.
+      latency_batches: batch sizes that latency is measured at.
+      **reading: of `SearchSpace.from_function`, where `fn` is a function: trainable, also, tie, unroll, include,
+        freeze, blocks, paths. The loss is read with it.
+
+    Returns:
+      The small network, its parameters, results and report.
+
+    Raises:
+      Interrupted: stopped and saved.
+      UserError: arguments that do not fit, a budget that cannot be met, another job's directory, a loss that is not
+        finite, ...
+    """
+    outcome(loss)  # which refuses what is no loss
+    draw = by_step(batches)
+    space, params, inputs = _read(fn, params, loss, draw, example, reading)
+    make, searching = _optimizers(optimizer, steps)
+    plan = Steps(pretrain, steps, steps if finetune is None else finetune, compare=compare)
+    chosen = {"limits": limits, "importance": importance, "strategy": strategy}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    search = Search(
+        space,
+        loss,
+        searching,
+        budget,
+        Schedule(steps, warmup),
+        resource_weight=resource_weight,
+        accumulate=accumulate,
+        **chosen,
+    )
+    mesh, key, title = make_mesh(devices, fsdp=fsdp), jax.random.key(seed), title or space.source.title
+
+    def phases(run: Run) -> Finished:
+        job = Job(run, loss, _on(mesh, draw), mesh, key, accumulate, calibrate)
+        words = {"name": title}
+        how = {"retrain": retrain, "fresh": fresh, "average": average, "trained": True}
+        return Pipeline(job, search, plan, make, words, inputs, **how).run(place(space.arrays(params), mesh))
+
+    options = {"warmup": warmup, "retrain": retrain, "calibrate": calibrate, "average": average, "seed": seed}
+    conduct(
+        Experiment(
+            directory=workdir,
+            identity=_identity(search, plan, title, options),
+            command=command or f"dms_jax.fit(..., workdir={os.fspath(workdir)!r})",
+            subject=title,
+            data=data or "the batches that were given",
+            pipeline="p" if plan.finetune else "p-",
+            seed=seed,
+            search=search,
+            steps=plan,
+            quality=quality_of(evaluate, space, loss, draw, key),
+            phases=phases,
+            latency_batches=possible_batches(space, latency_batches),
+        )
+    )
+    return _fitted(Path(workdir), space, loss, draw)
+
+
+def _read(
+    fn: Any, params: Any, loss: Loss, draw: Callable[[int], Any], example: Any, reading: dict[str, Any]
+) -> tuple[SearchSpace, Any, tuple[Any, ...]]:
+    """The space, the parameters, and inputs to check with."""
+    if isinstance(fn, SearchSpace):
+        if reading:
+            raise UserError(f"{sorted(reading)[0]}= was for the space; give it to SearchSpace.from_..., not to fit")
+        space, params = fn, fn.source.params if params is None else params
+        inputs = space.example if example is None else example
+    else:
+        if params is None or example is None:
+            raise UserError("a function needs its parameters and an example input: fit(fn, params, example=x, ...)")
+        inputs = example if isinstance(example, tuple) else (example,)
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), draw(0))
+        also = {"loss": (loss, (batch, jax.eval_shape(lambda: jax.random.key(0)))), **(reading.pop("also", None) or {})}
+        known = inspect.signature(SearchSpace.from_function).parameters
+        if strange := sorted(set(reading) - set(known)):
+            raise UserError(f"fit has no argument {strange[0]!r}")
+        space = SearchSpace.from_function(fn, params, *inputs, also=also, **reading)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        raise UserError("the parameters are shapes; fit trains them, so give arrays")
+    return space, params, jax.tree.map(_drawn, inputs if isinstance(inputs, tuple) else (inputs,))
+
+
+def _drawn(x: Any) -> Any:
+    """An input of some shape; one that was given stays."""
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    draw = np.random.default_rng(0)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.asarray(draw.normal(size=x.shape), x.dtype)
+    return jnp.asarray(draw.integers(0, 2, x.shape), x.dtype)
+
+
+def _optimizers(given: Any, steps: int) -> tuple[Callable[[int], optax.GradientTransformation], Any]:
+    """From a number of steps to the optimizer of a phase, and that of the search."""
+    if given is None:
+        return lambda n: optax.adamw(warm_cosine(RATE, n)), optax.adamw(RATE / 2)
+    if isinstance(given, optax.GradientTransformation):
+        return lambda n: given, given
+    if not callable(given):
+        raise UserError(f"optimizer is a {type(given).__name__}; give an optax one, or a function of a number of steps")
+    make: Any = given
+    return make, make(steps)
+
+
+def _on(mesh: jax.sharding.Mesh, draw: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Batches on the devices."""
+
+    def batch(step: int) -> Any:
+        if mesh.size == 1:
+            return jax.device_put(draw(step), replicated(mesh))
+        try:
+            return shard_batch(draw(step), mesh)
+        except ValueError as error:
+            raise UserError(f"{one_line(error)}; or run on one: devices=jax.devices()[:1]") from error
+
+    return batch
+
+
+def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the job the one it is. Of functions it is the name alone."""
+    p, space = search.space.parameters, search.space
+    rows = [
+        [*row[:1], str(row[1].shape), str(row[1].dtype), row[2]]
+        for row in zip(p.paths, p.shapes, p.trained, strict=True)
+    ]
+    return {
+        "experiment": "fit",
+        "network": title,
+        "example": [str(x) for x in jax.tree.leaves(space.example)],
+        "parameters": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
+        "groups": [list(names) for names in space.counted],
+        "budget": dict(search.budget),
+        **dataclasses.asdict(plan),
+        **options,
+        **dataclasses.asdict(search.limits),
+        "strategy": repr(search.strategy),
+        "importance": getattr(search.importance.measure, "__name__", "custom"),
+        "importance_decay": search.importance.decay,
+        "resource_weight": search.resource_weight,
+        "accumulate": search.accumulate,
+    }
+
+
+def _fitted(directory: Path, space: SearchSpace, loss: Loss, draw: Callable[[int], Any]) -> Fitted:
+    """What a finished run directory holds; its programs are written where they are not."""
+    structure = Structure.load(directory / "structure.json")
+    params = load_params(directory, space, structure)
+    if not (directory / "program" / "program.json").exists():
+        _save(directory, space, params, structure, loss, draw)
+    report = directory / "report.html"
+    return Fitted(
+        fn=runnable(space, space.shrunk(space.fn, structure)),
+        params=space.whole(params),
+        structure=structure,
+        results=json.loads((directory / "results.json").read_text()),
+        report=report if report.exists() else None,
+        directory=directory,
+        space=space,
+    )
+
+
+def _save(
+    directory: Path, space: SearchSpace, params: Any, structure: Structure, loss: Loss, draw: Callable[[int], Any]
+) -> None:
+    """The programs, so that anybody loads them; with the loss if that can be written."""
+    failed = ""
+    for how in ({"loss": loss, "batch": draw(0)}, {}):
+        try:
+            space.save(directory, space.fn, params, structure, **how)
+            return
+        except Exception as error:  # an export fails in many ways, and the job is done without it
+            failed = one_line(error)[:200]
+    say(f"no program written ({failed}); dms_jax.load(directory, fn=space) runs the network")

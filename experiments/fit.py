@@ -1,0 +1,167 @@
+"""Fit any network to a budget: yours, in a file of yours.
+
+    python -m experiments.fit my_network.py --macs=0.5
+
+where `my_network.py` has a function `task()` that returns `dms_jax.Task(fn, params, loss, batches, evaluate, example)`:
+a function of parameters in JAX, or a `SearchSpace` of a Flax, Equinox, Keras or Haiku model. It is pretrained where
+that is asked for, searched, shrunk and finetuned, beside two controls: the same keep ratio everywhere, and the full
+network. The run directory gets `report.html`, and `dms_jax.load` reads the network from it. Stop it at any time; the
+same command goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+import dms_jax
+from dms_jax import Task
+from dms_jax.errors import UserError, exit_on_user_error, one_line
+from experiments import bounds
+from experiments.flags import Searching, default
+
+COMMAND = "python -m experiments.fit"
+T = TypeVar("T")
+
+
+def _amount(what: str) -> Any:
+    return tyro.conf.arg(metavar="FRACTION|NUMBER", help_behavior_hint=f"(default: {what})")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fit the network of a file to a budget."""
+
+    file: tyro.conf.Positional[Path]
+    """A Python file with a function task() that returns a dms_jax.Task."""
+    macs: Annotated[float | None, _amount("0.5, or none where --params is given")] = None
+    """Budget of MACs: a fraction of the full network's (0.5), or a number above 1 (2e6)."""
+    params: Annotated[float | None, _amount("none")] = None
+    """Budget of parameters, likewise; with --macs both hold."""
+    steps: int = 400
+    """Steps of the search."""
+    pretrain_steps: Annotated[int | None, default("none")] = None
+    """Steps of the full network before the search, where its parameters are not trained."""
+    finetune: bool = True
+    """Train the small network after the search."""
+    finetune_steps: Annotated[int | None, default("as many as the search has")] = None
+    """Steps of it."""
+    warmup_steps: int = 0
+    """Steps at the beginning of the search in which the structure stays as it is."""
+    controls: bool = True
+    """Train the two controls as long as search and finetuning."""
+    average: Annotated[float | None, default("none")] = None
+    """Decay of a moving average of the weights after the search."""
+    accumulate: int = 1
+    """Gradient-accumulation steps."""
+    calibrate: int = 0
+    """Batches over which running statistics are estimated anew after training."""
+    fsdp: int = 1
+    """FSDP sharding degree."""
+    seed: int = 0
+    """Random seed."""
+    workdir: Annotated[Path | None, default("runs/ and the name of the file")] = None
+    """The run directory: new, or an existing one of this job, resumed."""
+    searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """The budgets asked for."""
+        asked = {"macs": self.macs, "params": self.params}
+        return {name: value for name, value in asked.items() if value is not None} or {"macs": 0.5}
+
+    def check(self) -> None:
+        """Refuse what no run can be made of, before the file is read."""
+        bounds.check(self)
+        self.searching.check()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    fit_file(config, command=shlex.join([*COMMAND.split(), *given]))
+
+
+def fit_file(config: Config, command: str) -> None:
+    """Run the job, or what is left of it."""
+    config.check()
+    task = _naming(config.file, lambda: read_task(config.file))
+    flags = {
+        "budget": config.budget,
+        "steps": config.steps,
+        "pretrain": config.pretrain_steps or 0,
+        "finetune": config.finetune_steps if config.finetune else 0,
+        "compare": config.controls,
+        "warmup": config.warmup_steps,
+        "average": config.average,
+        "accumulate": config.accumulate,
+        "calibrate": config.calibrate,
+        "fsdp": config.fsdp,
+        "seed": config.seed,
+        "workdir": config.workdir or Path("runs") / config.file.stem,
+        "title": config.file.stem,
+        "command": command,
+        **config.searching.options,
+    }
+    own = {"loss": task.loss, "batches": task.batches, "evaluate": task.evaluate, "example": task.example}
+    _naming(config.file, lambda: dms_jax.fit(task.fn, task.params, **{**task.options, **own, **flags}))
+
+
+def read_task(path: Path) -> Task:
+    """Run a file and call its `task()`.
+
+    Raises:
+      UserError: there is no such file, it has no such function, or that returns something else.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; give a Python file with a function task()")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file; give one, its name ending in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # as Python does for a program: files beside it can be imported
+    sys.modules[path.stem] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    make = getattr(module, "task", None)
+    if not callable(make):
+        raise UserError(f"{path} has no function task(); define one that returns dms_jax.Task(fn, params, loss, ...)")
+    found = make()
+    if not isinstance(found, Task):
+        raise UserError(
+            f"task() in {path} returns a {type(found).__name__}; return dms_jax.Task(fn, params, loss, ...)"
+        )
+    return found
+
+
+def _naming(path: Path, run: Callable[[], T]) -> T:
+    """Run something; what goes wrong in the user's file is said in one line, with the line of that file.
+
+    Raises:
+      UserError: so.
+    """
+    try:
+        return run()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}") from error
+    except Exception as error:
+        own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
+        if not own:
+            raise
+        last = own[-1]
+        what = f"{type(error).__name__}: {one_line(error)[:500]}"
+        raise UserError(f"{path}, line {last.lineno}, in {last.name}: {last.line}: {what}") from error
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)()

@@ -1,0 +1,91 @@
+"""`python -m experiments.fit FILE`: a user's file becomes a smaller network; what is wrong in it is one line."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import dms_jax
+from dms_jax.errors import UserError
+from experiments import fit
+from tests.helpers import FLOAT32_LOGITS
+
+PLAIN = Path(__file__).parents[2] / "docs" / "examples" / "plain.py"
+SHORT = ["--steps=8", "--finetune-steps=4", "--pretrain-steps=4"]
+
+
+def test_the_network_of_a_file(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    shutil.copy(PLAIN, file)
+    arguments = [str(file), "--macs=0.4", *SHORT, f"--workdir={tmp_path / 'run'}", "--multiple", "*", "4"]
+    fit.main(arguments)
+    shown = capsys.readouterr().out
+    assert "40 % of the MACs" in shown and "accuracy" in shown and "report.html" in shown
+    task = fit.read_task(file)
+    fn, params = dms_jax.load(tmp_path / "run")
+    small, own = dms_jax.load(tmp_path / "run", fn=task.fn)
+    images = np.random.default_rng(0).random((5, 64)).astype(np.float32)
+    np.testing.assert_allclose(fn(params, images), jax.jit(small)(own, images), atol=FLOAT32_LOGITS)
+    assert all(w.shape[1] % 4 == 0 for w, _ in own["hidden"])
+    assert fn.structure.resources["after"]["macs"] <= 0.4 * fn.structure.resources["before"]["macs"]
+    fit.main(arguments)
+    assert "finished already" in capsys.readouterr().out
+
+
+HEAD = """
+import jax, jax.numpy as jnp, numpy as np
+import dms_jax
+def network(params, x):
+    return jax.nn.relu(x @ params["a"]) @ params["b"]
+def loss(params, batch, key):
+    return jnp.mean(network(params, batch) ** 2)
+draw = np.random.default_rng(0)
+a, b, x = (draw.normal(size=s).astype(np.float32) for s in ((4, 8), (8, 2), (8, 4)))
+params = {"a": jnp.asarray(a), "b": jnp.asarray(b)}
+"""
+
+
+@pytest.mark.parametrize("text, message", [
+    (None, "there is no file .*mine.py"),
+    ("a = 1\n", "mine.py has no function task"),
+    ("def task():\n    return 3\n", "task.. in .*mine.py returns a int"),
+    ("def task(:\n", r"mine.py, line 1: .*def task\(:"),
+    ("import nowhere_at_all\n", "mine.py, line 1, in <module>: import nowhere_at_all: ModuleNotFoundError"),
+    ("def task():\n    return 1 / 0\n", r"mine.py, line 2, in task: return 1 / 0: ZeroDivisionError: division by zero"),
+    (HEAD + "task = lambda: dms_jax.Task(network, params, lambda params, batch: 0.0, [x], None, x[:1])\n",
+     r"the loss takes \(params, batch\); it is called as loss\(params, batch, key\)"),
+    (HEAD + "def wrong(params, batch, key):\n    return network(params, batch)\n"
+     "task = lambda: dms_jax.Task(network, params, wrong, [x], None, x[:1])\n", r"the loss returns float32\[8, 2\]"),
+    (HEAD + "def broken(params, batch, key):\n    return network(params, batch['x'])\n"
+     "task = lambda: dms_jax.Task(network, params, broken, [x], None, x[:1])\n",
+     r"mine.py, line 12, in broken: return network\(params, batch\['x'\]\): "),
+    (HEAD + "task = lambda: dms_jax.Task(network, params, loss, [x])\n", "needs its parameters and an example"),
+    (HEAD + "task = lambda: dms_jax.Task(network, params, loss, iter([x]), None, x[:1])\n", "is gone through once"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_file_is_one_line(text, message, tmp_path):
+    file = tmp_path / "mine.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        fit.main([str(file), "--steps=2", f"--workdir={tmp_path / 'run'}"])
+    assert "\n" not in str(error.value)
+
+
+def test_an_evaluation_that_fails_names_its_line(tmp_path):
+    file = tmp_path / "mine.py"
+    body = "def score(fn, params):\n    return missing(fn)\n"
+    file.write_text(HEAD + body + "task = lambda: dms_jax.Task(network, params, loss, [x], score, x[:1])\n")
+    arguments = [str(file), "--steps=4", "--no-controls", f"--workdir={tmp_path / 'run'}"]
+    with pytest.raises(UserError, match="in score: return missing.fn.: NameError"):
+        fit.main(arguments)
+    file.write_text(file.read_text().replace("missing(fn)", "0.5, 0.1"))
+    fit.main(arguments)  # what was trained is kept
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_numbers_that_no_run_has(tmp_path):
+    for flag in ("--steps=0", "--seed=-1", "--average=1", "--warmup-steps=-1"):
+        with pytest.raises(UserError, match=flag.split("=")[0]):
+            fit.main([str(tmp_path / "mine.py"), flag])
