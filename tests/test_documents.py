@@ -76,7 +76,7 @@ def test_modules_files_and_links_are_there(path):
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert module in NOT_OURS or importlib.util.find_spec(module) is not None, module
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", BLOCK.sub("", text)):
-        if not link.startswith("https://") and not EXAMPLES.search(link):
+        if not link.startswith("https://"):
             assert (path.parent / link).exists(), link
     files = re.findall(r"`((?:dms_jax|tests|experiments|benchmarks|docs)/[\w./]+)`", text)
     missing = [file for file in files if not (ROOT / file).exists()]
