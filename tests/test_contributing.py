@@ -19,6 +19,7 @@ from jax.interpreters import mlir
 
 import dms_jax
 from dms_jax import SearchSpace, baselines
+from dms_jax.adapters.doors import Doors
 from dms_jax.method.dms import DMS
 from dms_jax.method.importance import Importance
 from dms_jax.program.operations import OPERATIONS, Read
@@ -30,7 +31,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 # --- one of each, added to a copy ---
 
-DOORS = str(Path(inspect.getfile(SearchSpace)).relative_to(ROOT))
+DOORS = str(Path(inspect.getfile(Doors)).relative_to(ROOT))
 EDITS = {
     "a primitive, in the engine": [
         (
@@ -43,11 +44,11 @@ EDITS = {
         (DOORS, r"(from dms_jax.adapters import .*)", r"\1, stax"),
         (
             DOORS,
-            r"(    @staticmethod\n    def from_model)",
-            "    @staticmethod\n"
-            "    def from_stax(network: Any, params: Any, *inputs: Any, **options: Any) -> SearchSpace:\n"
+            r"(    @classmethod\n    def from_model)",
+            "    @classmethod\n"
+            "    def from_stax(cls, network: Any, params: Any, *inputs: Any, **options: Any) -> Self:\n"
             '        """What `stax.serial` gives, and its parameters."""\n'
-            "        return _space(stax.source, (network, params, *inputs), inputs, options, network)\n\n"
+            "        return _space(cls, stax.source, (network, params, *inputs), inputs, options, network)\n\n"
             r"\1",
         ),
     ],
