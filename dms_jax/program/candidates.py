@@ -9,9 +9,9 @@ from typing import Any
 
 from dms_jax.program.axes import UNIT, Atom, Axis, Product, atoms, resolve
 from dms_jax.program.exactness import reads
+from dms_jax.program.frames import Program, Value, describe
 from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
-from dms_jax.program.trace import Program, Value, describe
 
 UNUSED = "no program that was traced uses it"
 
