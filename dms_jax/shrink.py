@@ -142,7 +142,7 @@ class _Cut:
         if not hasattr(array, "shape"):
             return _Stays(array)
         axes = _axes_of(leaf, tuple(array.shape), path)
-        if axes is not None and len(axes) == len(leaf.axes) - 1:
+        if axes is not None and len(axes) == len(leaf.axes) - 1 and _factored(path):
             self._check_factored(leaf, path)
         return array if axes is None else _sliced(self.sizes, axes, array)
 
@@ -151,9 +151,9 @@ class _Cut:
         small = [len(self.sizes.positions(axis)) for axis in leaf.axes]
         if np.argsort(small)[-2:].tolist() != np.argsort(leaf.shape)[-2:].tolist():
             raise UserError(
-                f"{path} is a moment of {leaf.path}, factored along its two largest axes, which are others in the smaller "
-                f"network ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, optimizer.init(small "
-                "parameters)"
+                f"{path} is a moment of {leaf.path}, factored along its two largest axes, which are others in the "
+                f"smaller network ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, "
+                "optimizer.init(small parameters)"
             )
 
     def _alone(self, array: Any, path: str) -> Any:
@@ -191,6 +191,11 @@ def _hole(node: Any) -> bool:
     return node is None or (isinstance(node, tuple) and not node and hasattr(node, "_fields"))
 
 
+def _factored(path: str) -> bool:
+    """Whether an array is a factored moment, as optax calls them."""
+    return any(name in path for name in (".v_row", ".v_col", "v_row/", "v_col/"))
+
+
 def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] | None:
     """The axes of an array that an optimizer keeps for a parameter; None: none of the parameter's.
 
@@ -210,15 +215,15 @@ def _axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] 
     if len(shape) == len(own) and all(n in (1, m) for n, m in zip(shape, own, strict=True)):
         return tuple(axis if n == m else UNIT for axis, n, m in zip(leaf.axes, shape, own, strict=True))
     missing = [i for i in range(len(own)) if own[:i] + own[i + 1 :] == shape]
-    if len(missing) > 1 and (".v_row" in path or ".v_col" in path or "v_row/" in path or "v_col/" in path):
+    if len(missing) > 1 and _factored(path):
         largest = np.argsort(own)  # optax's rule: rows lack the largest axis, columns the next
         missing = [int(largest[-1] if "v_row" in path else largest[-2])]
     choices = {tuple(id(resolve(a)) for a in leaf.axes[:i] + leaf.axes[i + 1 :]) for i in missing}
     if len(choices) == 1:
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
     raise UserError(
-        f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: give "
-        "parameters of this network, and start an optimizer of such states anew, optimizer.init(small parameters)"
+        f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: "
+        "give parameters of this network, and start an optimizer of such states anew, optimizer.init(small parameters)"
     )
 
 

@@ -8,8 +8,10 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import pytest
 
+import dms_jax
 from dms_jax.program.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,13 @@ def cells(path):
 
 
 @pytest.fixture
+def quick(monkeypatch):
+    """Fits of a few steps, without controls."""
+    own, few = dms_jax.fit, {"steps": 4, "compare": False, "latency_batches": (1,), "devices": jax.devices()[:1]}
+    monkeypatch.setattr(dms_jax, "fit", lambda *args, **options: own(*args, **{**options, **few}))
+
+
+@pytest.fixture
 def registered():
     """What a document registers goes with it."""
     before = dict(OPERATIONS)
@@ -63,7 +72,7 @@ def outputs(path):
 
 
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=name_of)
-def test_python_runs_and_prints_what_it_says(path, tmp_path, monkeypatch, registered):
+def test_python_runs_and_prints_what_it_says(path, tmp_path, monkeypatch, registered, quick):
     monkeypatch.chdir(tmp_path)
     for line, printed, expected in outputs(path):
         if expected is not None:
@@ -76,11 +85,23 @@ def test_modules_files_and_links_are_there(path):
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert module in NOT_OURS or importlib.util.find_spec(module) is not None, module
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", BLOCK.sub("", text)):
-        if not link.startswith("https://") and not EXAMPLES.search(link):
+        if not link.startswith("https://"):
             assert (path.parent / link).exists(), link
     files = re.findall(r"`((?:dms_jax|tests|experiments|benchmarks|docs)/[\w./]+)`", text)
     missing = [file for file in files if not (ROOT / file).exists()]
     assert not missing
+
+
+def test_flags_are_there():
+    """Every flag in a document is a field of some command's options."""
+    commands = [*ROOT.glob("experiments/*.py"), *ROOT.glob("benchmarks/*.py"), ROOT / "dms_jax/data/prepare.py",
+                *ROOT.glob("tests/*/__main__.py")]  # fmt: skip
+    text = "\n".join(path.read_text() for path in commands)
+    known = {"help"} | set(re.findall(r"^ +(\w+): ", text, re.MULTILINE)) | set(re.findall(r"\"--([\w-]+)\"", text))
+    for path in DOCUMENTS:
+        ours = re.sub(r"^ *gcloud .*", "", path.read_text(), flags=re.MULTILINE)
+        for flag in re.findall(r"(?<![\w-])--([a-z][\w-]+)", ours):
+            assert flag in known or flag.replace("-", "_") in known, f"{name_of(path)}: --{flag}"
 
 
 def test_the_documents_that_matter_have_python():

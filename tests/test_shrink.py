@@ -190,10 +190,10 @@ def test_states_of_other_shapes(name, kept, matrices):
 def test_a_state_of_what_is_trained_alone():
     """Optimizers of NNX and Equinox hold nothing for what is not trained; a layer's name in a tree is no collection."""
     params = {
-        "head": {"kernel": jnp.ones((6, 3)), "bias": jnp.ones(3)},
+        "first": {"kernel": jnp.ones((5, 6)), "bias": jnp.ones(6)},
         "norm": {"scale": jnp.ones(6), "mean": jnp.ones(6)},
+        "head": {"kernel": jnp.ones((6, 3)), "bias": jnp.ones(3)},
     }
-    params["first"] = {"kernel": jnp.ones((5, 6)), "bias": jnp.ones(6)}
 
     def net(params, x):
         y = x @ params["first"]["kernel"] + params["first"]["bias"][None] - params["norm"]["mean"][None]

@@ -213,8 +213,11 @@ def case_program(space: SearchSpace, function: Callable[..., Any]) -> Callable[.
 # --- 8 ---
 
 
-def folded_is_inserted(case: Case, seed: int = 0) -> None:
-    """Values and gradients, of parameters and masks, by soft masks in parameters and by masks at what reads them."""
+def folded_is_inserted(case: Case, seed: int = 0, tolerance: float = 2) -> None:
+    """Values and gradients, of parameters and masks, by soft masks in parameters and by masks at what reads them.
+
+    `tolerance` is in units of what gradients of one loss by two programs differ by.
+    """
     space = case.space
     masks = space.by_group(flat_masks(space, seed))
 
@@ -229,8 +232,8 @@ def folded_is_inserted(case: Case, seed: int = 0) -> None:
 
     (folded, (params_f, masks_f)), (inserted, (params_i, masks_i)) = step(True), step(False)
     close(folded, inserted, FLOAT32_GRADIENTS)
-    close(params_f, params_i, 2 * FLOAT32_GRADIENTS)
-    close(masks_f, masks_i, 2 * FLOAT32_GRADIENTS)
+    close(params_f, params_i, tolerance * FLOAT32_GRADIENTS)
+    close(masks_f, masks_i, tolerance * FLOAT32_GRADIENTS)
 
 
 # --- 9 ---

@@ -18,12 +18,11 @@ import pytest
 
 import dms_jax
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, models
-from dms_jax.method import importance, projection
-from dms_jax.method.importance import Evidence
+from dms_jax.method import projection
 from dms_jax.method.limits import smallest
 from dms_jax.models.resnet import Bottleneck, ResNet
 from tests.counting import (
-    flat_masks,
+    folded,
     multiply_adds,
     numbers,
     random_structure,
@@ -31,7 +30,8 @@ from tests.counting import (
     shapes,
     structures,
 )
-from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
+from tests.helpers import FLOAT32_LOGITS
+from tests.laws.checking import Case, folded_is_inserted
 
 # One network of every kind of block: the others of a family repeat its blocks, wider or more often, and take minutes;
 # their sizes are tested elsewhere.
@@ -77,7 +77,7 @@ def full_of(name: str):
     """A space, variables, a batch of two and its largest logit."""
     space, x = space_of(name), images(name, 2)
     variables = random_variables(space)
-    return space, variables, x, float(jnp.max(jnp.abs(jax.jit(space.apply)(variables, x))))
+    return space, variables, x, float(jnp.max(jnp.abs(jax.jit(space.fn)(variables, x))))
 
 
 def difference(name: str, kept) -> float:
@@ -257,37 +257,20 @@ def test_one_compilation_through_all_phases_with_donated_state():
     assert all(now[name] <= most for name, most in search.targets.items())
 
 
-# --- 8: folded == masked -------------------------------------------------------------------------------------------
+# --- 8: folded == inserted -----------------------------------------------------------------------------------------
 
 
-def test_folded_is_masked():
+def test_folded_is_inserted_in_training():
     space = space_of("tiny")
-    variables, x, masks = random_variables(space), images("tiny", 2), flat_masks(space, 0)
+    variables, x = random_variables(space), images("tiny", 2)
 
-    def loss(params, masks, fold):
-        collection = space.collection(masks)
-        if fold:
-            params, collection = space.fold(params, collection)
-        stats = {"batch_stats": variables["batch_stats"]}
-        logits, _ = space.model.apply(
-            {"params": params, "masks": collection, **stats}, x, train=True, mutable=["batch_stats"]
-        )
-        return jnp.mean(jnp.sin(logits))
+    def train(variables, x):
+        return space.model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
-    step = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
-    (masked, grads_m), (folded, grads_f) = (
-        step(variables["params"], masks, False),
-        step(variables["params"], masks, True),
-    )
-    np.testing.assert_allclose(masked, folded, atol=FLOAT32_GRADIENTS)
-    most = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads_m))
-    chex.assert_trees_all_close(grads_m, grads_f, rtol=0, atol=FLOAT32_GRADIENTS * max(1.0, most))
-    zeros = jnp.zeros_like(masks)
-    taylor = [importance.taylor(Evidence(masks, g, zeros, zeros)) for _, g in (grads_m, grads_f)]
-    np.testing.assert_allclose(*taylor, rtol=0, atol=FLOAT32_GRADIENTS * float(jnp.max(taylor[0])) * 2)
+    folded_is_inserted(Case(train, space, variables, (x,)))
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name.startswith(("resnet", "mobilenet", "efficientnet"))])
 def test_every_mask_of_a_convolutional_network_folds(name):
     space = space_of(name)
-    assert set(space.folds) == set(space.groups)
+    assert folded(space) == set(space.groups)

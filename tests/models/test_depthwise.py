@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dms_jax.axes import resolve
-from dms_jax.tracing import trace
 
 from dms_jax.models.depthwise import DepthwiseConv, depthwise_convolution, native_convolution, shifted_products
+from dms_jax.program.axes import UNIT, Atom, Ties, resolve
+from dms_jax.program.trace import Value, trace
 from tests.helpers import BFLOAT16_ROUNDING, FLOAT32_GRADIENTS, FLOAT32_ROUNDING
 
 
@@ -63,9 +63,10 @@ def test_bfloat16_sums_in_float32():
 def test_the_platforms_choice_is_traced_as_one_convolution():
     """Where the program is not traced for a `SearchSpace` it has both forms; ties and costs are still the same."""
     x, kernel = operands(8, 8, 3)
-    program = trace(jax.make_jaxpr(partial(depthwise_convolution, stride=2))(x, kernel))
+    inputs = [Value(tuple(UNIT if n == 1 else Atom(n) for n in array.shape)) for array in (x, kernel)]
+    program = trace(jax.make_jaxpr(partial(depthwise_convolution, stride=2))(x, kernel), inputs, Ties())
     (product,) = program.products
-    assert np.prod([axis.size for axis in product.axes]) * product.times == 2 * 4 * 4 * 5 * 9
+    assert np.prod([axis.size for axis in product.axes]) == 2 * 4 * 4 * 5 * 9
     (out,) = program.outputs
     channels = {id(resolve(value.axes[-1])) for value in (*program.inputs, out)}
     assert len(channels) == 1

@@ -8,8 +8,9 @@ import pytest
 import dms_jax
 from dms_jax import topk
 from dms_jax.elements import portable
-from tests.counting import flat_masks, multiply_adds, numbers, random_structure, random_variables, shapes
-from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
+from tests.counting import multiply_adds, numbers, random_structure, random_variables, shapes
+from tests.helpers import FLOAT32_LOGITS
+from tests.laws import checking
 from tests.models.small import NETWORKS, images, largest, smallest_kept, space_of
 
 families = pytest.mark.parametrize("name", NETWORKS)
@@ -30,38 +31,21 @@ def test_masked_is_shrunk_and_costs_are_counted(name):
         assert space.resources(structure) == counted
         assert bool(structure.removed) or kept is not smallest  # blocks that can go have gone
         if kept:
-            expected = masked({**variables, "masks": space.masks(structure)}, x)
+            expected = masked({**variables, "masks": space.collection(space.flat(space.masks(structure)))}, x)
             assert largest(expected - jax.jit(small.apply)(shrunk, x)) < FLOAT32_LOGITS * max(1.0, largest(expected))
 
 
 @families
-def test_folded_is_masked(name):
+def test_folded_is_inserted(name):
     space = space_of(name)
-    variables, x = random_variables(space), images(4)
-    masks = space.collection(flat_masks(space, seed=3))
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(4, 10)), jnp.float32)
 
-    def loss(params, masks, fold):
-        if fold:
-            params, masks = space.fold(params, masks)
-        logits, _ = space.model.apply(
-            {**variables, "params": params, "masks": masks},
-            x,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(5)},
-        )
-        return jnp.sum(weights * logits)
+    def train(variables, x):
+        call = dict(train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(5)})
+        with portable():  # the form of depthwise convolutions that compiles fast
+            return space.model.apply(variables, x, **call)[0]
 
-    both = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
-    with portable():  # the form of depthwise convolutions that compiles fast
-        value, grads = both(variables["params"], masks, False)
-        folded, folded_grads = both(variables["params"], masks, True)
-    assert abs(value - folded) < FLOAT32_LOGITS * largest(value)
-    for expected, found in zip(grads, folded_grads, strict=True):
-        scale = largest(expected)
-        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
-            assert largest(a - b) < 10 * FLOAT32_GRADIENTS * scale  # BatchNorm over four images: sums of differences
+    # BatchNorm over four images: sums of differences
+    checking.folded_is_inserted(checking.Case(train, space, random_variables(space), (images(4),)), 3, tolerance=10)
 
 
 @families
@@ -78,6 +62,6 @@ def test_a_search_that_has_not_begun_is_harmless(name):
         masks[group.name] = topk.soft_mask(jnp.asarray(rng.uniform(size=group.size)), ratio, sharpness=group.sharpness)
     flat = space.flat(masks)
     assert 0.98 < float(jnp.min(flat)) < 0.983
-    full = space.apply(variables, x)
-    opened = space.apply({**variables, "masks": space.collection(flat)}, x)
+    full = space.model.apply(variables, x)
+    opened = space.model.apply({**variables, "masks": space.collection(flat)}, x)
     assert float(jnp.linalg.norm(opened - full)) < 0.05 * float(jnp.linalg.norm(full))

@@ -1,4 +1,4 @@
-"""Law 8: folded == masked; and which masks can be folded, which cannot, and why."""
+"""Law 8: masks in parameters and inserted masks are the same; which of them fold."""
 
 import chex
 import flax.linen as nn
@@ -8,46 +8,21 @@ import numpy as np
 import pytest
 
 from dms_jax import Searchable, SearchSpace, layers
-from dms_jax.method import importance
-from dms_jax.method.importance import Evidence
-from tests.counting import flat_masks, random_variables
-from tests.helpers import FLOAT32_GRADIENTS
+from dms_jax.models import create
+from tests.counting import folded, random_variables
+from tests.laws.checking import Case, folded_is_inserted
 
 
-def close(a, b):
-    """Equal to rounding, relative to the largest number of the tree."""
-    largest = max((float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(a)), default=0.0)
-    chex.assert_trees_all_close(a, b, rtol=0, atol=FLOAT32_GRADIENTS * max(largest, 1e-3))
-
-
-def check(model, *shape, foldable=None, refused=None):
-    """Loss, gradients and importance by both ways; which groups fold, and the reasons of the others."""
+def check(model, *shape, foldable=None, inserted=None):
+    """Loss and gradients by masks in parameters and by inserted ones; which groups fold."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
     space = SearchSpace.from_model(model, x)
     if foldable is not None:
-        assert set(space.reads.kernels) == set(foldable)
-    for name, why in (refused or {}).items():
-        assert why in space.reads.refused[name]
-    assert set(space.reads.kernels) | set(space.reads.refused) == set(space.groups)
-    variables = random_variables(space)
-    rest = {name: tree for name, tree in variables.items() if name != "params"}
-
-    def loss(params, masks, fold):
-        collection = space.collection(masks)
-        if fold:
-            params, collection = space.fold(params, collection)
-        outs = jax.tree.leaves(model.apply({"params": params, "masks": collection, **rest}, x))
-        return sum(jnp.mean(jnp.sin(out + 0.3)) for out in outs)
-
-    step = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
-    masks = flat_masks(space, 2)
-    (masked, (params_m, masks_m)), (folded, (params_f, masks_f)) = (step(variables["params"], masks, f) for f in (0, 1))
-    close(masked, folded)
-    close(params_m, params_f)
-    close(masks_m, masks_f)
-    assert float(jnp.max(jnp.abs(masks_m))) > 0
-    zeros = jnp.zeros_like(masks)
-    close(*(importance.taylor(Evidence(masks, g, zeros, zeros)) for g in (masks_m, masks_f)))
+        assert folded(space) == set(foldable)
+    plan = space._readings.plan_of(space.fn, space.example)
+    for name, operation in (inserted or {}).items():
+        assert operation in {insertion.node.name for insertion in plan.insertions[name]}
+    folded_is_inserted(Case(space.fn, space, random_variables(space), (x,)), seed=2)
     return space
 
 
@@ -96,33 +71,33 @@ FOLDABLE = {
 @pytest.mark.parametrize("name", FOLDABLE)
 def test_folded(name):
     space = check(model(FOLDABLE[name]), 2, 4, 4, 5, foldable=["width"])
-    assert "width" not in space.fold(random_variables(space)["params"], space.masks())[1]
+    variables, masks = random_variables(space), space.masks()
+    assert space.fold(variables, masks)[1] == {}
 
 
-REFUSED = {
-    "nonlinearity": (lambda x, g: jnp.tanh(g(x)), "tanh"),
-    "relu": (lambda x, g: nn.relu(g(x)), "max"),
-    "one_of_two": (lambda x, g: nn.Dense(3, name="a")(g(x)) + jnp.sum(jnp.exp(g(x)), -1, keepdims=True), "exp"),
-    "max_pool": (lambda x, g: nn.max_pool(g(x), (2, 2)), "reduce_window_max"),
-    "bias": (lambda x, g: g(x) + 1.0, "add"),
-    "depthwise_bias": (lambda x, g: g(nn.Conv(g.size, (3, 3), feature_group_count=g.size, name="dw")(g(x))), "add"),
-    "square": (lambda x, g: g(g(x)), "square of the mask"),
-    "square_of_the_value": (lambda x, g: g(x) * g(x), "square of the mask"),
-    "gate": (lambda x, g: x * jnp.sum(g(x), axis=-1, keepdims=True), "reduce_sum"),
-    "product_of_activations": (lambda x, g: jnp.einsum("bhwc,bhvc->bhwv", g(x), x), "a product of two activations"),
-    "norm": (lambda x, g: layers.LayerNorm(name="norm")(x, g), "reduce_sum"),
-    "batch_norm_after": (lambda x, g: nn.BatchNorm(use_running_average=True, name="norm")(g(x)), "sub"),
-    "concatenated": (lambda x, g: jnp.concatenate([g(x), x], axis=-1), "concatenate"),
-    "loop": (lambda x, g: jax.lax.fori_loop(0, 2, lambda _, y: jnp.tanh(y), g(x)), "tanh"),
-    "branch": (lambda x, g: jax.lax.cond(jnp.sum(x) > 0, lambda y: y * 2, jnp.tanh, g(x)), "tanh"),
-    "split_kernel": (lambda x, g: nn.Dense(4, name="out")(jnp.sort(g(x), axis=1)), "sort"),
+OTHERS = {
+    "nonlinearity": lambda x, g: jnp.tanh(g(x)),
+    "relu": lambda x, g: nn.relu(g(x)),
+    "one_of_two": lambda x, g: nn.Dense(3, name="a")(g(x)) + jnp.sum(jnp.exp(g(x)), -1, keepdims=True),
+    "max_pool": lambda x, g: nn.max_pool(g(x), (2, 2)),
+    "bias": lambda x, g: g(x) + 1.0,
+    "depthwise_bias": lambda x, g: g(nn.Conv(g.size, (3, 3), feature_group_count=g.size, name="dw")(g(x))),
+    "square": lambda x, g: g(g(x)),
+    "square_of_the_value": lambda x, g: g(x) * g(x),
+    "gate": lambda x, g: x * jnp.sum(g(x), axis=-1, keepdims=True),
+    "product_of_activations": lambda x, g: jnp.einsum("bhwc,bhvc->bhwv", g(x), x),
+    "norm": lambda x, g: layers.LayerNorm(name="norm")(x, g),
+    "batch_norm_after": lambda x, g: nn.BatchNorm(use_running_average=True, name="norm")(g(x)),
+    "concatenated": lambda x, g: jnp.concatenate([g(x), x], axis=-1),
+    "loop": lambda x, g: jax.lax.fori_loop(0, 2, lambda _, y: jnp.tanh(y), g(x)),
+    "branch": lambda x, g: jax.lax.cond(jnp.sum(x) > 0, lambda y: y * 2, jnp.tanh, g(x)),
+    "split_kernel": lambda x, g: nn.Dense(4, name="out")(jnp.sort(g(x), axis=1)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_not_folded_and_why(name):
-    middle, why = REFUSED[name]
-    check(model(middle), 2, 4, 4, 5, foldable=[], refused={"width": why})
+@pytest.mark.parametrize("name", OTHERS)
+def test_folded_or_inserted(name):
+    check(model(OTHERS[name]), 2, 4, 4, 5)
 
 
 def test_a_kernel_used_with_and_without_the_mask():
@@ -134,7 +109,7 @@ def test_a_kernel_used_with_and_without_the_mask():
             y = nn.Dense(group.size, name="first")(x)
             return shared(group(y)) + shared(jnp.tanh(y))
 
-    check(Twice(), 2, 5, foldable=[], refused={"width": "also used without the mask"})
+    check(Twice(), 2, 5)
 
 
 def test_a_kernel_used_twice_with_the_mask():
@@ -146,7 +121,7 @@ def test_a_kernel_used_twice_with_the_mask():
             y = nn.Dense(group.size, name="first")(x)
             return shared(group(y)) * shared(group(jnp.tanh(y)))
 
-    check(Twice(), 2, 5, foldable=["width"])
+    check(Twice(), 2, 5)
 
 
 def test_tied_embeddings_stay_on_activations():
@@ -158,7 +133,7 @@ def test_tied_embeddings_stay_on_activations():
             y = table(jnp.argmax(x, axis=-1))
             return table.attend(width(y)), nn.Dense(2, name="other")(width(jnp.tanh(y)))
 
-    check(Tied(), 2, 4, 5, foldable=[], refused={"width": "also used without the mask"})
+    check(Tied(), 2, 4, 5)
 
 
 @pytest.mark.parametrize("general", [False, True])
@@ -178,8 +153,8 @@ def test_attention_folds_heads_and_values_but_not_queries(general):
                 return nn.DenseGeneral(6, axis=(-2, -1), name="out")(y)
             return nn.Dense(6, name="out")(y.reshape(*y.shape[:2], -1))
 
-    space = check(Attention(), 2, 4, 6, foldable=["heads", "v"], refused={"qk": "a product of two activations"})
-    assert len(space.reads.kernels["heads"]) == 1
+    space = check(Attention(), 2, 4, 6)
+    assert {"heads", "v"} <= folded(space)
 
 
 def test_a_kernel_that_is_reshaped():
@@ -197,8 +172,8 @@ def test_a_kernel_that_is_reshaped():
             kernel = self.param("kernel", nn.initializers.normal(), (a.size * b.size, 4))
             return jnp.einsum("...ab,abc->...c", y, kernel.reshape(a.size, b.size, 4))
 
-    check(Reshaped(merge=True), 2, 5, foldable=["a", "b"])
-    check(Reshaped(merge=False), 2, 5, foldable=[], refused={"a": "axes were split"})
+    check(Reshaped(merge=True), 2, 5)
+    check(Reshaped(merge=False), 2, 5)
 
 
 def test_masks_and_gates_of_a_block():
@@ -212,11 +187,12 @@ def test_masks_and_gates_of_a_block():
                 x = x + depth.gate(i) * nn.Dense(x.shape[-1], name=f"down{i}")(y)
             return x
 
-    space = check(Deep(), 2, 5, foldable=["mid0", "mid1"])
-    params = random_variables(space)["params"]
-    folded, remaining = space.fold(params, space.masks({"mid0": (1,)}))
+    space = check(Deep(), 2, 5)
+    variables = random_variables(space)
+    found, remaining = space.fold(variables, space.masks({"mid0": (1,)}))
     assert remaining == {}  # the gate is in the block's last kernel and bias
-    chex.assert_trees_all_equal_shapes_and_dtypes(params, folded)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, found)
+    params, folded = variables["params"], found["params"]
     np.testing.assert_array_equal(folded["down0"]["kernel"][np.array([0, 2, 3])], 0)
     np.testing.assert_array_equal(folded["down0"]["kernel"][1], params["down0"]["kernel"][1])
     assert folded["up0"]["kernel"] is params["up0"]["kernel"]
@@ -241,7 +217,7 @@ def test_scanned_layers_fold_into_stacked_kernels():
             )
             return stack(name="layers")(x, None)[0]
 
-    check(Scanned(), 2, 5, foldable=["layers/mid"])
+    check(Scanned(), 2, 5)
 
 
 def test_a_carry_that_gets_its_mask_inside_the_loop():
@@ -256,7 +232,7 @@ def test_a_carry_that_gets_its_mask_inside_the_loop():
             y = jax.lax.fori_loop(0, 2, lambda _, h: group(jnp.tanh(h @ w)), y)
             return nn.Dense(3, name="last")(y)
 
-    check(Carried(), 2, 4, foldable=[])
+    check(Carried(), 2, 4)
 
 
 def test_a_carry_that_loses_its_mask_inside_the_loop():
@@ -269,7 +245,7 @@ def test_a_carry_that_loses_its_mask_inside_the_loop():
             y = jax.lax.fori_loop(0, 2, lambda _, h: jnp.tanh(h @ w), y)
             return nn.Dense(3, name="last")(group(y))
 
-    check(Carried(), 2, 4, foldable=[])
+    check(Carried(), 2, 4)
 
 
 def test_branches_with_and_without_the_mask():
@@ -283,7 +259,7 @@ def test_branches_with_and_without_the_mask():
                 x = x + nn.Dense(x.shape[-1], name=f"last{k}")(z)
             return x
 
-    check(Branching(), 2, 4, foldable=[])
+    check(Branching(), 2, 4)
 
 
 def test_a_carry_masked_in_every_turn():
@@ -296,19 +272,28 @@ def test_a_carry_masked_in_every_turn():
             y = jax.lax.fori_loop(0, 2, lambda _, h: group(jnp.tanh(h @ w)), y)
             return nn.Dense(3, name="last")(y)
 
-    check(Carried(), 2, 4, foldable=["state"])
+    check(Carried(), 2, 4)
 
 
 def test_groups_may_be_missing_from_the_masks():
     space = SearchSpace.from_model(model(FOLDABLE["dense"]), jnp.ones((2, 5)))
-    params = random_variables(space)["params"]
-    folded, remaining = space.fold(params, {})
-    chex.assert_trees_all_equal(params, folded)
+    variables = random_variables(space)
+    found, remaining = space.fold(variables, {})
+    chex.assert_trees_all_equal(variables, found)
     assert remaining == {}
 
 
 def test_bfloat16_parameters_keep_their_type():
     space = SearchSpace.from_model(model(FOLDABLE["dense"]), jnp.ones((2, 5)))
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), random_variables(space)["params"])
-    folded, _ = space.fold(params, space.masks())
-    chex.assert_trees_all_equal_shapes_and_dtypes(params, folded)
+    variables = jax.tree.map(lambda x: x.astype(jnp.bfloat16), random_variables(space))
+    found, _ = space.fold(variables, space.masks())
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, found)
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 8), ("resnet50", 32)])
+def test_a_resnet_folds_into_scales_and_biases_alone(name, size):
+    space = SearchSpace.from_model(create(name, num_classes=10), jax.ShapeDtypeStruct((1, size, size, 3), "float32"))
+    assert folded(space) == set(space.groups)
+    factors = space._readings.plan_of(space.fn, space.example).factors
+    paths = {space.parameters.paths[f.leaf].split("/")[-1] for several in factors.values() for f in several}
+    assert paths == {"scale", "bias"}
