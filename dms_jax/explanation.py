@@ -1,9 +1,15 @@
-"""Search spaces in words: the table that `SearchSpace.summary` prints."""
+"""Search spaces in words: what `SearchSpace.summary` and `explain` say."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from dms_jax.errors import UserError
+from dms_jax.program.axes import Axis, Concat, Product, atoms, resolve
+from dms_jax.program.trace import describe
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,39 @@ def table(
     ]
     others = [f"not searched: {name} ({why})" for name, why in (left or {}).items()]
     return "\n".join([title, show(head), "  ".join("-" * w for w in widths), *map(show, cells), total, *reach, *others])
+
+
+def explain(space: Any, path: str) -> str:
+    """Which groups slice which axes of one parameter; see `SearchSpace.explain`."""
+    leaf = space.leaves.get(path) or space.leaves.get(path.removeprefix("params/"))
+    if leaf is None:
+        known = list(space.leaves)
+        close = difflib.get_close_matches(path, known, n=3, cutoff=0.3)
+        raise UserError(f"no parameter {path!r}; the nearest of {len(known)}: {', '.join(close) or known[0]}")
+    lines = [f"{path} {list(leaf.shape)}"]
+    for i, axis in enumerate(leaf.axes):
+        names = space.owners(axis)
+        lines.append(f"  axis {i} ({axis.size}): {_formula(space, axis) if names else _why_not(axis)}")
+        for name in names:
+            lines.extend(f"    {name}: {step}" for step in space.ties(name, axis))
+    gates = ", ".join(f"{name}[{i}]" for name, i in sorted(leaf.gates))
+    return "\n".join([*lines, f"  goes with the gates: {gates}" if gates else "  no gate removes it"])
+
+
+def _why_not(axis: Axis) -> str:
+    why = next((atom.frozen for atom in atoms(resolve(axis)) if atom.frozen is not None), None)
+    return "not sliced" if why is None else f"not sliced: {describe(why)}"
+
+
+def _formula(space: Any, axis: Axis) -> str:
+    """How an axis is made of groups: "hidden ++ 3 x (heads)"."""
+    axis = resolve(axis)
+    if isinstance(axis, Concat):
+        return " ++ ".join(_formula(space, part) for part in axis.parts)
+    if isinstance(axis, Product):
+        return " x ".join(f"({_formula(space, factor)})" for factor in axis.factors)
+    names = space.owners(axis)
+    if not names:
+        return str(axis.size)
+    (name,), first = names, int(space.element_at(axis, names[0])[0])
+    return name if axis.size == space.groups[name].size else f"{name}[{first}:{first + axis.size}]"

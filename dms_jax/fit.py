@@ -32,9 +32,9 @@ from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from dms_jax.training.evaluation import possible_batches, quality_of, runnable
+from dms_jax.training.evaluation import drawn, possible_batches, quality_of, runnable
 from dms_jax.training.job import Job
-from dms_jax.training.mesh import make_mesh, place, replicated, shard_batch
+from dms_jax.training.mesh import make_mesh, on_devices, place
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run, load_params
@@ -181,7 +181,7 @@ def fit(
     mesh, key, title = make_mesh(devices, fsdp=fsdp), jax.random.key(seed), title or space.source.title
 
     def phases(run: Run) -> Finished:
-        job = Job(run, loss, _on(mesh, draw), mesh, key, accumulate, calibrate)
+        job = Job(run, loss, on_devices(draw, mesh), mesh, key, accumulate, calibrate)
         words = {"name": title}
         how = {"retrain": retrain, "fresh": fresh, "average": average, "trained": True}
         return Pipeline(job, search, plan, make, words, inputs, **how).run(place(space.arrays(params), mesh))
@@ -227,17 +227,7 @@ def _read(
         space = SearchSpace.from_function(fn, params, *inputs, also=also, **reading)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         raise UserError("the parameters are shapes; fit trains them, so give arrays")
-    return space, params, jax.tree.map(_drawn, inputs if isinstance(inputs, tuple) else (inputs,))
-
-
-def _drawn(x: Any) -> Any:
-    """An input of some shape; one that was given stays."""
-    if not isinstance(x, jax.ShapeDtypeStruct):
-        return x
-    draw = np.random.default_rng(0)
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-        return jnp.asarray(draw.normal(size=x.shape), x.dtype)
-    return jnp.asarray(draw.integers(0, 2, x.shape), x.dtype)
+    return space, params, jax.tree.map(drawn, inputs if isinstance(inputs, tuple) else (inputs,))
 
 
 def _optimizers(given: Any, steps: int) -> tuple[Callable[[int], optax.GradientTransformation], Any]:
@@ -250,20 +240,6 @@ def _optimizers(given: Any, steps: int) -> tuple[Callable[[int], optax.GradientT
         raise UserError(f"optimizer is a {type(given).__name__}; give an optax one, or a function of a number of steps")
     make: Any = given
     return make, make(steps)
-
-
-def _on(mesh: jax.sharding.Mesh, draw: Callable[[int], Any]) -> Callable[[int], Any]:
-    """Batches on the devices."""
-
-    def batch(step: int) -> Any:
-        if mesh.size == 1:
-            return jax.device_put(draw(step), replicated(mesh))
-        try:
-            return shard_batch(draw(step), mesh)
-        except ValueError as error:
-            raise UserError(f"{one_line(error)}; or run on one: devices=jax.devices()[:1]") from error
-
-    return batch
 
 
 def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ is written for it.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +19,17 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from dms_jax import budgets, explanation, groups
-from dms_jax.adapters import equinox, haiku, keras, linen, nnx
-from dms_jax.adapters.marked import marked_space
+from dms_jax.adapters.doors import Doors
 from dms_jax.adapters.source import Source
 from dms_jax.budgets import Network, Resource
 from dms_jax.budgets.polynomial import Variables
 from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program import checking, masking
-from dms_jax.program.axes import Axis, Concat, Product, resolve
+from dms_jax.program.axes import Axis
 from dms_jax.program.discovery import Choice, Discovery, Extra, discover
 from dms_jax.program.exactness import Element
-from dms_jax.program.parameters import Parameters
+from dms_jax.program.parameters import Parameters, is_array
 from dms_jax.program.running import Small
 from dms_jax.program.sizes import Sizes, element_at, owners
 from dms_jax.program.trace import describe
@@ -57,7 +55,7 @@ class Leaf:
     trained: bool
 
 
-class SearchSpace:
+class SearchSpace(Doors):
     """Groups, costs and slicing of one set of parameters. Make one with `from_function`, `from_linen`, `from_nnx`, ...
 
     Attributes:
@@ -103,111 +101,6 @@ class SearchSpace:
         self._readings = masking.Readings(self._found.classes)
         self._readings.know(self.fn, self.example, self._found.staged)
         checking.check(self)
-
-    # --- doors ---
-
-    @staticmethod
-    def from_function(
-        fn: Callable[..., Any],
-        params: Any,
-        *inputs: Any,
-        trainable: Any = None,
-        also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
-        tie: Sequence[str] = (),
-        unroll: Sequence[str] = (),
-        include: Sequence[str] = (),
-        freeze: Sequence[str] = (),
-        blocks: Sequence[str] = (),
-        paths: Sequence[str] | None = None,
-    ) -> SearchSpace:
-        """Read a function of parameters.
-
-        Args:
-          fn: `(params, *inputs) -> outputs`: inference; pure.
-          params: any pytree; arrays or `jax.ShapeDtypeStruct`s. Leaves that are not arrays are static.
-          *inputs: arrays or shapes. MACs are counted for exactly these: give batch 1 for MACs per image.
-          trainable: what is trained: a predicate on paths, or a tree of booleans like `params`; None: all
-            floating-point arrays.
-          also: other programs of the same parameters, {"train": (fn, args)}: ties and reads of all hold. Outputs whose
-            path is that of a leaf are its new value.
-          tie: glob patterns on group names; the groups that one pattern matches share one ratio and one count, each
-            keeping its own best elements.
-          unroll: patterns on paths of parameters that are stacked for a `scan` over layers: every layer gets widths of
-            its own, and its parameters become tuples of rows. Otherwise all layers have one width, and go by rows.
-          include: patterns on candidates that are not searched by themselves (see `summary`).
-          freeze: patterns on candidates to leave alone.
-          blocks: patterns on module paths, such as "layers/*": residual branches in one module are one element.
-          paths: names of the leaves, in the order of `jax.tree.leaves(params)`; None: from their key paths.
-
-        Raises:
-          TracingError: a group that is named in the function and of which nothing can be taken; what is refused
-            otherwise is in `left`.
-          UserError: nothing to search, or patterns that match nothing.
-        """
-        title = getattr(fn, "__qualname__", type(fn).__name__)
-        source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
-        choice = Choice(tuple(include), tuple(freeze), tuple(blocks))
-        return SearchSpace(source, inputs, also=also, tie=tie, unroll=unroll, choice=choice)
-
-    @staticmethod
-    def from_linen(model: Any, variables: Any, *inputs: Any, **options: Any) -> SearchSpace:
-        """A Flax Linen module and its variables; parameters are all collections, trained is "params".
-
-        Args:
-          model: any module; it needs no marks.
-          variables: what `init` gives, arrays or shapes.
-          *inputs: of `__call__`.
-          **options: of `from_function`; others are keywords of `__call__`. Whatever tells it that it does not train
-            (train=False, deterministic=True, ...) is added where it takes it.
-        """
-        return _space(linen.source, (model, variables, *inputs), inputs, options, model)
-
-    @staticmethod
-    def from_nnx(module: Any, *inputs: Any, **options: Any) -> SearchSpace:
-        """A Flax NNX module; parameters are its `nnx.State`, trained are its `nnx.Param`s. Options as `from_linen`."""
-        return _space(nnx.source, (module, *inputs), inputs, options, module)
-
-    @staticmethod
-    def from_equinox(module: Any, *inputs: Any, **options: Any) -> SearchSpace:
-        """An Equinox module, which is its own parameters; inputs have a leading batch axis (or `batched=False`)."""
-        return _space(equinox.source, (module, *inputs), inputs, options, module)
-
-    @staticmethod
-    def from_keras(model: Any, *inputs: Any, **options: Any) -> SearchSpace:
-        """A built Keras 3 model on the JAX backend; parameters are {"trainable": [...], "non_trainable": [...]}."""
-        return _space(keras.source, (model, *inputs), inputs, options, model)
-
-    @staticmethod
-    def from_haiku(transformed: Any, params: Any, *inputs: Any, **options: Any) -> SearchSpace:
-        """What `hk.transform` gives, and its parameters; with state a pair of both. Options as `from_linen`."""
-        return _space(haiku.source, (transformed, params, *inputs), inputs, options, transformed)
-
-    @staticmethod
-    def from_model(
-        model: Any,
-        *example: Any,
-        tie: Sequence[str] = (),
-        variables: Any = None,
-        also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
-        **call: Any,
-    ) -> SearchSpace:
-        """A Linen module that declares its groups: modules inside that derive from `Searchable`.
-
-        The groups are those that are declared, under their names; where masks act is found in the program.
-
-        Args:
-          model: the module.
-          *example: its positional arguments; arrays or `jax.ShapeDtypeStruct`s.
-          tie, also: as in `from_function`.
-          variables: of the model, arrays or shapes, where it has some that inference does not make (a head for training
-            alone); None: those that `init` makes in inference.
-          **call: keyword arguments, static. `train=False` is added where the model takes `train`.
-
-        Raises:
-          TracingError: an operation that no group may go through, or a group that slices nothing.
-          UserError: a model without groups, or a pattern to tie that matches none, or groups of different sizes.
-        """
-        return marked_space(SearchSpace, model, example, {"tie": tie, "also": also}, variables, call)
 
     # --- costs ---
 
@@ -458,8 +351,9 @@ class SearchSpace:
         from dms_jax.shrink import difference, shrink
 
         with jax.default_matmul_precision("highest"):  # on GPUs and TPUs float32 products are rounded more by default
-            masked = jax.jit(self.masked(self.fn))(params, self.masks(structure), *inputs)
-            small = jax.jit(self.shrunk(self.fn, structure))(shrink(self, params, structure), *inputs)
+            masked = jax.jit(self.masked(self.fn))(self.arrays(params), self.masks(structure), *inputs)
+            small = jax.tree.map(lambda x: x if is_array(x) else None, shrink(self, params, structure))
+            small = jax.jit(self.shrunk(self.fn, structure))(small, *inputs)
         return difference(masked, small)
 
     def save(
@@ -551,55 +445,16 @@ class SearchSpace:
         Raises:
           UserError: the network has no such parameter.
         """
-        leaf = self.leaves.get(path) or self.leaves.get(path.removeprefix("params/"))
-        if leaf is None:
-            known = list(self.leaves)
-            close = difflib.get_close_matches(path, known, n=3, cutoff=0.3)
-            raise UserError(f"no parameter {path!r}; the nearest of {len(known)}: {', '.join(close) or known[0]}")
-        lines = [f"{path} {list(leaf.shape)}"]
-        for i, axis in enumerate(leaf.axes):
-            names = self.owners(axis)
-            lines.append(f"  axis {i} ({axis.size}): {self._formula(axis) if names else self._why_not(axis)}")
-            for name in names:
-                lines.extend(f"    {name}: {step}" for step in self.ties(name, axis))
-        gates = ", ".join(f"{name}[{i}]" for name, i in sorted(leaf.gates))
-        return "\n".join([*lines, f"  goes with the gates: {gates}" if gates else "  no gate removes it"])
-
-    def _why_not(self, axis: Axis) -> str:
-        from dms_jax.program.axes import atoms
-
-        why = next((a.frozen for a in atoms(resolve(axis)) if a.frozen is not None), None)
-        return "not sliced" if why is None else f"not sliced: {describe(why)}"
-
-    def _formula(self, axis: Axis) -> str:
-        axis = resolve(axis)
-        if isinstance(axis, Concat):
-            return " ++ ".join(self._formula(part) for part in axis.parts)
-        if isinstance(axis, Product):
-            return " x ".join(f"({self._formula(factor)})" for factor in axis.factors)
-        if axis not in self._owned:
-            return str(axis.size)
-        name, start = self._owned[axis]
-        whole = axis.size == self.groups[name].size
-        return name if whole else f"{name}[{start}:{start + axis.size}]"
+        return explanation.explain(self, path)
 
     def ties(self, group: str, axis: Axis) -> list[str]:
         """The operations that tie a group to an axis, nearest the group's name first."""
         site = self._found.sites.get(group)
         return [] if site is None else [describe(why) for why in self._found.program.ties.path(site, axis)]
 
-
-_OPTIONS = ("also", "tie", "unroll")
-_CHOICES = ("include", "freeze", "blocks")
-
-
-def _space(make: Callable[..., Source], given: Any, inputs: Any, options: dict[str, Any], model: Any) -> SearchSpace:
-    """A space of what an adapter makes of a model; options that are not the space's go to the model."""
-    call = {key: value for key, value in options.items() if key not in (*_OPTIONS, *_CHOICES)}
-    patterns = {key: tuple(options.get(key, ())) for key in _CHOICES}
-    choice = Choice(patterns["include"], patterns["freeze"], patterns["blocks"])
-    rest = {key: options[key] for key in _OPTIONS if key in options}
-    return SearchSpace(make(*given, **call), inputs, choice=choice, model=model, **rest)
+    def __repr__(self) -> str:
+        elements = sum(group.size for group in self.groups.values())
+        return f"SearchSpace({self.title}: {len(self.groups)} groups, {elements:,} elements)"
 
 
 def _abstract(leaf: Any) -> Any:

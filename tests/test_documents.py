@@ -76,11 +76,23 @@ def test_modules_files_and_links_are_there(path):
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert module in NOT_OURS or importlib.util.find_spec(module) is not None, module
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", BLOCK.sub("", text)):
-        if not link.startswith("https://") and not EXAMPLES.search(link):
+        if not link.startswith("https://"):
             assert (path.parent / link).exists(), link
     files = re.findall(r"`((?:dms_jax|tests|experiments|benchmarks|docs)/[\w./]+)`", text)
     missing = [file for file in files if not (ROOT / file).exists()]
     assert not missing
+
+
+def test_flags_are_there():
+    """Every flag in a document is a field of some command's options."""
+    commands = [*ROOT.glob("experiments/*.py"), *ROOT.glob("benchmarks/*.py"), ROOT / "dms_jax/data/prepare.py",
+                *ROOT.glob("tests/*/__main__.py")]  # fmt: skip
+    text = "\n".join(path.read_text() for path in commands)
+    known = {"help"} | set(re.findall(r"^ +(\w+): ", text, re.MULTILINE)) | set(re.findall(r"\"--([\w-]+)\"", text))
+    for path in DOCUMENTS:
+        ours = re.sub(r"^ *gcloud .*", "", path.read_text(), flags=re.MULTILINE)
+        for flag in re.findall(r"(?<![\w-])--([a-z][\w-]+)", ours):
+            assert flag in known or flag.replace("-", "_") in known, f"{name_of(path)}: --{flag}"
 
 
 def test_the_documents_that_matter_have_python():

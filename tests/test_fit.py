@@ -147,6 +147,7 @@ def test_batches_that_cannot_be():
     ({"budget": {"macs": 1e9}}, "above the full network"),
     ({"colour": "red"}, "no argument 'colour'"),
     ({"retrain": "scratch"}, "needs `fresh`"),
+    ({"devices": jax.devices()[:3]}, r"batch of 8 cannot be cut over 3 devices.*devices=jax.devices"),
 ])  # fmt: skip
 def test_what_is_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
@@ -159,6 +160,11 @@ def test_without_an_evaluation_the_loss_is_the_quality(tmp_path):
     assert fitted.results["quality"]["name"] == "training loss" and found["steps"] == 2
     expected = np.mean([float(loss(make_params(), batch_of(i), None)[0]) for i in range(8)])
     assert full["quality"] == pytest.approx(expected, rel=1e-5) and full["stderr"] > 0
+
+
+def test_several_devices(tmp_path):
+    fitted = fit(tmp_path, steps=3, finetune=2, compare=False, devices=jax.devices()[:4], evaluate=squared_error)
+    assert fitted.results["rows"][1]["quality"] == pytest.approx(squared_error(fitted.fn, fitted.params))
 
 
 class Careful(eqx.Module):

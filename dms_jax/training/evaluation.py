@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.method.loss import Loss
@@ -76,3 +77,13 @@ def possible_batches(space: SearchSpace, batches: Sequence[int]) -> tuple[int, .
         return True
 
     return tuple(batch for batch in batches if takes(batch)) or (first,)
+
+
+def drawn(x: Any) -> Any:
+    """An input of some shape; one that was given stays."""
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    draw = np.random.default_rng(0)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.asarray(draw.normal(size=x.shape), x.dtype)
+    return jnp.asarray(draw.integers(0, 2, x.shape), x.dtype)

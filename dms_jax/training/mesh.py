@@ -1,13 +1,13 @@
 """Devices: a mesh of two axes. Batches are cut over both, large parameters over "fsdp", everything else is copied."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dms_jax.errors import UserError
+from dms_jax.errors import UserError, one_line
 from dms_jax.placement import FSDP, sharding_of
 
 DATA = "data"
@@ -94,3 +94,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     argument.
     """
     return jax.device_put(tree, replicated(mesh))
+
+
+def on_devices(batches: Callable[[int], Any], mesh: Mesh) -> Callable[[int], Any]:
+    """Batches by step, put on the devices: cut over them, or on one device as they are, whatever their leaves.
+
+    Raises:
+        UserError: from the function: a batch that cannot be cut over several devices.
+    """
+
+    def batch(step: int) -> Any:
+        if mesh.size == 1:
+            return jax.device_put(batches(step), replicated(mesh))
+        try:
+            return shard_batch(batches(step), mesh)
+        except ValueError as error:
+            raise UserError(f"{one_line(error)}; or run on one: devices=jax.devices()[:1]") from error
+
+    return batch

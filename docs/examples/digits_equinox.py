@@ -36,7 +36,6 @@ class CNN(eqx.Module):
         return x
 
 
-# [fit]
 def main(workdir: str = "runs/digits_equinox", steps: int = 300):
     model = CNN(jax.random.key(0))
 
@@ -52,13 +51,8 @@ def main(workdir: str = "runs/digits_equinox", steps: int = 300):
         return np.mean(np.argmax(fn(model, images[test]), axis=-1) == labels[test])
 
     space = dms_jax.SearchSpace.from_equinox(model, images[:1])
-    return dms_jax.fit(
-        space, loss=loss, batches=batches, evaluate=accuracy, budget={"macs": 0.5},
-        pretrain=steps, steps=steps, workdir=workdir,
-    )  # fmt: skip
-
-
-# [fit]
+    how = {"budget": {"macs": 0.5}, "pretrain": steps, "steps": steps, "workdir": workdir}
+    return dms_jax.fit(space, loss=loss, batches=batches, evaluate=accuracy, **how)
 
 
 if __name__ == "__main__":

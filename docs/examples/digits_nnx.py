@@ -28,7 +28,6 @@ class CNN(nnx.Module):
         return self.output(self.dropout(nnx.relu(self.hidden(x))))
 
 
-# [fit]
 def main(workdir: str = "runs/digits_nnx", steps: int = 300):
     model = CNN(nnx.Rngs(0))
     graphdef = nnx.graphdef(model)
@@ -46,13 +45,8 @@ def main(workdir: str = "runs/digits_nnx", steps: int = 300):
         return np.mean(np.argmax(fn(params, images[test]), axis=-1) == labels[test])
 
     space = dms_jax.SearchSpace.from_nnx(model, images[:1])
-    return dms_jax.fit(
-        space, loss=loss, batches=batches, evaluate=accuracy, budget={"macs": 0.5},
-        pretrain=steps, steps=steps, workdir=workdir,
-    )  # fmt: skip
-
-
-# [fit]
+    how = {"budget": {"macs": 0.5}, "pretrain": steps, "steps": steps, "workdir": workdir}
+    return dms_jax.fit(space, loss=loss, batches=batches, evaluate=accuracy, **how)
 
 
 if __name__ == "__main__":

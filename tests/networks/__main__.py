@@ -24,15 +24,12 @@ from dms_jax.training.machine import machine
 from tests.counting import equations, random_structure
 from tests.laws.checking import Case, case_of
 from tests.models import small
-from tests.models.test_llama import EXAMPLE, VARIANTS
-from tests.models.test_llama import small as llama_space
+from tests.models import test_llama as llama
 from tests.networks.catalogue import NETWORKS
 from tests.networks.network import fill, tokens
 
-COLUMNS = (
-    "network", "framework", "equations", "groups (heads)", "elements", "blocks", "can go", "masks in parameters",
-    "not searched", "seconds", "masked - small", "outputs",
-)  # fmt: skip
+COLUMNS = ("network", "framework", "equations", "groups (heads)", "elements", "blocks", "can go", "masks in parameters",
+           "not searched", "seconds", "masked - small", "outputs")  # fmt: skip
 MARKERS = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -53,8 +50,8 @@ def cases() -> dict[str, Callable[[], tuple[Case, float]]]:
     """Name -> maker of (case, seconds for its space): the catalogue, then the zoo's small networks with their names."""
     images = {f"zoo_{name}": partial(_zoo, small.space_of, name, small.images()) for name in small.NETWORKS}
     llamas = {
-        f"zoo_llama ({name})": partial(_zoo, llama_space.__wrapped__, name, tokens(2, EXAMPLE.shape[1], 32))
-        for name in VARIANTS
+        f"zoo_llama ({name})": partial(_zoo, llama.small.__wrapped__, name, tokens(2, llama.EXAMPLE.shape[1], 32))
+        for name in llama.VARIANTS
     }
     return {name: partial(_stock, make) for name, make in NETWORKS.items()} | images | llamas
 
