@@ -7,6 +7,7 @@ the whole program look at: `exactness.py`, `branches.py`, `costs.py`).
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -232,6 +233,8 @@ class Tracer:
         node.outputs = [Value(a) for a in axes]
         if name in _UNIFORM and ins[0].constant is not None:
             node.outputs[0].constant = ins[0].constant
+        if name in _ARITHMETIC and not axes[0] and all(value.constant is not None for value in ins):
+            node.outputs[0].constant = _ARITHMETIC[name](*(value.constant for value in ins))
         self.program.nodes.append(node)
         return Step(eqn, ins, node.outputs, node, [])
 
@@ -356,6 +359,9 @@ def _names(entry: Any) -> tuple[str, ...]:
 
 
 _UNIFORM = frozenset("broadcast_in_dim reshape convert_element_type squeeze transpose copy".split())
+
+_ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}
+"""Numbers that are computed from numbers: a variance divides by N - 0."""
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
