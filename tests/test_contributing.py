@@ -10,12 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.extend import core
+from jax.interpreters import mlir
 
 import dms_jax
 from dms_jax import SearchSpace, baselines
+from dms_jax.adapters.doors import Doors
 from dms_jax.method.dms import DMS
 from dms_jax.method.importance import Importance
+from dms_jax.program.operations import OPERATIONS, Read
+from tests.helpers import FLOAT32_LOGITS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dms_jax"
@@ -23,7 +31,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 # --- one of each, added to a copy ---
 
-DOORS = str(Path(inspect.getfile(SearchSpace)).relative_to(ROOT))
+DOORS = str(Path(inspect.getfile(Doors)).relative_to(ROOT))
 EDITS = {
     "a primitive, in the engine": [
         (
@@ -36,11 +44,11 @@ EDITS = {
         (DOORS, r"(from dms_jax.adapters import .*)", r"\1, stax"),
         (
             DOORS,
-            r"(    @staticmethod\n    def from_model)",
-            "    @staticmethod\n"
-            "    def from_stax(network: Any, params: Any, *inputs: Any, **options: Any) -> SearchSpace:\n"
+            r"(    @classmethod\n    def from_model)",
+            "    @classmethod\n"
+            "    def from_stax(cls, network: Any, params: Any, *inputs: Any, **options: Any) -> Self:\n"
             '        """What `stax.serial` gives, and its parameters."""\n'
-            "        return _space(stax.source, (network, params, *inputs), inputs, options, network)\n\n"
+            "        return _space(cls, stax.source, (network, params, *inputs), inputs, options, network)\n\n"
             r"\1",
         ),
     ],
@@ -149,6 +157,42 @@ def test_one_of_each_added_to_a_copy_works(tmp_path):
     assert run.stdout.endswith("all of it works\n"), run.stderr[-2000:]
 
 
+# --- registered from outside ---
+
+
+@pytest.fixture
+def made_up():
+    """A product of which JAX shows nothing but its name."""
+    primitive = core.Primitive("made_up_product")
+    primitive.def_impl(jnp.matmul)
+    primitive.def_abstract_eval(lambda a, b: a.update(shape=(a.shape[0], b.shape[1])))
+    mlir.register_lowering(primitive, mlir.lower_fun(jnp.matmul, multiple_results=False))
+    yield primitive
+    OPERATIONS.pop("made_up_product", None)
+
+
+def test_one_call_tells_of_a_primitive_and_what_it_says_of_costs_is_believed(made_up):
+    def network(params, x):
+        return made_up.bind(jax.nn.relu(made_up.bind(x, params["up"])), params["down"])
+
+    def axes(t, eqn, ins):
+        (rows, inner), (same, columns) = ins
+        t.tie(inner, same)
+        t.multiply_adds((rows, inner, columns))
+        return [(rows, columns)]
+
+    draw = np.random.default_rng(0)
+    params = {"up": jnp.asarray(draw.normal(size=(5, 6))), "down": jnp.asarray(draw.normal(size=(6, 3)))}
+    x = jnp.asarray(draw.normal(size=(2, 5)))
+    with pytest.raises(dms_jax.UserError, match="because of made_up_product at tests/test_contributing.py"):
+        SearchSpace.from_function(network, params, x)
+
+    dms_jax.register_operation(made_up, axes, reads=lambda node: [Read(((0, 1), (1, 0)))])
+    space = SearchSpace.from_function(network, params, x)
+    assert space.resources({"up": (0, 4)}) == {"macs": 2 * 2 * (5 + 3), "params": 2 * (5 + 3)}
+    assert space.verify(params, {"up": (0, 4)}, x) < FLOAT32_LOGITS
+
+
 # --- found by themselves ---
 
 MINE = """
@@ -197,7 +241,7 @@ def test_a_new_file_is_found(mine):
 # --- the house ---
 
 ROOMS = {"topk": 0, "program": 1, "budgets": 2, "adapters": 2, "space": 3, "method": 4, "baselines": 5, "training": 6,
-         "report": 7}  # fmt: skip
+         "report": 7, "fit": 8}  # fmt: skip
 """How high a room stands: it imports lower ones alone. Rooms that are not listed only take part in no circle."""
 
 DOORS_OF_THE_PACKAGE = "dms_jax"  # loads its names when they are first used

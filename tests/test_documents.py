@@ -8,8 +8,10 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import pytest
 
+import dms_jax
 from dms_jax.program.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,13 @@ def cells(path):
 
 
 @pytest.fixture
+def quick(monkeypatch):
+    """Fits of a few steps, without controls."""
+    own, few = dms_jax.fit, {"steps": 4, "compare": False, "latency_batches": (1,), "devices": jax.devices()[:1]}
+    monkeypatch.setattr(dms_jax, "fit", lambda *args, **options: own(*args, **{**options, **few}))
+
+
+@pytest.fixture
 def registered():
     """What a document registers goes with it."""
     before = dict(OPERATIONS)
@@ -63,7 +72,7 @@ def outputs(path):
 
 
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=name_of)
-def test_python_runs_and_prints_what_it_says(path, tmp_path, monkeypatch, registered):
+def test_python_runs_and_prints_what_it_says(path, tmp_path, monkeypatch, registered, quick):
     monkeypatch.chdir(tmp_path)
     for line, printed, expected in outputs(path):
         if expected is not None:

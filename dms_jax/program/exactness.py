@@ -22,6 +22,7 @@ from dms_jax.program.scaling import Graph, Scaling, Site
 from dms_jax.program.sizes import owners
 from dms_jax.program.trace import Node, Program, Value
 
+_ReadSite: TypeAlias = tuple[Node, tuple[tuple[int, int], ...], str]  # an operation, its sides, what is neutral
 Owned: TypeAlias = Mapping[Atom, tuple[str, int]]
 
 
@@ -68,9 +69,9 @@ class Plan:
         return name in self.factors and not inserted and name not in self.counted
 
 
-def reads(program: Program, owned: Owned) -> dict[str, list[tuple[Node, tuple[tuple[int, int], ...], str]]]:
+def reads(program: Program, owned: Owned) -> dict[str, list[_ReadSite]]:
     """{group: [(operation, sides, how)]} of every operation that runs over an axis of the group."""
-    found: dict[str, list[tuple[Node, tuple[tuple[int, int], ...], str]]] = {}
+    found: dict[str, list[_ReadSite]] = {}
     known: dict[int, tuple[list[str], Axis]] = {}
     for node in program.nodes:
         operation = node.operation
@@ -160,29 +161,94 @@ def _options(graph: Graph, owned: Owned, name: str, sites: Iterable, writes: boo
     scaling = Scaling(graph, holds)
     if not fold:
         return [_Option((), [_cheapest(node, sides, how) for node, sides, how in sites])]
+    insertions = [_cheapest(*site) for site in sites if _parameter_side(graph, *site) is None]
     factors: list[Factor] = []
-    insertions: list[Insertion] = []
-    clusters: dict[frozenset[Value], list[tuple]] = {}
-    for node, sides, how in sites:
-        read = _parameter_side(graph, node, sides) if how == "sum" else None
-        if read is None:
-            insertions.append(_cheapest(node, sides, how))
-        else:
-            clusters.setdefault(frozenset({node.inputs[read[0]]}), []).append((node, read, sides))
-    for several in _merged(graph, clusters):
-        try:
-            found = scaling.leaves([(node, read[0], read[1]) for node, read, _ in several])
-            factors += [Factor(leaf, axis) for leaf, axis in found]
-        except Refused:
-            insertions += [_cheapest(node, sides, "sum") for node, _, sides in several]
+    for reads in _by_parameter(graph, scaling, sites):
+        factors += reads.factors
+        insertions += [] if reads.factors else [_cheapest(*site) for site in reads.sites]
     options = [_Option(tuple(dict.fromkeys(factors)), insertions)]
-    written = _written(graph, scaling, sites) if writes else None
-    return [*options, *([written] if written is not None else [])]
+    if writes:
+        written = _written(graph, scaling, sites)
+        options += [_Option(tuple(written), [])] if written else []
+        nearer = _nearer(graph, scaling, _by_parameter(graph, scaling, sites))
+        options += [_Option(tuple(dict.fromkeys(nearer)), insertions)] if nearer is not None else []
+    return options
 
 
-def _parameter_side(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
+@dataclass(frozen=True, eq=False)
+class _Reads:
+    """What reads an axis with one parameter, and where the mask may go instead; no factors: nowhere."""
+
+    sites: list[_ReadSite]
+    factors: list[Factor]
+
+
+def _by_parameter(graph: Graph, scaling: Scaling, sites: Iterable[_ReadSite]) -> list[_Reads]:
+    """Reads of one parameter together: it is scaled for all of them or for none."""
+    by_leaf: dict[Value | None, list[_ReadSite]] = {}
+    for node, sides, how in sites:
+        side = _parameter_side(graph, node, sides, how)
+        if side is not None:
+            by_leaf.setdefault(_origin(graph, node.inputs[side[0]]), []).append((node, sides, how))
+    found = []
+    for several in by_leaf.values():
+        wanted = [(node, *(_parameter_side(graph, node, sides, how) or (0, 0))) for node, sides, how in several]
+        found.append(_Reads(several, _factors(scaling, wanted)))
+    return found
+
+
+def _factors(scaling: Scaling, wanted: list[Site]) -> list[Factor]:
+    try:
+        return [Factor(leaf, axis) for leaf, axis in scaling.leaves(wanted)]
+    except Refused:
+        return []
+
+
+def _nearer(graph: Graph, scaling: Scaling, every: Sequence[_Reads]) -> list[Factor] | None:
+    """Where all that reads one array are parameters, and what writes it takes fewer numbers: there.
+
+    A normalization has a scale and a bias: two vectors instead of the kernels of queries, keys and values. None where
+    it is nowhere better.
+    """
+    by_root: dict[Value, list[_Reads]] = {}
+    for reads in every:
+        roots = {_root(graph, node.inputs[_other(graph, node, sides)]) for node, sides, _ in reads.sites}
+        if len(roots) == 1:
+            by_root.setdefault(roots.pop(), []).append(reads)
+    sizes = {leaf: math.prod(axis.size for axis in value.axes) for value, leaf in graph.leaves.items()}
+    found, better = [f for reads in every for f in reads.factors], False
+    for several in by_root.values():
+        here = {f.leaf for reads in several for f in reads.factors}
+        wanted = [(node, *_activation(graph, node, sides)) for reads in several for node, sides, _ in reads.sites]
+        written = _factors(scaling, wanted)
+        if written and sum(sizes[f.leaf] for f in written) < sum(sizes[leaf] for leaf in here):
+            dropped = {id(f) for reads in several for f in reads.factors}
+            found, better = [f for f in found if id(f) not in dropped] + written, True
+    return found if better else None
+
+
+def _other(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...]) -> int:
+    return _activation(graph, node, sides)[0]
+
+
+def _activation(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """The side of an operation that is no parameter: (operand, axis)."""
+    return next(((k, i) for k, i in sides if _origin(graph, node.inputs[k]) is None), sides[0])
+
+
+def _root(graph: Graph, value: Value) -> Value:
+    """What a value is, before it was moved or cast."""
+    while value not in graph.leaves:
+        makers = graph.makers.get(value, ())
+        if len(makers) != 1 or makers[0].name not in _MOVED:
+            break
+        value = makers[0].inputs[0]
+    return value
+
+
+def _parameter_side(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...], how: str) -> tuple[int, int] | None:
     """The side of a product that is a parameter, moved or cast at most."""
-    for operand, axis in sides:
+    for operand, axis in sides if how == "sum" else ():
         if _origin(graph, node.inputs[operand]) is not None:
             return operand, axis
     return None
@@ -193,21 +259,8 @@ _MOVED = frozenset("convert_element_type transpose reshape squeeze broadcast_in_
 
 def _origin(graph: Graph, value: Value) -> Value | None:
     """The trained parameter that a value is, moved or cast at most."""
-    while value not in graph.leaves:
-        makers = graph.makers.get(value, ())
-        if len(makers) != 1 or makers[0].name not in _MOVED:
-            return None
-        value = makers[0].inputs[0]
-    return value if graph.leaves[value] not in graph.fixed else None
-
-
-def _merged(graph: Graph, clusters: Mapping[frozenset[Value], list]) -> list[list]:
-    """Reads of one parameter together: it is scaled for all of them or for none."""
-    by_leaf: dict[Value | None, list] = {}
-    for values, several in clusters.items():
-        (value,) = values
-        by_leaf.setdefault(_origin(graph, value), []).extend(several)
-    return list(by_leaf.values())
+    value = _root(graph, value)
+    return value if value in graph.leaves and graph.leaves[value] not in graph.fixed else None
 
 
 def _cheapest(node: Node, sides: tuple[tuple[int, int], ...], how: str) -> Insertion:
@@ -216,19 +269,14 @@ def _cheapest(node: Node, sides: tuple[tuple[int, int], ...], how: str) -> Inser
     return Insertion(node, operand, axis, how)
 
 
-def _written(graph: Graph, scaling: Scaling, sites: Iterable) -> _Option | None:
-    """Into what writes the axis, for all sites at once; None where it is not the same."""
+def _written(graph: Graph, scaling: Scaling, sites: Iterable[_ReadSite]) -> list[Factor]:
+    """What writes the axis, for all sites at once; nothing where that is not the same."""
     wanted: list[Site] = []
     for node, sides, how in sites:
         if how != "sum":
-            return None
-        operand, axis = next(((k, i) for k, i in sides if _origin(graph, node.inputs[k]) is None), sides[0])
-        wanted.append((node, operand, axis))
-    try:
-        found = scaling.leaves(wanted)
-    except Refused:
-        return None
-    return _Option(tuple(Factor(leaf, axis) for leaf, axis in found), []) if found else None
+            return []
+        wanted.append((node, *_activation(graph, node, sides)))
+    return _factors(scaling, wanted)
 
 
 def _gate_factors(graph: Graph, element: int, sums: Sequence[tuple[Node, int]]) -> list[Factor] | None:
