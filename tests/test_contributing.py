@@ -289,13 +289,9 @@ MOST_LINES = 300
 LONG = {
     "data/text.py": "readers of every format of text, which share their checks",
     "pretrained/llama_configuration.py": "a check for every entry of config.json",
-    "program/branches.py": "to be split",
-    "program/evaluate.py": "a method for every operation that runs other programs; being split",
-    "program/reading.py": "to be split",
-    "program/trace.py": "a walk over all calls and loops, which share their state; being split",
     "reading.py": "the one reader of JSON from outside",
-    "shrink.py": "to be split",
-    "space.py": "SearchSpace, a facade; being split",
+    "shrink.py": "slicing, which is sharded, too",
+    "space.py": "SearchSpace: a facade of many short methods with their docstrings",
     "training/checkpoints.py": "to be split",
     "training/runs.py": "all of a run directory's files",
 }

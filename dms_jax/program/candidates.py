@@ -54,7 +54,8 @@ def find_candidates(
         why = None if atom.frozen is None else describe(atom.frozen)
         if not any(leaf in order for leaf, _ in places):
             why = UNUSED
-        plain = isinstance(atom.frozen, str) or getattr(atom.frozen, "name", "") == "conv_general_dilated"
+        idle = why == UNUSED and not any(parameters.trained[leaf] for leaf, _ in places)  # a seed, say
+        plain = idle or isinstance(atom.frozen, str) or getattr(atom.frozen, "name", "") == "conv_general_dilated"
         if not plain:
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name}#{names[name]}"

@@ -1,12 +1,13 @@
-"""A jaxpr, read: frames of steps as they are nested, and the same laid flat as nodes over values with axes.
+"""A jaxpr, read.
 
 `Tracer.run` walks a jaxpr once. Every array becomes a `Value` with an axis term a dimension; every operation a `Step`
 of its `Frame` (which `evaluate.py` runs again at other sizes) and, if it is no call, a `Node` (which the passes over
-the whole program look at: `exactness.py`, `branches.py`, `costs.py`).
+the whole program look at: `exactness.py`, `branches.py`, `dms_jax.budgets`).
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -107,6 +108,8 @@ class Tracer(Loops):
         node.outputs = [Value(a) for a in axes]
         if name in _UNIFORM and ins[0].constant is not None:
             node.outputs[0].constant = ins[0].constant
+        if name in _ARITHMETIC and not axes[0] and all(value.constant is not None for value in ins):
+            node.outputs[0].constant = _ARITHMETIC[name](*(value.constant for value in ins))
         self.program.nodes.append(node)
         return Step(eqn, ins, node.outputs, node, [])
 
@@ -123,6 +126,9 @@ class Tracer(Loops):
 
 
 _UNIFORM = frozenset("broadcast_in_dim reshape convert_element_type squeeze transpose copy".split())
+
+_ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}
+"""Numbers that are computed from numbers: a variance divides by N - 0."""
 
 
 def constants_of(inner: Any) -> Sequence[Any]:

@@ -218,9 +218,9 @@ def test_an_open_search_is_the_supernet():
     space = space_of("resnet20")
     variables, x = random_variables(space), images("resnet20", 4)
     search = Search(space, lambda *_: jnp.zeros(()), None, {"macs": 1.0}, Schedule(10))
-    state, apply = search.init(variables), jax.jit(space.apply)
+    state, apply = search.init(variables), jax.jit(space.model.apply)
     full = apply(variables, x)
-    masks_of, magnitudes = jax.jit(search.masks), jax.jit(space.magnitudes)(variables["params"])
+    masks_of, magnitudes = jax.jit(search.masks), jax.jit(space.magnitudes)(variables)
     for told, tolerance in ((state.importance, 0.02), (magnitudes, 0.05)):
         masks = masks_of(state.replace(importance=told))
         assert min(float(jnp.min(mask)) for mask in masks.values()) > 0.98

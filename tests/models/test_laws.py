@@ -62,6 +62,6 @@ def test_a_search_that_has_not_begun_is_harmless(name):
         masks[group.name] = topk.soft_mask(jnp.asarray(rng.uniform(size=group.size)), ratio, sharpness=group.sharpness)
     flat = space.flat(masks)
     assert 0.98 < float(jnp.min(flat)) < 0.983
-    full = space.model.apply(variables, x)
-    opened = space.model.apply({**variables, "masks": space.collection(flat)}, x)
+    full = jax.jit(space.model.apply)(variables, x)
+    opened = jax.jit(space.model.apply)({**variables, "masks": space.collection(flat)}, x)
     assert float(jnp.linalg.norm(opened - full)) < 0.05 * float(jnp.linalg.norm(full))
