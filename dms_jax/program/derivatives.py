@@ -105,6 +105,8 @@ def _traced_vjp(step: Step, ties: Ties) -> VjpRules | None:
 
     def backward_outputs(*arrays: Any) -> list[Any]:
         outs = p["bwd"].call_wrapped(*arrays)
+        if isinstance(outs, tuple) and len(outs) == 2 and isinstance(outs[0], list | tuple):  # since JAX 0.12: and logs
+            outs = outs[0]
         there.extend(isinstance(out, jax.Array | np.ndarray) for out in outs)
         return [out for out in outs if isinstance(out, jax.Array | np.ndarray)]
 
