@@ -1,8 +1,9 @@
 """Differentiable model scaling in JAX: fit the width and depth of a network to a budget.
 
-The method is `topk` and `method`; its rivals are `baselines`. A model declares its element groups (`Searchable`,
-`Elements`); a `SearchSpace` reads everything else off its traced program; a `Search` finds a `Structure`; `shrink`
-makes the smaller network's variables. Names are loaded when they are first used: `dms_jax.topk` needs JAX alone.
+The method is `topk` and `method`; `baselines` stands beside it. A `SearchSpace` reads a network's groups, costs and
+slices off its traced program (a Linen module may name its groups: `Searchable`); a `Search` finds a `Structure`;
+`shrink` makes the smaller network's parameters. Names are loaded when they are first used: `dms_jax.topk` needs JAX
+alone.
 """
 
 import sys

@@ -9,7 +9,7 @@ from typing import Any
 
 from dms_jax.errors import UserError
 from dms_jax.program.axes import Axis, Concat, Product, atoms, resolve
-from dms_jax.program.trace import describe
+from dms_jax.program.frames import describe
 
 
 @dataclass(frozen=True)

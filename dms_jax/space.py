@@ -29,10 +29,10 @@ from dms_jax.program import checking, masking
 from dms_jax.program.axes import Axis
 from dms_jax.program.discovery import Choice, Discovery, Extra, discover
 from dms_jax.program.exactness import Element
+from dms_jax.program.frames import describe
 from dms_jax.program.parameters import Parameters, is_array
 from dms_jax.program.running import Small
 from dms_jax.program.sizes import Sizes, element_at, owners
-from dms_jax.program.trace import describe
 from dms_jax.structure import Structure
 
 

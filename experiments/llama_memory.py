@@ -32,6 +32,7 @@ from dms_jax.models.llama import Llama
 from dms_jax.pretrained.directory import read_json
 from dms_jax.pretrained.llama_configuration import from_config
 from dms_jax.space import SearchSpace
+from dms_jax.structure import Structure
 from dms_jax.training import memory, supervised
 from dms_jax.training.distillation import Distillation
 from dms_jax.training.language import language_loss
@@ -93,7 +94,8 @@ def plans(model: Llama, shape: memory.Shape, params: float, *, distill: bool = T
     search = _search(model, shape, params, distill)
     space = search.space
     ranking = {name: np.arange(group.size) for name, group in space.groups.items()}
-    small = model.clone(structure=uniform(space, ranking, search.targets))
+    even = uniform(space, ranking, search.targets).kept  # without sizes: a pruned model's are not those it declares
+    small = model.clone(structure=Structure(even))
     original = memory.abstract_variables(model)
     loss = language_loss(small, Distillation() if distill else None)
     return {

@@ -14,6 +14,10 @@ from dms_jax.program.choice import Choice
 class Doors:
     """What `dms_jax.SearchSpace` is made with; every door hands its `__init__` a `Source`."""
 
+    def __init__(self, source: Source, inputs: Sequence[Any], **options: Any):
+        """Read a network; see `dms_jax.SearchSpace`."""
+        raise NotImplementedError
+
     @classmethod
     def from_function(
         cls,

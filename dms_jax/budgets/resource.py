@@ -11,7 +11,7 @@ import numpy as np
 
 from dms_jax.budgets.polynomial import Variables
 from dms_jax.program.axes import Axis
-from dms_jax.program.trace import Program, Value
+from dms_jax.program.frames import Program, Value
 
 
 class Resource(Protocol):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dms_jax.program.axes import UNIT, atoms, resolve
-from dms_jax.program.trace import Node, Program, Value
+from dms_jax.program.frames import Node, Program, Value
+from dms_jax.program.gatemarks import GateMarks
 
 Element: TypeAlias = tuple[str, int]  # (depth group, element)
 Key: TypeAlias = tuple[frozenset[int], int]  # the leaves that go with a branch, and the how-many-eth with the same
@@ -59,7 +60,7 @@ def find_branches(
       state: numbers of outputs that are new values of leaves: they do not keep a branch alive.
     """
     sums = _residual_sums(program, leaves)
-    marks = _marked(program)
+    gates = GateMarks(program)
     through = reach(program, {node: (operand, {i}) for i, (node, operand) in enumerate(sums)}, state)
     behind: list[set[int]] = [set() for _ in sums]
     for value, number in leaves.items():
@@ -75,7 +76,7 @@ def find_branches(
     ]
     found, count = [], {}
     for i, (node, operand) in enumerate(sums):
-        mark = _mark_of(program, node.inputs[operand], marks)
+        mark = gates.of(node.inputs[operand])
         own = frozenset(behind[i])
         if i in working or mark is not None:
             count[own] = count.get(own, 0) + 1
@@ -258,47 +259,6 @@ def reach(
 
 
 # --- names that the network gives its gates ------------------------------------------------------------------------
-
-
-def _marked(program: Program) -> dict[Value, tuple[str, int]]:
-    """Scalars that are named as the gate of an element."""
-    return {
-        node.outputs[0]: (node.eqn.params["name"], node.eqn.params["element"])
-        for node in program.marks
-        if node.eqn.params["element"] is not None
-    }
-
-
-_FACTORS = frozenset("mul div dot_general conv_general_dilated".split())
-_SAME = frozenset(
-    """convert_element_type broadcast_in_dim reshape transpose squeeze copy alias name neg select_n slice pad
-    concatenate gather sharding_constraint reduce_precision copy_p reduce_sum dynamic_slice rev""".split()
-)
-
-
-def _mark_of(program: Program, branch: Value, marks: Mapping[Value, tuple[str, int]]) -> tuple[str, int] | None:
-    """The gate among the factors of a branch, however it is multiplied in: products are associative."""
-    if not marks:
-        return None
-    makers: dict[Value, Node] = getattr(program, "_makers", None) or {}
-    if not makers:
-        for node in program.nodes:
-            for out in node.outputs:
-                makers.setdefault(out, node)
-        program._makers = makers  # type: ignore[attr-defined]
-    stack, seen = [branch], {branch}
-    while stack:
-        value = stack.pop()
-        if value in marks:
-            return marks[value]
-        node = makers.get(value)
-        if node is None or node.name not in _FACTORS | _SAME:
-            continue
-        for source in node.inputs:
-            if source not in seen:
-                seen.add(source)
-                stack.append(source)
-    return None
 
 
 # --- loops over layers ---------------------------------------------------------------------------------------------

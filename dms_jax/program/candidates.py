@@ -9,9 +9,9 @@ from typing import Any
 
 from dms_jax.program.axes import UNIT, Atom, Axis, Product, atoms, resolve
 from dms_jax.program.exactness import reads
+from dms_jax.program.frames import Program, Value, describe
 from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
-from dms_jax.program.trace import Program, Value, describe
 
 UNUSED = "no program that was traced uses it"
 
@@ -54,7 +54,8 @@ def find_candidates(
         why = None if atom.frozen is None else describe(atom.frozen)
         if not any(leaf in order for leaf, _ in places):
             why = UNUSED
-        plain = isinstance(atom.frozen, str) or getattr(atom.frozen, "name", "") == "conv_general_dilated"
+        idle = why == UNUSED and not any(parameters.trained[leaf] for leaf, _ in places)  # a seed, say
+        plain = idle or isinstance(atom.frozen, str) or getattr(atom.frozen, "name", "") == "conv_general_dilated"
         if not plain:
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name}#{names[name]}"

@@ -14,8 +14,8 @@ from dms_jax.program.axes import UNIT, Atom, resolve
 from dms_jax.program.branches import Branch, Element, find_branches, gates_by_use
 from dms_jax.program.candidates import common_module, module_of
 from dms_jax.program.choice import Choice, Declared, matches
+from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters
-from dms_jax.program.trace import Node, Program, Value, describe
 
 
 @dataclass(frozen=True, eq=False)

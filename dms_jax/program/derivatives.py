@@ -12,7 +12,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from dms_jax.program.axes import Ties
-from dms_jax.program.trace import Program, Step, Value, trace
+from dms_jax.program.frames import Program, Step, Value
+from dms_jax.program.trace import trace
 
 
 @dataclass(frozen=True, eq=False)

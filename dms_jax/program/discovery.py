@@ -15,10 +15,11 @@ from dms_jax.program.branches import Element, reach
 from dms_jax.program.candidates import UNUSED, Candidate, find_candidates, named_axes
 from dms_jax.program.choice import TAKEN, Choice, Declared, matches
 from dms_jax.program.depth import find_depth, free_name, leaf_gates
+from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters, new_values
-from dms_jax.program.reading import Classes, Staged, stage, traced
+from dms_jax.program.reading import Classes
 from dms_jax.program.rows import find_rows
-from dms_jax.program.trace import Node, Program, Value, describe
+from dms_jax.program.staging import Staged, stage, traced
 
 
 @dataclass(frozen=True, eq=False)

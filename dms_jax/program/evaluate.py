@@ -18,16 +18,17 @@ from jax.core import Tracer
 from jax.extend import core
 
 from dms_jax.errors import TracingError, UserError
-from dms_jax.program.derivatives import jvp_rule, vjp_rules
+from dms_jax.program.derivatives import vjp_rules
+from dms_jax.program.frames import Frame, Node, Program, Step, Value, describe
 from dms_jax.program.live import Live, Stays
+from dms_jax.program.nested import Nested
 from dms_jax.program.operations import OPERATIONS
 from dms_jax.program.sizes import Sizes
-from dms_jax.program.trace import Frame, Node, Program, Step, Value, describe, scan_counts
 
 Change = Callable[[list[Any]], list[Any]]
 
 
-class Evaluator:
+class Evaluator(Nested):
     """Runs the frames of one program.
 
     Args:
@@ -161,79 +162,6 @@ class Evaluator:
             array = jnp.broadcast_to(one, tuple(new if i == j else n for j, n in enumerate(np.shape(array))))
         return array
 
-    # --- programs inside programs ---
-
-    def _some(self, frame: Frame, ins: Sequence[Any]) -> Callable[..., list[Any]]:
-        """A function of the operands that are there to the outputs that are there."""
-        there = [x is not None for x in ins]
-
-        def run(*given: Any) -> list[Any]:
-            rest = iter(given)
-            outs = self.frame(frame, [next(rest) if has else None for has in there])
-            return [out for out in outs if out is not None]
-
-        return run
-
-    def _spread(self, step: Step, outs: Sequence[Any]) -> list[Any]:
-        """Outputs that are there, in their places among all."""
-        rest = iter(outs)
-        return [next(rest) if has else None for has in self.live.outputs(step.frames[0])]
-
-    def _remat2(self, step: Step, ins: list[Any]) -> list[Any]:
-        p = step.eqn.params
-        run = jax.checkpoint(self._some(step.frames[0], ins), prevent_cse=p["prevent_cse"], policy=p["policy"])
-        return self._spread(step, run(*[x for x in ins if x is not None]))
-
-    _checkpoint = _remat2
-
-    def _custom_jvp_call(self, step: Step, ins: list[Any]) -> list[Any]:
-        """With its own derivative, traced on the same axes; by masks inside, with that of what is computed."""
-        rule = jvp_rule(step, self.program.ties)
-        if rule is None or self._removed_inside(step) or any(x is None for x in ins):
-            return self.frame(step.frames[0], ins)
-        masks = self.masks if self._changed_inside(step) else {}
-
-        @jax.custom_jvp
-        def run(masks: Any, *arrays: Any) -> tuple[Any, ...]:
-            return tuple(self.under(masks).frame(step.frames[0], arrays))
-
-        @run.defjvp
-        def derivative(primals: Any, tangents: Any) -> Any:
-            (masks, *arrays), (moving, *rest) = primals, tangents
-            outs, out_tangents = rule.apply(self.of(rule.program, masks), arrays, rest)
-            if masks:
-                by_masks = jax.jvp(lambda m: tuple(self.under(m).frame(step.frames[0], arrays)), (masks,), (moving,))[1]
-                out_tangents = tuple(a + b for a, b in zip(out_tangents, by_masks, strict=True))
-            return outs, out_tangents
-
-        return list(run(masks, *ins))
-
-    def _custom_vjp_call(self, step: Step, ins: list[Any]) -> list[Any]:
-        """With its own derivative, forward and backward; by masks inside, with that of what is computed."""
-        rules = vjp_rules(step, self.program.ties)
-        if rules is None or self._removed_inside(step) or any(x is None for x in ins):
-            return self.frame(step.frames[0], ins)
-        masks = self.masks if self._changed_inside(step) or self._changed_back(step) else {}
-
-        @jax.custom_vjp
-        def run(masks: Any, *arrays: Any) -> tuple[Any, ...]:
-            return tuple(self.under(masks).frame(step.frames[0], arrays))
-
-        def forward(masks: Any, *arrays: Any) -> Any:
-            outs, residuals = rules.split(self.of(rules.forward, masks).run(arrays), arrays)
-            return outs, (residuals, masks, arrays if masks else ())
-
-        def backward(saved: Any, cotangents: Any) -> Any:
-            residuals, masks, arrays = saved
-            own = rules.cotangents(self.of(rules.backward, masks).run([*residuals, *cotangents]))
-            if not masks:
-                return masks, *own
-            pull = jax.vjp(lambda m: tuple(self.under(m).frame(step.frames[0], arrays)), masks)[1]
-            return pull(cotangents)[0], *own
-
-        run.defvjp(forward, backward)
-        return list(run(masks, *ins))
-
     def under(self, masks: Any) -> Evaluator:
         """This evaluator with other masks of the same groups, so that they can be differentiated by."""
         if not masks or self.rebuild is None:
@@ -261,75 +189,6 @@ class Evaluator:
     def _changed_inside(self, step: Step) -> bool:
         """Whether masks or counts act inside."""
         return any(s.node in self.changes for frame in step.frames for s in _steps(frame) if s.node is not None)
-
-    def _scan(self, step: Step, ins: list[Any]) -> list[Any]:
-        p = step.eqn.params
-        n, c = scan_counts(p)
-        consts, init, rows = ins[:n], ins[n : n + c], ins[n + c :]
-        (frame,) = step.frames
-        gates = self.rows.get(id(step))
-        length = self.sizes.size(_rows_axis(step)) if _rows_axis(step) is not None else p["length"]
-        live_rows = [x is not None for x in rows]
-
-        def body(carry: Any, xs: Any) -> Any:
-            row, gate = xs
-            self.row_masks[id(step)] = gate
-            given = iter(row)
-            outs = self.frame(frame, [*consts, *carry, *(next(given) if has else None for has in live_rows)])
-            return tuple(outs[:c]), tuple(out for out in outs[c:] if out is not None)
-
-        xs = (tuple(x for x in rows if x is not None), gates)
-        options = {"reverse": p["reverse"], "unroll": p["unroll"]}
-        if p.get("_split_transpose"):
-            options["_split_transpose"] = True
-        carry, stacked = jax.lax.scan(body, tuple(init), xs, length=length, **options)
-        rest = iter(stacked)
-        wanted = self.live.outputs(frame)[c:]
-        return [*carry, *(next(rest) if has else None for has in wanted)]
-
-    def _while(self, step: Step, ins: list[Any]) -> list[Any]:
-        p = step.eqn.params
-        n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
-        stop, body = step.frames
-        out = jax.lax.while_loop(
-            lambda carry: self.frame(stop, [*ins[:n], *carry])[0],
-            lambda carry: tuple(self.frame(body, [*ins[n:m], *carry])),
-            tuple(ins[m:]),
-        )
-        return list(out)
-
-    def _cond(self, step: Step, ins: list[Any]) -> list[Any]:
-        there = [x is not None for x in ins[1:]]
-
-        def branch(frame: Frame) -> Callable[..., Any]:
-            def run(*given: Any) -> Any:
-                rest = iter(given)
-                return tuple(self.frame(frame, [next(rest) if has else None for has in there]))
-
-            return run
-
-        index = jnp.asarray(ins[0], jnp.int32)
-        given = [x for x in ins[1:] if x is not None]
-        return list(jax.lax.switch(index, [branch(frame) for frame in step.frames], *given))
-
-    def _shard_map(self, step: Step, ins: list[Any]) -> list[Any]:
-        p = step.eqn.params
-        run = jax.shard_map(
-            lambda *arrays: tuple(self.frame(step.frames[0], arrays)),
-            mesh=p["mesh"],
-            in_specs=tuple(p["in_specs"]),
-            out_specs=tuple(p["out_specs"]),
-            check_vma=p.get("check_vma", True),
-            axis_names=set(p.get("manual_axes", p["mesh"].axis_names)),
-        )
-        return list(run(*ins))
-
-
-def _rows_axis(step: Step) -> Any:
-    """The axis of the rows of a scan; None where nothing has rows."""
-    n, c = scan_counts(step.eqn.params)
-    rows = [value.axes[0] for value in (*step.ins[n + c :], *step.outs[c:])]
-    return rows[0] if rows else None
 
 
 def _steps(frame: Frame) -> Iterator[Step]:

@@ -16,11 +16,11 @@ from typing import TypeAlias
 
 from dms_jax.program.axes import Atom, Axis, atoms, resolve
 from dms_jax.program.branches import Element
+from dms_jax.program.frames import Node, Program, Value
 from dms_jax.program.means import Mean, means
 from dms_jax.program.operations import Refused
 from dms_jax.program.scaling import Graph, Scaling, Site
 from dms_jax.program.sizes import owners
-from dms_jax.program.trace import Node, Program, Value
 
 _ReadSite: TypeAlias = tuple[Node, tuple[tuple[int, int], ...], str]  # an operation, its sides, what is neutral
 Owned: TypeAlias = Mapping[Atom, tuple[str, int]]
@@ -192,7 +192,10 @@ def _by_parameter(graph: Graph, scaling: Scaling, sites: Iterable[_ReadSite]) ->
             by_leaf.setdefault(_origin(graph, node.inputs[side[0]]), []).append((node, sides, how))
     found = []
     for several in by_leaf.values():
-        wanted = [(node, *(_parameter_side(graph, node, sides, how) or (0, 0))) for node, sides, how in several]
+        wanted: list[Site] = []
+        for node, sides, how in several:
+            operand, axis = _parameter_side(graph, node, sides, how) or (0, 0)
+            wanted.append((node, operand, axis))
         found.append(_Reads(several, _factors(scaling, wanted)))
     return found
 
@@ -219,7 +222,9 @@ def _nearer(graph: Graph, scaling: Scaling, every: Sequence[_Reads]) -> list[Fac
     found, better = [f for reads in every for f in reads.factors], False
     for several in by_root.values():
         here = {f.leaf for reads in several for f in reads.factors}
-        wanted = [(node, *_activation(graph, node, sides)) for reads in several for node, sides, _ in reads.sites]
+        wanted: list[Site] = [
+            (node, *_activation(graph, node, sides)) for reads in several for node, sides, _ in reads.sites
+        ]
         written = _factors(scaling, wanted)
         if written and sum(sizes[f.leaf] for f in written) < sum(sizes[leaf] for leaf in here):
             dropped = {id(f) for reads in several for f in reads.factors}

@@ -8,7 +8,8 @@ from typing import TypeAlias
 from jax.extend import core
 
 from dms_jax.program.branches import Element, reach
-from dms_jax.program.trace import Frame, Node, Program, Step, scan_counts
+from dms_jax.program.frames import Frame, Node, Program, Step
+from dms_jax.program.loops import scan_counts
 
 Stays: TypeAlias = Mapping[Node, tuple[int, Element]]
 

@@ -16,10 +16,11 @@ from dms_jax.errors import TracingError
 from dms_jax.program.axes import Atom, Axis, Concat, resolve
 from dms_jax.program.evaluate import Change, Evaluator
 from dms_jax.program.exactness import Factor, Insertion, Plan, plan
+from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.means import Mean
-from dms_jax.program.reading import Classes, Reading, Staged, read, stage
+from dms_jax.program.reading import Classes, Reading, read
 from dms_jax.program.sizes import Sizes, element_at
-from dms_jax.program.trace import Node, Program, Value, describe
+from dms_jax.program.staging import Staged, stage
 
 Masks = Mapping[str, jax.Array]
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from dms_jax.program.axes import UNIT, Atom, Axis
+from dms_jax.program.frames import Node, Program, Value
 from dms_jax.program.sizes import owners
-from dms_jax.program.trace import Node, Program, Value
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dms_jax.program.axes import UNIT
 from dms_jax.program.branches import alike, made_of
-from dms_jax.program.trace import Node, Program, Scan, Value
+from dms_jax.program.frames import Node, Program, Scan, Value
 
 
 @dataclass(eq=False)

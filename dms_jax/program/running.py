@@ -12,11 +12,11 @@ from dms_jax.errors import TracingError, UserError
 from dms_jax.program.axes import resolve
 from dms_jax.program.branches import Element
 from dms_jax.program.evaluate import Change, Evaluator
+from dms_jax.program.frames import Node, Program
 from dms_jax.program.masking import Readings
 from dms_jax.program.means import Mean, means
 from dms_jax.program.reading import Reading
 from dms_jax.program.sizes import Sizes, bind
-from dms_jax.program.trace import Node, Program
 
 SURROGATES = (61, 67)
 """Sizes that stand for a symbolic dimension while a function is read; two, to see what depends on it."""

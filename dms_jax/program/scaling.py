@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
+from dms_jax.program.frames import Node, Program, Value
 from dms_jax.program.operations import Place, Refused, Scaled
-from dms_jax.program.trace import Node, Program, Value
 
 Holds: TypeAlias = Callable[[Value, int], bool]
 Site: TypeAlias = tuple[Node, int, Place]  # an operation, its operand that is to be scaled, and along which axis

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from dms_jax.errors import UserError
-from dms_jax.program.trace import called, constants_of, scan_counts
+from dms_jax.program.loops import scan_counts
+from dms_jax.program.trace import called, constants_of
 
 
 def row_path(path: str, row: int, pattern: str) -> str:

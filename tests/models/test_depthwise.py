@@ -10,7 +10,8 @@ import pytest
 
 from dms_jax.models.depthwise import DepthwiseConv, depthwise_convolution, native_convolution, shifted_products
 from dms_jax.program.axes import UNIT, Atom, Ties, resolve
-from dms_jax.program.trace import Value, trace
+from dms_jax.program.frames import Value
+from dms_jax.program.trace import trace
 from tests.helpers import BFLOAT16_ROUNDING, FLOAT32_GRADIENTS, FLOAT32_ROUNDING
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from dms_jax import Schedule, Search, SearchSpace, UserError, models
+from dms_jax import Schedule, Search, SearchSpace, Structure, UserError, models
 from dms_jax.training import make_mesh, memory, place, supervised
 from dms_jax.training.distillation import Distillation
 from dms_jax.training.language import language_loss
+from experiments import llama_memory
 from tests.counting import random_variables
 
 SHAPE = memory.Shape(devices=8, fsdp=4, batch=16, length=64)
@@ -69,6 +70,16 @@ def test_finetuning_holds_the_small_network_and_the_original():
     assert plan.held["the original network"] == memory.search_plan(search, SHAPE).held["parameters"]
     assert "logits of the teacher" not in plan.held
     assert plan.total == sum(plan.held.values()) + sum(plan.during.values())
+
+
+def test_a_network_that_is_pruned_already_has_plans():
+    model = search_of().space.model
+    pruned = model.clone(
+        structure=Structure({"layer1/attention/heads": (0, 1), "layer1/feed_forward/hidden": (0, 1, 2)})
+    )
+    whole, rest = (llama_memory.plans(network, SHAPE, 0.5) for network in (model, pruned))
+    for phase in ("search", "finetune"):
+        assert 0 < rest[phase].held["parameters"] < whole[phase].held["parameters"]
 
 
 def test_shapes_that_do_not_divide():

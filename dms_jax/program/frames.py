@@ -1,0 +1,136 @@
+"""A program that was read: frames of steps as they are nested, and the same laid flat as nodes over values."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dms_jax.program.axes import Axis, Ties
+from dms_jax.program.operations import OPERATIONS, AxesOf, Operation
+
+_NOT_THE_USERS = ("jax", "jaxlib", "flax", "equinox", "keras", "haiku", "optax")
+_HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_OURS = (_HERE + "models" + os.sep,)  # networks of the zoo are a user's, as far as messages go
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One array of the program. `constant` is its value where all of it is one known number."""
+
+    axes: AxesOf
+    constant: float | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operation. `name` is the primitive's, or "alias" where a value enters or leaves a nested program."""
+
+    name: str
+    inputs: list[Value]
+    outputs: list[Value]
+    eqn: Any = None
+    callers: tuple[Any, ...] = ()  # the calls it is nested in, outermost first
+
+    @property
+    def in_loop(self) -> bool:
+        return any(eqn.primitive.name in ("scan", "while") for eqn in self.callers)
+
+    @property
+    def operation(self) -> Operation | None:
+        return OPERATIONS.get(self.name)
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """One equation of a frame: its values, the node it is (None: a call), and the frames of the programs it runs."""
+
+    eqn: Any
+    ins: list[Value]
+    outs: list[Value]
+    node: Node | None
+    frames: list[Frame]
+    derivative: Any = None
+
+
+@dataclass(eq=False, slots=True)
+class Frame:
+    """One run of one jaxpr."""
+
+    jaxpr: Any
+    const_arrays: Sequence[Any]
+    consts: list[Value]
+    args: list[Value]
+    steps: list[Step] = field(default_factory=list)
+    outs: list[Value] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class ProductTerm:
+    """One matrix product: multiply-adds = the product of the axes' sizes."""
+
+    axes: AxesOf
+    node: Node
+
+
+@dataclass(eq=False, slots=True)
+class Scan:
+    """A loop over rows: which axis the rows are, and what is carried."""
+
+    step: Step
+    rows: Axis
+    carried_in: list[Value]
+    carried_out: list[Value]
+    stacked: list[Value]
+
+
+@dataclass(eq=False)
+class Program:
+    """A traced function.
+
+    Attributes:
+      inputs, outputs: its values, in order.
+      nodes: all operations, laid flat, in the order in which they run.
+      products: all matrix products.
+      uncounted: products whose number is not known, as text.
+      marks: (node, value) of every `dms_jax.name`.
+      scans: all loops over rows.
+      ties: of its axes; programs of the same parameters share it.
+      frame: the outermost frame.
+    """
+
+    inputs: list[Value]
+    ties: Ties
+    outputs: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    products: list[ProductTerm] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
+    scans: list[Scan] = field(default_factory=list)
+    frame: Frame = field(init=False)
+
+    @property
+    def marks(self) -> list[Node]:
+        return [node for node in self.nodes if node.name == "dms_name"]
+
+
+def describe(why: Any) -> str:
+    """What tied or froze an axis, for people: `dot_general at models/resnet.py:41 (Bottleneck.__call__)`."""
+    if isinstance(why, str):
+        return why
+    name = why.eqn.primitive.name
+    for eqn in (why.eqn, *reversed(why.callers)):  # what JAX itself jits (sort, fft, ...) knows no line of the model
+        traceback = eqn.source_info.traceback
+        for frame in traceback.frames if traceback is not None else ():
+            file = frame.file_name
+            if file.startswith(_OURS) or not file.startswith((_HERE, *_libraries(), "<")):
+                short = os.path.join(*file.split(os.sep)[-2:])
+                return f"{name} at {short}:{frame.line_num} ({frame.function_name})"
+    return str(name)
+
+
+def _libraries() -> tuple[str, ...]:
+    """Folders of the frameworks that are loaded: no line of theirs is the user's."""
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in _NOT_THE_USERS]
+    return tuple(os.path.dirname(file) + os.sep for file in files if file)
