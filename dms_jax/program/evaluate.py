@@ -106,7 +106,7 @@ class Evaluator(Nested):
                 return [ins[self.stays[node][0]]]
             if node in self.changes:
                 ins = self.changes[node](ins)
-        if not self.touched(step):
+        if not self.touched(step) and all(x is not None for x in ins):  # a loop may take what no part of it needs
             return bind_equation(step.eqn, ins)
         if node is None:
             rebuild = getattr(self, f"_{step.eqn.primitive.name}", None)

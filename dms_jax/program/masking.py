@@ -251,7 +251,8 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
       mask: `[n]` in [0, 1], n the size of the axis.
       axis: of `x`.
       how: "sum": m x; "product": 1 + m (x - 1); "maximum": l + m (x - l), l the least along the axis, -inf
-        at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or".
+        at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or". "running" ones have a result at what is dropped,
+        too: there infinity is the largest number, as what reads it multiplies by 0.
     """
     m = mask.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -263,9 +264,11 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
         return 1 + m * (x - 1)
     if how == "logsumexp":
         there = m > 0
-        return jnp.where(there, x + jnp.log(jnp.where(there, m, 1)), -jnp.inf)
-    least = jax.lax.stop_gradient((jnp.min if how == "maximum" else jnp.max)(x, axis=axis, keepdims=True))
-    never = -jnp.inf if how == "maximum" else jnp.inf  # not even where all that is kept is the least
+        return jnp.where(there, x + jnp.log(jnp.where(there, m, 1)), jnp.finfo(x.dtype).min / 2)
+    maximum = how.endswith("maximum")
+    least = jax.lax.stop_gradient((jnp.min if maximum else jnp.max)(x, axis=axis, keepdims=True))
+    never = jnp.finfo(x.dtype).max / 2 if how.startswith("running") else jnp.inf
+    never = -never if maximum else never  # not even where all that is kept is the least
     return jnp.where(m > 0, least + m * (x - least), jnp.asarray(never, x.dtype))
 
 
@@ -274,5 +277,5 @@ def _neutral_integers(x: jax.Array, there: jax.Array, axis: int, how: str) -> ja
         return jnp.where(there, x, jnp.zeros((), x.dtype))
     if how in ("product", "and"):
         return jnp.where(there, x, jnp.ones((), x.dtype) if how == "product" else ~jnp.zeros((), x.dtype))
-    least = (jnp.min if how == "maximum" else jnp.max)(x, axis=axis, keepdims=True)
+    least = (jnp.min if how.endswith("maximum") else jnp.max)(x, axis=axis, keepdims=True)
     return jnp.where(there, x, least)

@@ -168,6 +168,8 @@ CUMULATIVE: dict[str, Callable[[jax.Array], jax.Array]] = {
     "time": lambda x: jnp.cumsum(x, 1),
     "product": lambda x: jnp.cumprod(1 + 0.1 * x, -1),
     "maximum": lambda x: jax.lax.cummax(x, axis=2),
+    "minimum": lambda x: jax.lax.cummin(x, axis=2),
+    "logsumexp": lambda x: jax.lax.cumlogsumexp(x, axis=2),
     "associative": lambda x: jax.lax.associative_scan(jnp.add, x, axis=1),
 }
 

@@ -14,6 +14,7 @@ import dms_jax
 from dms_jax import Searchable, SearchSpace
 from tests.counting import multiply_adds, numbers, random_variables
 from tests.helpers import FLOAT32_LOGITS
+from tests.laws.checking import Case, hold
 from tests.traced import Model, check
 
 
@@ -299,3 +300,21 @@ def test_a_search_space_of_a_smaller_network():
         "block2/mid": 5,
     }
     assert again.resources() == space.resources(small.structure)
+
+
+def test_a_loop_that_takes_what_it_does_not_need():
+    def fn(params, x):
+        unread = params["unread"] * 2.0
+
+        def step(h, row):
+            jnp.sum(unread)  # an operand of the loop, for nothing
+            return jnp.tanh(row @ params["in"] + h), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros((x.shape[0], 5)), jnp.swapaxes(x, 0, 1))
+        return jnp.tanh(h @ params["hidden"]) @ params["out"]
+
+    shapes = {"in": (3, 5), "hidden": (5, 6), "out": (6, 2), "unread": (4,)}
+    params = {name: jax.random.normal(jax.random.key(i), shape) for i, (name, shape) in enumerate(shapes.items())}
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+    space = SearchSpace.from_function(fn, params, x, freeze=["in"])  # the loop stays as it is
+    hold(Case(fn, space, params, (x,)))

@@ -19,7 +19,8 @@ class Read(NamedTuple):
 
     Attributes:
       sides: (operand, axis of it); where there are two (the operands of a product), either may bear the mask.
-      how: what is neutral: "sum" (0), "product" (1), "maximum" (the lowest value), "minimum", "and", "or", "logsumexp".
+      how: what is neutral: "sum" (0), "product" (1), "maximum" (the lowest value), "minimum", "running
+        maximum", "running minimum", "and", "or", "logsumexp".
     """
 
     sides: tuple[tuple[int, int], ...]
