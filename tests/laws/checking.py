@@ -58,12 +58,14 @@ class Case:
 
 def case_of(network: Network, **options: Any) -> Case:
     """A network of the catalogue; its training program is one that the space knows."""
-    key, train = jax.random.key(0), None
-    if network.train is not None:
+    key, made = jax.random.key(0), network.train
+    train: Callable[..., Any] | None = None
+    if made is not None:
 
-        def train(params: Any, *args: Any) -> Any:
-            return network.train(params, *args[:-1], key=args[-1])
+        def step(params: Any, *args: Any) -> Any:
+            return made(params, *args[:-1], key=args[-1])
 
+        train = step
         options["also"] = {"train": (train, (*network.inputs, key))}
     space = SearchSpace.from_function(
         network.fn, network.params, *network.inputs, trainable=network.trainable, paths=network.paths, **options

@@ -34,7 +34,7 @@ def gated(draw: Draw, width: int) -> Piece:
     def apply(p: Any, x: jax.Array) -> jax.Array:
         parts = [("mul", FACTORS[kind](p, x)) if kind not in DIVIDE else ("div", DIVIDE[kind]) for kind in kinds]
         parts.insert(order, ("mul", f(p, x)))
-        y = None
+        y: Any = None
         for how, part in parts if from_left else parts[::-1]:
             if y is None:
                 y = part if how == "mul" else 1.0 / part

@@ -185,4 +185,4 @@ def test_the_same_network_in_every_framework(name):
             small = one.parameters.arrays(dms_jax.shrink(one, its_params, kept))
             run = relaxed(one.shrunk(one.fn, kept))
             outs.append(jax.jit(lambda arrays, x, one=one, run=run: run(one.parameters.tree(arrays), x))(small, X))
-        close(*outs, FLOAT32_LOGITS)
+        close(outs[0], outs[1], FLOAT32_LOGITS)

@@ -117,34 +117,45 @@ def test_costs_by_formula(kv_heads, tied):
 
 @pytest.mark.parametrize("name", ["grouped", "qwen2", "all biases", "width, tied"])
 def test_folded_is_masked(name):
+    """Masks in parameters, masks where they are read, and the module's own collection of masks."""
     space = small(name)
-    params, masks = random_variables(space)["params"], space.collection(flat_masks(space, 1))
+    params, flat = random_variables(space), flat_masks(space, 1)
 
-    def loss(params, masks, fold):
-        params, masks = space.fold(params, masks) if fold else (params, masks)
-        logits: Any = space.model.apply({"params": params, "masks": masks}, tokens())
+    def value(logits):
         return jnp.mean(jnp.square(jax.nn.log_softmax(logits)))
 
-    step = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
-    (folded, folded_grads), (masked, masked_grads) = step(params, masks, True), step(params, masks, False)
-    np.testing.assert_allclose(folded, masked, rtol=FLOAT32_GRADIENTS)
-    for a, b in zip(jax.tree.leaves(folded_grads), jax.tree.leaves(masked_grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32_GRADIENTS * max(1.0, float(jnp.max(jnp.abs(b)))))
+    def loss(params, x):
+        return value(space.model.apply(params, x))
+
+    def by_collection(params, masks, x):
+        return value(space.model.apply({**params, "masks": space.collection(masks)}, x))
+
+    def by_engine(fold):
+        masked = space.masked(loss, fold=fold)
+        return lambda params, masks, x: masked(params, space.by_group(masks), x)
+
+    ways = [by_collection, by_engine(True), by_engine(False)]
+    (expected, grads), *others = (jax.jit(jax.value_and_grad(way, (0, 1)))(params, flat, tokens()) for way in ways)
+    for found, found_grads in others:
+        np.testing.assert_allclose(found, expected, rtol=FLOAT32_GRADIENTS)
+        for a, b in zip(jax.tree.leaves(found_grads), jax.tree.leaves(grads), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32_GRADIENTS * max(1.0, float(jnp.max(jnp.abs(b)))))
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if "width" not in name])
 def test_every_mask_folds(name):
     space = small(name)
-    assert space.fold(random_variables(space)["params"], space.masks())[1] == {}
+    assert space.fold(random_variables(space), space.masks())[1] == {}
 
 
 def test_a_step_keeps_one_copy_of_the_kernels_that_masks_go_into():
     """Gates and features share one kernel of the FFN, heads and queries one of the attention."""
     space = small("grouped")
-    leaves = {space._params[f.leaf] for factors in space.folds.values() for f in factors}
-    names = {path[-1] for path in leaves}
+    factors = space._readings.plan_of(space.fn, space.example).factors
+    leaves = {space.parameters.paths[f.leaf] for several in factors.values() for f in several}
+    names = {path.rsplit("/", 1)[-1] for path in leaves}
     assert names == {"value", "output"} | names & {"up", "down"} and len(names) == 3
-    params, masks = random_variables(space)["params"], space.masks()
+    params, masks = random_variables(space), space.masks()
     program = jax.make_jaxpr(lambda p, m: space.fold(p, m)[0])(params, masks).jaxpr
     shapes = [space.leaves[path].shape for path in leaves]
     products = [e.outvars[0].aval.shape for e in program.eqns if e.primitive.name == "mul"]
