@@ -30,7 +30,6 @@ class Branch:
       stream: branches of one residual stream have the same.
       mark: (group, element) where the network names it.
       products: whether a matrix product goes with it.
-      uses: numbers of all trained parameters that it uses, also where others use them, too.
     """
 
     node: Node
@@ -40,7 +39,6 @@ class Branch:
     stream: tuple
     mark: tuple[str, int] | None = None
     products: bool = True
-    uses: frozenset[int] = frozenset()
 
     @property
     def block(self) -> bool:
@@ -70,78 +68,13 @@ def find_branches(
     working = set()
     for product in program.products:
         working |= through.get(product.node.outputs[0], frozenset())
-    uses = [
-        behind | ahead
-        for behind, ahead in zip(_uses(program, leaves, through, len(sums)), _ahead(program, leaves, sums), strict=True)
-    ]
     found, count = [], {}
     for i, (node, operand) in enumerate(sums):
         mark = gates.of(node.inputs[operand])
         own = frozenset(behind[i])
         if i in working or mark is not None:
             count[own] = count.get(own, 0) + 1
-        found.append(Branch(node, operand, own, (own, count.get(own, 0)), _stream(node), mark, i in working, uses[i]))
-    return found
-
-
-def _uses(
-    program: Program, leaves: Mapping[Value, int], through: Mapping[Value, frozenset], count: int
-) -> list[frozenset[int]]:
-    """Of every branch, the parameters that are used in it, moved or cast."""
-    origin = dict(leaves)
-    found: list[set[int]] = [set() for _ in range(count)]
-    for node in program.nodes:
-        if node.inputs and node.inputs[0] in origin and node.name in MOVED:
-            origin |= dict.fromkeys(node.outputs, origin[node.inputs[0]])
-            continue
-        behind = [through[out] for out in node.outputs if out in through]
-        for value in node.inputs if behind else ():
-            if value in origin:
-                for i in frozenset.intersection(*behind):
-                    found[i].add(origin[value])
-    return [frozenset(used) for used in found]
-
-
-def _ahead(program: Program, leaves: Mapping[Value, int], sums: Sequence[tuple[Node, int]]) -> list[frozenset[int]]:
-    """Of every branch, the parameters that it is made of and its trunk is not."""
-    made: dict[Value, int] = {value: 1 << number for value, number in leaves.items()}
-    for node in program.nodes:
-        bits = 0
-        for value in node.inputs:
-            bits |= made.get(value, 0)
-        for out in node.outputs:
-            made[out] = made.get(out, 0) | bits
-    found = []
-    for node, operand in sums:
-        bits = made.get(node.inputs[operand], 0) & ~made.get(node.inputs[1 - operand], 0)
-        found.append(frozenset(number for number in leaves.values() if bits >> number & 1))
-    return found
-
-
-MOVED = frozenset(
-    "convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split()
-)
-
-
-def gates_by_use(
-    branches: Sequence[Branch], gates: Mapping[Element, frozenset[int]]
-) -> dict[Element, list[tuple[Node, int]]]:
-    """The branches of gates where a program holds every branch more than once: a gradient has it on its way back, too.
-
-    A branch is one of the gate with the fewest parameters among those that have all gated parameters that it uses.
-
-    Args:
-      branches: of the program.
-      gates: gate -> the parameters that go with it.
-    """
-    every = frozenset().union(*gates.values()) if gates else frozenset()
-    found: dict[Element, list[tuple[Node, int]]] = {}
-    for branch in branches:
-        used = branch.uses & every
-        fitting = [gate for gate, own in gates.items() if used and used <= own]
-        if fitting:
-            gate = min(fitting, key=lambda gate: len(gates[gate]))
-            found.setdefault(gate, []).append((branch.node, branch.operand))
+        found.append(Branch(node, operand, own, (own, count.get(own, 0)), _stream(node), mark, i in working))
     return found
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from dms_jax.errors import TracingError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, resolve
-from dms_jax.program.branches import Branch, Element, find_branches, gates_by_use
+from dms_jax.program.branches import Branch, Element, find_branches
 from dms_jax.program.candidates import common_module, module_of
 from dms_jax.program.choice import Choice, Declared, matches
+from dms_jax.program.derived import gates_by_use
 from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters
 
@@ -78,13 +79,13 @@ def find_depth(
             owned[atom] = (name, 0)
             stacked.append(name)
     sums = []
-    for branches, count in zip(every, counts, strict=True):
+    for program, branches, count, state in zip(programs, every, counts, states, strict=True):
         found: dict[Element, list[tuple[Node, int]]] = {}
         for branch in branches:
             if branch.block and branch.key in elements and count[branch.key[0]] == counts[0][branch.key[0]]:
                 found.setdefault(elements[branch.key], []).append((branch.node, branch.operand))
         missing = {element: own for (own, _), element in elements.items() if element not in found and own}
-        sums.append(found | gates_by_use(branches, missing))
+        sums.append(found | gates_by_use(program, leaves, branches, missing, state))
     return Depth(groups, owned, elements, sums, stacked, dict(counts[0]))
 
 

@@ -83,6 +83,7 @@ class Readings:
             arrays = multiplied(found, self.classes.parameters.arrays(params), masks)
             arguments = [x if hasattr(x, "shape") else jnp.asarray(x) for x in jax.tree.leaves(args)]
             reading = found.reading
+            reading.check(element for element in reading.elsewhere if element[0] in masks)
             rows = {step: masks[name] for step, name in reading.rows.items() if name in masks}
 
             def rebuild(program: Program, masks: Masks) -> dict[Node, Change]:

@@ -7,14 +7,15 @@ it would take a group apart that is searched, it is refused by name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from dms_jax.errors import TracingError
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
-from dms_jax.program.branches import Branch, Element, Key, find_branches, gates_by_use, reach
+from dms_jax.program.branches import Branch, Element, Key, find_branches, reach
+from dms_jax.program.derived import gates_by_use
 from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.rows import find_rows
@@ -64,6 +65,7 @@ class Reading:
       rows: of loops over layers: id of the step -> the depth group of its rows.
       out_tree: of the outputs.
       state: of every output, the leaf whose new value it is, or None.
+      elsewhere: gates that cannot be closed here -> a parameter that goes with them and is used elsewhere, too.
     """
 
     program: Program
@@ -75,6 +77,20 @@ class Reading:
     rows: dict[int, str]
     out_tree: Any
     state: list[int | None]
+    elsewhere: dict[Element, str] = field(default_factory=dict)
+
+    def check(self, gone: Iterable[Element]) -> None:
+        """Whether gates can be closed in this function.
+
+        Raises:
+          TracingError: one cannot.
+        """
+        for name, element in gone:
+            if (name, element) in self.elsewhere:
+                raise TracingError(
+                    f"{self.elsewhere[name, element]} goes with element {element} of group {name!r}, but this function "
+                    "uses it elsewhere, too; trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+                )
 
     def stays(self, gone: frozenset[Element]) -> dict[Node, tuple[int, Element]]:
         """Residual sums without their branch -> the operand that stays, and the gate."""
@@ -130,10 +146,14 @@ def read(classes: Classes, staged: Staged) -> Reading:
         element = branch.mark if marked else classes.elements.get(branch.key)
         if element is not None:
             gates.setdefault(element, []).append((branch.node, branch.operand))
-    for element, sums in gates_by_use(branches, _missing(classes, gates)).items():
-        gates[element] = sums
+    missing = _missing(classes, gates)
+    gates |= gates_by_use(program, numbers, branches, missing, updates, together=False)
     reading = Reading(program, numbers, arguments, owned, gates, row_sums, rows, staged.out_tree, state)
-    _check_gates(classes, reading)
+    reading.elsewhere = _elsewhere(classes, reading)
+    missing = {gate: own for gate, own in missing.items() if gate in reading.elsewhere}
+    if missing:
+        gates |= gates_by_use(program, numbers, branches, missing, updates)
+        reading.elsewhere = _elsewhere(classes, reading)
     return reading
 
 
@@ -220,17 +240,15 @@ def _missing(classes: Classes, found: Mapping[Element, Any]) -> dict[Element, fr
     return {gate: frozenset(numbers) for gate, numbers in own.items()}
 
 
-def _check_gates(classes: Classes, reading: Reading) -> None:
-    """What goes with a gate must go with it in this function, too."""
+def _elsewhere(classes: Classes, reading: Reading) -> dict[Element, str]:
+    """Gates of which something that goes with them does not do so in this function."""
     if not any(classes.gates):
-        return
+        return {}
     marks = {node: (operand, {element}) for element, sums in reading.gates.items() for node, operand in sums}
     behind = {i: classes.gates[leaf] for i, leaf in enumerate(reading.state) if leaf is not None}
     through = reach(reading.program, marks, behind=behind)
+    found: dict[Element, str] = {}
     for value, number in reading.leaves.items():
-        if value in through and not classes.gates[number] <= through[value]:
-            name, element = sorted(classes.gates[number] - through[value])[0]
-            raise TracingError(
-                f"{classes.parameters.paths[number]} goes with element {element} of group {name!r}, but this function "
-                "uses it elsewhere, too; trace it with the space (`also=`), or leave the group alone (`freeze=`)"
-            )
+        for element in classes.gates[number] - through[value] if value in through else ():
+            found.setdefault(element, classes.parameters.paths[number])
+    return found

@@ -68,6 +68,7 @@ class Small:
         classes = self._readings.classes
         kept = {owners[classes.owned[atom]]: positions for atom, positions in self._sizes.kept.items()}
         sizes = Sizes(kept, bind(reading.arguments, shapes))
+        reading.check(self._gone)
         stays = reading.stays(self._gone)
 
         def recount(program: Program, masks: Any = None) -> dict[Node, Change]:

@@ -25,8 +25,8 @@ NAMES = """abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e 
     copy cos cosh digamma eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag
     integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to min ne nextafter not or polygamma
     one_minus_square log2 mulhi population_count pow real regularized_incomplete_beta rem round rsqrt shard_alike
-    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient tan tanh threefry2x32 xor zeta
-    random_clone random_fold_in pvary pcast pbroadcast unreduced_psum xla_metadata_value to_edtype from_edtype
+    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient tan tanh threefry2x32
+    xor zeta random_clone random_fold_in pvary pcast pbroadcast unreduced_psum xla_metadata_value to_edtype from_edtype
     zeros_like""".split()
 
 SCALED = """copy_p convert_element_type reduce_precision neg name dms_name sharding_constraint mesh_cast reshard
