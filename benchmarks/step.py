@@ -22,9 +22,12 @@ import optax
 import tyro
 
 from benchmarks.masked import inserted
+from benchmarks.stock import STOCK, Stock, cross_entropy
 from benchmarks.timing import going_on, interleaved_seconds, spread
 from dms_jax import Search, SearchSpace, models
 from dms_jax.data import batches, digits
+from dms_jax.method.loss import outcome
+from dms_jax.partition import combine, merged
 from dms_jax.training.machine import machine
 
 
@@ -43,16 +46,22 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """One network on one batch of digits."""
+    """One network: of the zoo on a batch of digits, or a stock one (see `benchmarks.stock`) as it comes."""
 
     network: str
-    resolution: int
-    batch_size: int
     rounds: int
+    resolution: int = 0
+    batch_size: int = 0
 
 
-CASES = (Case("resnet56", 8, 64, 60), Case("resnet50", 64, 16, 25))
-QUICK_CASES = (Case("resnet20", 8, 16, 5),)
+CASES = (
+    Case("resnet56", 60, 8, 64),
+    Case("resnet50", 25, 64, 16),
+    Case("nnx_vit", 15),
+    Case("keras_mobilenet_v2", 25),
+    Case("llama_bytes", 15),
+)
+QUICK_CASES = (Case("resnet20", 5, 8, 16),)
 
 
 def main(options: Options) -> None:
@@ -74,9 +83,8 @@ def compare(case: Case, rounds: int) -> list[str]:
     interleaved_seconds(calls, rounds=3)  # warm-up
     seconds = interleaved_seconds(calls, rounds)
     memory = {name: step.memory_analysis().temp_size_in_bytes for name, step in compiled.items()}
-    title = f"{case.network}, {case.resolution} px, batch {case.batch_size}"
     return [
-        f"| {title} | {name} | {spread(1e3 * seconds[name], 2)} "
+        f"| {bench.title} | {name} | {spread(1e3 * seconds[name], 2)} "
         f"| {np.median(seconds[name]) / np.median(seconds['plain']):.3f} "
         f"| {memory[name] / 1e6:.1f} | {memory[name] / memory['plain']:.3f} |"
         for name in calls
@@ -99,57 +107,58 @@ def trace_seconds(network: str, resolution: int, times: int) -> np.ndarray:
 class Bench:
     """A network, its optimizer and a batch: all that the three steps share."""
 
-    model: Any
+    title: str
     space: SearchSpace
-    variables: dict[str, Any]
-    batch: dict[str, jax.Array]
+    params: Any
+    loss: Any
+    batch: Any
     key: jax.Array
     optimizer: optax.GradientTransformation
 
     @staticmethod
     def of(case: Case) -> Bench:
-        model = models.create(case.network, num_classes=digits.CLASSES)
-        batch = batches(digits.load(case.resolution).train, case.batch_size, seed=0)(0)
-        image = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), jnp.float32)
-        variables = jax.jit(lambda key: model.init(key, jnp.zeros(image.shape)))(jax.random.key(0))
-        variables = {name: tree for name, tree in variables.items() if name != "masks"}
-        return Bench(
-            model=model,
-            space=SearchSpace.from_model(model, image),
-            variables=variables,
-            batch=jax.tree.map(jnp.asarray, batch),
-            key=jax.random.key(1),
-            optimizer=optax.sgd(optax.cosine_decay_schedule(0.01, 10_000), momentum=0.9, nesterov=True),
-        )
+        made = STOCK[case.network]() if case.network in STOCK else zoo(case)
+        rate = optax.cosine_decay_schedule(0.01, 10_000)
+        optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
+        params = made.space.arrays(made.params)
+        return Bench(made.title, made.space, params, made.loss, made.batch, jax.random.key(1), optimizer)
 
     def steps(self) -> list[tuple[str, tuple[Any, Any]]]:
         """(name, (jitted step, its first state)), every state with buffers of its own."""
-        variables = jax.tree.map(jnp.copy, self.variables)
-        plain = (variables, self.optimizer.init(variables["params"]))
+        params = jax.tree.map(jnp.copy, self.params)
+        plain = (params, self.optimizer.init(self.space.partition(params)[0]))
         made: list[tuple[str, tuple[Any, Any]]] = [("plain", (jax.jit(self.plain, donate_argnums=0), plain))]
         folded = Search(self.space, self.loss, self.optimizer, {"macs": 0.25}, steps=10_000)
         for name, search in (("folded", folded), ("unfolded", inserted(folded))):
-            made.append((name, (jax.jit(search.step, donate_argnums=0), search.init(self.variables))))
+            made.append((name, (jax.jit(search.step, donate_argnums=0), search.init(self.params))))
         return made
 
-    def loss(self, params: Any, batch: Any, key: jax.Array):
-        """Cross-entropy, with BatchNorm's new statistics."""
-        logits, changed = self.model.apply(params, batch["image"], train=True, mutable=["batch_stats"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, {"state": changed}
-
-    def plain(self, state: tuple[dict[str, Any], Any], batch: Any, key: jax.Array):
+    def plain(self, state: tuple[Any, Any], batch: Any, key: jax.Array):
         """One training step without masks."""
-        variables, opt_state = state
-        model_state = {name: tree for name, tree in variables.items() if name != "params"}
+        params, opt_state = state
+        trained, rest = self.space.partition(params)
+        task = outcome(self.loss)
+        (value, (changed, _)), gradient = jax.value_and_grad(
+            lambda trained: task(self.space.whole(combine(trained, rest)), batch, key), has_aux=True
+        )(trained)
+        updates, opt_state = self.optimizer.update(gradient, opt_state, trained)
+        params = combine(optax.apply_updates(trained, updates), merged(rest, changed))
+        return (params, opt_state), {"loss": value}
 
-        def loss(params):
-            return self.loss({"params": params, **model_state}, batch, key)
 
-        (value, more), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        updates, opt_state = self.optimizer.update(gradient, opt_state, variables["params"])
-        params = optax.apply_updates(variables["params"], updates)
-        return ({**variables, **more["state"], "params": params}, opt_state), {"loss": value}
+def zoo(case: Case) -> Stock:
+    """A network of the zoo on a batch of digits, with BatchNorm's new statistics."""
+    model = models.create(case.network, num_classes=digits.CLASSES)
+    batch = jax.tree.map(jnp.asarray, batches(digits.load(case.resolution).train, case.batch_size, seed=0)(0))
+    image = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), jnp.float32)
+    params = jax.jit(lambda key: model.init(key, jnp.zeros(image.shape)))(jax.random.key(0))
+
+    def loss(params: Any, batch: Any, key: jax.Array):
+        logits, changed = model.apply(params, batch["image"], train=True, mutable=["batch_stats"])
+        return cross_entropy(logits, batch["label"]), {"state": changed}
+
+    title = f"{case.network}, {case.resolution} px, batch {case.batch_size}"
+    return Stock(title, SearchSpace.from_model(model, image), params, loss, batch)
 
 
 if __name__ == "__main__":

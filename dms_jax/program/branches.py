@@ -1,7 +1,7 @@
 """Residual branches that can go, and what goes with them.
 
-`y = x + f(x)` is a sum of which one term is made of the other, or of what the other is a residual sum on. Without its
-branch such a sum gives its trunk; the branch, and whatever reaches outputs through it alone, is gone.
+`y = x + f(x)` (or minus) is a sum of which one term is made of the other, or of what the other is a residual sum on.
+Without its branch such a sum gives its trunk; the branch, and whatever reaches outputs through it alone, is gone.
 """
 
 from __future__ import annotations
@@ -89,14 +89,15 @@ def _residual_sums(program: Program, leaves: Mapping[Value, int]) -> list[tuple[
     trunk: dict[Value, Value] = {}
     found: list[tuple[Node, int]] = []
     for node in program.nodes:
-        if node.name not in ("add", "add_any") or node.in_loop:
+        if node.name not in ("add", "add_any", "sub") or node.in_loop:
             continue
         a, b = node.inputs
         if a is b or not a.axes or not alike(a, b) or a in leaves or b in leaves:
             continue
         if a.constant is not None or b.constant is not None:
             continue
-        for operand, (stays, branch) in ((1, (a, b)), (0, (b, a))):
+        either = ((1, (a, b)), (0, (b, a)))
+        for operand, (stays, branch) in either[:1] if node.name == "sub" else either:  # x - f(x)
             if made_of(makers, index, branch, _trunks(makers, trunk, stays)):
                 trunk[node.outputs[0]] = stays
                 found.append((node, operand))
