@@ -117,9 +117,9 @@ def plan(
     found.counted = {name for mean in found.means for axis in mean.axes for name in owners(axis, owned)}
     options = {name: _options(graph, owned, name, sites, writes, fold) for name, sites in reads(program, owned).items()}
     scaled: set[int] = set()
+    sizes = {leaf: math.prod(axis.size for axis in value.axes) for value, leaf in leaves.items()}
 
     def numbers(option: _Option) -> float:
-        sizes = {leaf: math.prod(a.size for a in value.axes) for value, leaf in leaves.items()}
         folded = sum(sizes[leaf] / 2 if leaf in scaled else sizes[leaf] for leaf in {f.leaf for f in option.factors})
         return folded + 2 * option.inserted
 
