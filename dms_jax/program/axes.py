@@ -58,6 +58,9 @@ class Product:
 
 Axis: TypeAlias = Atom | Concat | Product
 
+MOST_PERIODS = 32
+"""How often a shift may fit into an axis that is tied to itself, shifted; one that is longer is frozen instead."""
+
 UNIT = Atom(1)  # every axis of size 1 of an array: it says nothing about positions, so it is never tied
 
 
@@ -141,6 +144,14 @@ def _factor(axis: Axis, major: int) -> tuple[Axis, Axis]:
         axis.bound = Product((first, second))
         return first, second
     raise Irregular
+
+
+def _offsets(axis: Concat) -> Iterator[tuple[Axis, int]]:
+    """Every part and where it begins."""
+    start = 0
+    for part in axis.parts:
+        yield part, start
+        start += part.size
 
 
 def _take(parts: list[Axis], kind: type[Concat] | type[Product]) -> Axis:
@@ -228,6 +239,10 @@ class Ties:
             self.freeze(axis, atom.frozen)
 
     def _unify_concats(self, a: Concat, b: Concat, why: Any) -> None:
+        at = dict(_offsets(a))
+        shifts = ((part.size, abs(at.get(part, start) - start)) for part, start in _offsets(b))
+        if any(shift and size > MOST_PERIODS * shift for size, shift in shifts):
+            raise Irregular  # position i is position i + k all along (x[1:] beside x[:-1]): hardly a group of elements
         left: list[Axis] = list(a.parts)
         right: list[Axis] = list(b.parts)
         while left:

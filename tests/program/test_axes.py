@@ -240,3 +240,10 @@ def test_long_chains_resolve(n):
         ties.tie(nxt, last, "add")
         last = nxt
     assert resolve(last) is resolve(first)
+
+
+def test_a_long_axis_tied_to_itself_shifted_is_frozen():
+    """What every language model's loss does with its tokens: x[:, :-1] beside x[:, 1:]."""
+    ties, a, b, c = Ties(), Atom(1), Atom(4096), Atom(1)
+    ties.tie(concat((a, b)), concat((b, c)), "a loss")
+    assert resolve(b) is b and b.frozen == "a loss"
