@@ -79,7 +79,9 @@ def keras_mobilenet_v2() -> Stock:
     import keras
 
     shape = (64, 64, 3)
-    model = keras.applications.MobileNetV2(weights=None, input_shape=shape, classes=10, classifier_activation=None)
+    # Keras annotates both as text; its documentation gives None.
+    build: Any = keras.applications.MobileNetV2
+    model = build(weights=None, input_shape=shape, classes=10, classifier_activation=None)
 
     def loss(params: Any, batch: Any, key: jax.Array) -> Any:
         logits, changed = model.stateless_call(
