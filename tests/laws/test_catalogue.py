@@ -1,7 +1,10 @@
 """The laws over stock networks of every framework, which nobody here wrote."""
 
+from dataclasses import replace
 from functools import cache
 
+import jax
+import numpy as np
 import pytest
 
 from dms_jax import TracingError
@@ -15,7 +18,7 @@ SLOW = ("keras_densenet121", "equinox_equimo_mobilenet_v3")
 """Of these nothing is compiled."""
 
 TRAINED = tuple(name for name in NETWORKS if name not in BIG and name != "haiku_mobilenet_v1")
-"""Deep networks with BatchNorm over few numbers differ by rounding in training, as far as one likes."""
+"""Deep networks with BatchNorm over few numbers differ by rounding in training, as far as one likes; in float64 not."""
 
 UNREAD = ("plain_channel_shuffle", "plain_grouped_convolution", "plain_ragged_dot")
 """Networks whose derivative has operations that the network has not, and is refused by name where it is to run smaller
@@ -52,6 +55,16 @@ def test_masked_is_shrunk(name):
 def test_masked_is_shrunk_in_training(name):
     case = case_of(name)
     checking.masked_training_is_shrunk(case, checking.some(case.space)[0])
+
+
+def test_masked_is_shrunk_in_training_in_float64():
+    def wide(tree):
+        return jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree)
+
+    with jax.enable_x64(True):
+        network = NETWORKS["haiku_mobilenet_v1"]()
+        case = checking.case_of(replace(network, params=wide(network.params), inputs=wide(network.inputs)))
+        checking.masked_training_is_shrunk(case, checking.some(case.space)[0])
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BIG or name == "keras_mobilenet_v2"])
