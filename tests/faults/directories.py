@@ -89,6 +89,8 @@ def finish(directory: Path) -> None:
     told = said.getvalue()
     if found["params"] is not None:
         assert found["results"] == {"seed": 0, "steps": sum(job.PHASES.values())}, found["results"]
-        lost = [name for name, lines in records(directory).items() if lines != history[name]]
+        # How many records there are is saved with each checkpoint, what they say is not: a line that is a stranger's,
+        # or one number of it changed, is not noticed (docs/reliability.md).
+        lost = [name for name, lines in records(directory).items() if len(lines) < len(history[name])]
         assert not lost or "lacks" in told or "cannot be read" in told, f"{lost} lost records without a word: {told}"
     assert "Traceback" not in told, told
