@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from dms_jax.errors import UserError, one_line
-from dms_jax.training.digests import Owner, find_fault, write_digests
+from dms_jax.training.digests import Owner, find_fault, find_special, write_digests
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _SET_ASIDE = ".not-whole"
@@ -214,6 +214,9 @@ class Checkpoints(contextlib.AbstractContextManager):
                     "bring one back from a copy, or remove the directory to start again"
                 )
         whole = next((int(p.name) for p in folders if p not in faults), None)
+        for folder in folders[len(faults) + 1 :]:
+            if (fault := find_special(folder)) is not None:
+                faults[folder] = fault
         then = "starting from the first step" if whole is None else f"using the one of step {whole}"
         for path in sorted(self.directory.glob(f"*{_UNFINISHED}*")):
             self._report(f"checkpoint {path.name.split('.')[0]} in {self.directory} was never finished; {then}")

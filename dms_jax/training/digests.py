@@ -81,7 +81,8 @@ def find_fault(folder: Path, owner: Owner | None = None) -> str | None:
                 return f"{name} is not what was written"
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if path.is_symlink() or not (path.is_dir() or name in expected or path.name in _NOT_DIGESTED):
+            known = name in expected or (path.name in _NOT_DIGESTED and path.is_file())
+            if path.is_symlink() or not (path.is_dir() or known):
                 return f"{name} was not written with it"
         content = _record(folder)
     except FileNotFoundError as error:
@@ -91,6 +92,20 @@ def find_fault(folder: Path, owner: Owner | None = None) -> str | None:
     if str(content["step"]) != folder.name:
         return f"it was saved as step {content['step']}"
     return None if owner is None else _stranger(content, owner)
+
+
+def find_special(folder: Path) -> str | None:
+    """Say what in `folder` is neither a file nor a directory.
+
+    Orbax looks into every checkpoint there is, not only into the one that is restored, and would wait at a pipe.
+    """
+    try:
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                return f"{path.relative_to(folder).as_posix()} is neither a file nor a directory"
+    except OSError as error:
+        return f"it cannot be read: {one_line(error, 100)}"
+    return None
 
 
 def read_owner(folder: Path) -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 import json
+import os
 import resource
 import shutil
+import threading
 from pathlib import Path
 
 import jax
@@ -108,6 +110,23 @@ def test_harmed_files_give_the_same_numbers_or_the_checkpoint_before(harm, two_w
             assert_is(restored, 20)
     assert fell_back >= len(files_of(two_whole)) - 4  # the markers and time stamps of Orbax hold nothing restored
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("step", ["10", "20"])
+def test_a_pipe_in_the_place_of_any_file_is_not_waited_for(step, two_whole, tmp_path):
+    for number, file in enumerate(files_of(two_whole, step)):
+        directory = Path(shutil.copytree(two_whole, tmp_path / str(number)))
+        place = directory / file.relative_to(two_whole)
+        place.unlink()
+        os.mkfifo(place)
+        found = []
+        thread = threading.Thread(target=lambda to=directory, found=found: found.append(restore(to)), daemon=True)
+        thread.start()
+        thread.join(60)
+        assert found, f"waits at {file}"
+        ((restored, lines),) = found
+        assert_is(restored, 20 if step == "10" else 10)
+        assert len(lines) == 1 and f"checkpoint {step} in" in lines[0]
 
 
 def test_every_byte_of_array_data_counts(two_whole, tmp_path):
