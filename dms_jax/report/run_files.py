@@ -12,7 +12,7 @@ from dms_jax.errors import UserError, shortened
 from dms_jax.reading import Mismatch, listing, mapping, optional, record, whole
 from dms_jax.report.quantities import RESOURCES
 from dms_jax.structure import MOST_ELEMENTS, MOST_GROUPS
-from dms_jax.training.metrics import MOST_BYTES
+from dms_jax.training.histories import MOST_BYTES
 
 Record = Mapping[str, Any]
 

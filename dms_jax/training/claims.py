@@ -44,7 +44,7 @@ def is_claimed(directory: Path, config: Mapping[str, Any]) -> bool:
 
 
 def claim(directory: Path, config: Mapping[str, Any]) -> None:
-    """Make the directory this job's, or see that it is; to be called under its lock.
+    """Make the directory this job's, or see that it is; to be called in `lock.claiming`.
 
     Raises:
       UserError: it is another job's.

@@ -8,6 +8,8 @@ import fcntl
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from dms_jax import files
@@ -15,6 +17,9 @@ from dms_jax.errors import UserError
 from dms_jax.training.checkpoints import warn
 
 FILE = "lock"
+
+
+_PATIENCE = 10.0  # seconds; a claim takes milliseconds
 
 
 class AtWorkError(UserError):
@@ -69,3 +74,37 @@ class DirectoryLock:
         raise UserError(
             f"cannot write in {self._path.parent} ({fault or f'{FILE} is no file'}); choose another --workdir"
         )
+
+
+@contextlib.contextmanager
+def claiming(directory: Path) -> Iterator[None]:
+    """Hold the directory itself while its claim is read or written, which is short: others wait for it.
+
+    It is not the lock of who works there: whoever claimed a directory would else find it locked by another who is about
+    to see that it is claimed, and both would go.
+
+    Raises:
+      AtWorkError: somebody held it all the time.
+      OSError: it cannot be opened.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _wait_for(descriptor, directory)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int, directory: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise AtWorkError(
+                    f"another process holds {directory}; wait for it, or choose another --workdir"
+                ) from None
+            time.sleep(0.002)
+        except OSError:  # no locks of directories here, such as on NFS: the configuration is created exclusively
+            return None

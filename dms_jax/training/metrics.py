@@ -6,27 +6,19 @@ import math
 import os
 import stat
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from dms_jax import files, reading
 from dms_jax.errors import UserError, one_line
 from dms_jax.training.checkpoints import warn
+from dms_jax.training.histories import Recorded
 
 FILE = "metrics.jsonl"
-
-MOST_BYTES = 2**32
-"""Of a file of records."""
-
-MOST_LINE = 2**28
-"""Of one record: masks of a network with 100 million elements."""
-
-RECORD = reading.record({"phase": reading.text(1000), "step": reading.whole(0)})
-"""What every line is at least."""
 
 
 class MetricsWriter(contextlib.AbstractContextManager):
@@ -60,8 +52,8 @@ class MetricsWriter(contextlib.AbstractContextManager):
                 raise UserError(
                     f"cannot write {FILE} in {directory}: {error.strerror}; choose a directory of yours"
                 ) from error
-        self.written: Counter[str] = Counter()
-        """Phase -> records written by this object."""
+        self.recorded: defaultdict[str, Recorded] = defaultdict(Recorded)
+        """Phase -> digest of its records, which goes on from what is put here; process 0 alone has them."""
 
     @property
     def position(self) -> int:
@@ -79,12 +71,13 @@ class MetricsWriter(contextlib.AbstractContextManager):
         Raises:
             UserError: the disk is full, say. What was written before is whole.
         """
-        self.written[phase] += 1
         if not self._is_writer:
             return
         record = {"phase": phase, "step": step}
         record |= {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        self._file.append(json.dumps(record).encode() + b"\n")
+        line = json.dumps(record).encode() + b"\n"
+        self._file.append(line)
+        self.recorded[phase].add(step, line)
         if self._board_class is not None:
             self._show(phase, step, values)
 
@@ -171,50 +164,6 @@ class Lines:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
-
-
-class History(NamedTuple):
-    """The lines of a file of records.
-
-    Attributes:
-        lines: as they are, with their ends.
-        records: phase and step of each; None where a line is no record.
-    """
-
-    lines: list[bytes]
-    records: list[tuple[str, int] | None]
-
-    @property
-    def unreadable(self) -> list[int]:
-        """Numbers, from 1, of the lines that are no records; a torn last one, as a kill leaves it, is not counted."""
-        torn = len(self.lines) if self.lines and not self.lines[-1].endswith(b"\n") else 0
-        return [n for n, found in enumerate(self.records, start=1) if found is None and n != torn]
-
-    def steps(self, phase: str, most: int) -> list[int]:
-        """The steps of a phase's records, up to `most`."""
-        return [found[1] for found in self.records if found is not None and found[0] == phase and found[1] <= most]
-
-
-def history(path: Path) -> History:
-    """Read a file of records, whatever its lines hold; an empty history where there is none.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    if not os.path.lexists(path):
-        return History([], [])
-    lines = reading.read_bytes(path, most=MOST_BYTES, hint="see what it is").splitlines(keepends=True)
-    return History(lines, [_key(line) for line in lines])
-
-
-def _key(line: bytes) -> tuple[str, int] | None:
-    try:
-        if not line.endswith(b"\n") or len(line) > MOST_LINE:
-            return None
-        found = reading.parse(line, "line", RECORD, hint="")
-        return found["phase"], found["step"]
-    except UserError:
-        return None
 
 
 def read(directory: str | Path, report: Callable[[str], None] | None = None) -> list[dict[str, Any]]:

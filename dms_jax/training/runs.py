@@ -22,7 +22,6 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,11 +41,19 @@ from dms_jax.training import claims
 from dms_jax.training.checkpoints import Checkpoints, warn
 from dms_jax.training.claims import ELSEWHERE
 from dms_jax.training.digests import Owner, find_fault, identity_of, read_meta
+from dms_jax.training.histories import (
+    Recorded,
+    drop_unreadable,
+    forget,
+    history,
+    tell_differences,
+    tell_unknown,
+)
 from dms_jax.training.interrupt import InterruptFlag
-from dms_jax.training.lock import DirectoryLock
+from dms_jax.training.lock import DirectoryLock, claiming
 from dms_jax.training.loop import run_phase
 from dms_jax.training.metrics import FILE as METRICS
-from dms_jax.training.metrics import History, Lines, MetricsWriter, history
+from dms_jax.training.metrics import Lines, MetricsWriter
 from dms_jax.training.processes import is_first, on_first
 from dms_jax.training.progress import Progress
 
@@ -77,7 +84,7 @@ class Run(contextlib.AbstractContextManager):
         self.interrupt = InterruptFlag()
         self._config = files.finite(json.loads(json.dumps(config)))
         self._lock = DirectoryLock(self.directory)
-        self._masks: Counter[str] = Counter()  # records of masks of a phase
+        self._recorded: dict[str, dict[str, Recorded]] = {}  # phase -> file -> its records; process 0 has them
         on_first(self._claim)
 
     def __enter__(self) -> Run:
@@ -86,27 +93,24 @@ class Run(contextlib.AbstractContextManager):
         return self
 
     def _claim(self) -> None:
-        """Make the directory this job's, under its lock, unless it is already."""
+        """Make the directory this job's, unless it is already; one job at a time."""
         with _writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             if claims.is_claimed(self.directory, self._config):
                 return
-            self._lock.acquire()
-            try:
+            with claiming(self.directory):
                 claims.claim(self.directory, self._config)
-            finally:
-                self._lock.release()
 
     def _begin(self) -> None:
         """Take the lock, and see once more whose the directory is: what happens from here on happens under it."""
         self._lock.acquire()
         try:
-            with _writing(self.directory):
+            with _writing(self.directory), claiming(self.directory):
                 claims.claim(self.directory, self._config)
                 for part in self.directory.glob(f"*{files.PART}"):  # of writes that were killed
                     part.unlink()
-            for file in (METRICS, MASKS):
-                _drop_unreadable(self.directory / file)
+                for file in (METRICS, MASKS):
+                    drop_unreadable(self.directory / file)
         except BaseException:
             self._lock.release()
             raise
@@ -133,14 +137,30 @@ class Run(contextlib.AbstractContextManager):
             structure = Structure.load(self.directory / "structure.json")
             final = self.directory / "checkpoints" / FINAL / "0"
             fault = find_fault(final, Owner(self._config, FINAL))
-            if fault is None and read_meta(final).get("structure") != identity_of(structure.to_json()):
+            meta = {} if fault is not None else read_meta(final)
+            if fault is None and meta.get("structure") != identity_of(structure.to_json()):
                 fault = "they were saved with another structure.json"
             if fault is not None:
                 raise UserError(f"the final weights in {final} cannot be used ({fault})")
         except UserError as error:
             warn(f"{shortened(str(error), 300)}: this job is not finished, and what is missing is made again")
             return None
+        self._tell_all(meta.get("histories", {}))
         return results
+
+    def _tell_all(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Say what records of a finished job are lost or others."""
+        for file in (METRICS, MASKS):
+            path, of_phase = self.directory / file, {p: found[file] for p, found in saved.items() if file in found}
+            try:
+                past = history(path)
+            except UserError as error:
+                warn(shortened(str(error), 300))
+                continue
+            tell_unknown(path, past, of_phase)
+            for phase, one in of_phase.items():
+                last = one["marks"][-1][1] if one["marks"] else 0
+                tell_differences(path, past, phase, last, one, sys.maxsize)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -185,19 +205,16 @@ class Run(contextlib.AbstractContextManager):
         with Checkpoints(self.directory / "checkpoints" / name, owner=owner) as checkpoints:
             restored = checkpoints.restore(state)
             start, state, meta = (0, state, {}) if restored is None else restored
-            there = on_first(lambda: self._recall(name, start, meta, start < steps))
+            on_first(lambda: self._recall(name, start, meta, start < steps))
             if start >= steps:
                 return state
-            self._masks[name] = there[MASKS]
             with (
                 self._timed(name, steps),
                 MetricsWriter(self.directory) as writer,
                 Progress(name, steps, start) as progress,
             ):
-
-                def counts() -> dict[str, Any]:
-                    return {"records": {METRICS: there[METRICS] + writer.written[name], MASKS: self._masks[name]}}
-
+                if name in self._recorded:
+                    writer.recorded[name] = self._recorded[name][METRICS]
                 return run_phase(
                     name,
                     step,
@@ -211,31 +228,32 @@ class Run(contextlib.AbstractContextManager):
                     checkpoints=checkpoints,
                     checkpoint_seconds=checkpoint_seconds,
                     interrupt=self.interrupt,
-                    meta=counts,
+                    meta=lambda: {"histories": self._histories(name)},
                     **options,
                 )
 
-    def _recall(self, phase: str, start: int, meta: Mapping[str, Any], drop: bool) -> dict[str, int]:
-        """Say which records of a phase are lost, drop those beyond its checkpoint: file -> how many it goes on with."""
-        counts = {}
+    def _histories(self, phase: str) -> dict[str, Any]:
+        """File -> what a checkpoint carries of a phase's records in it."""
+        return {file: recorded.saved() for file, recorded in self._recorded.get(phase, {}).items()}
+
+    def _recall(self, phase: str, start: int, meta: Mapping[str, Any], drop: bool) -> None:
+        """Say which records of a phase are lost or others, drop those beyond its checkpoint, go on with those left."""
+        self._recorded[phase] = {}
         for file in (METRICS, MASKS):
             path = self.directory / file
             past = history(path)
-            steps = past.steps(phase, sys.maxsize)
-            counts[file] = sum(step <= start for step in steps)
-            expected = meta.get("records", {}).get(file, 0)
-            if counts[file] < expected:
-                lost = f"{expected - counts[file]} of the {expected} records of {phase}"
-                warn(f"{path} lacks {lost} up to step {start}; the weights are not affected")
-            if start == 0 and steps and file == METRICS:
+            if file in (saved := meta.get("histories", {})):
+                tell_differences(path, past, phase, start, saved[file], start if drop else sys.maxsize)
+            beyond = [step for step, _ in past.of(phase)]
+            if start == 0 and beyond and file == METRICS:
                 warn(
                     f"no checkpoint of {phase} in {self.directory} was saved or is left: it starts again from step 0, "
-                    f"and its {len(steps)} records, up to step {max(steps)}, are dropped and made again"
+                    f"and its {len(beyond)} records, up to step {max(beyond)}, are dropped and made again"
                 )
             if drop:
                 with _writing(self.directory):
-                    _forget(path, past, phase, start)
-        return counts
+                    forget(path, past, phase, start)
+            self._recorded[phase][file] = Recorded.of(past.of(phase, start))
 
     @contextlib.contextmanager
     def _timed(self, name: str, steps: int) -> Iterator[None]:
@@ -258,9 +276,10 @@ class Run(contextlib.AbstractContextManager):
         if not is_first():
             return
         text = {name: _bytes(name, np.asarray(mask)).hex() for name, mask in masks.items()}
+        line = json.dumps({"phase": phase, "step": step, "masks": text}).encode() + b"\n"
         with _writing(self.directory), contextlib.closing(Lines(self.directory / MASKS)) as lines:
-            lines.append(json.dumps({"phase": phase, "step": step, "masks": text}).encode() + b"\n")
-        self._masks[phase] += 1
+            lines.append(line)
+        self._recorded.setdefault(phase, {}).setdefault(MASKS, Recorded()).add(step, line)
 
     def finish(self, structure: Structure, variables: Any, results: Mapping[str, Any]) -> None:
         """Write the structure, the small network's variables, and last of all the results.
@@ -277,7 +296,11 @@ class Run(contextlib.AbstractContextManager):
 
         on_first(begin)
         with Checkpoints(folder, owner=Owner(self._config, FINAL)) as checkpoints:
-            checkpoints.save(0, variables, {"structure": identity_of(json.loads(json.dumps(structure.to_json())))})
+            meta = {
+                "structure": identity_of(json.loads(json.dumps(structure.to_json()))),
+                "histories": {phase: self._histories(phase) for phase in self._recorded},
+            }
+            checkpoints.save(0, variables, meta)
         on_first(lambda: _write(self.directory / "results.json", results))
 
 
@@ -392,28 +415,3 @@ def _bytes(name: str, mask: np.ndarray) -> bytes:
     if not np.all((rounded >= 0) & (rounded <= 255)):
         raise UserError(f"the mask of group {name!r} has elements that are not between 0 and 1")
     return rounded.astype(np.uint8).tobytes()
-
-
-def _drop_unreadable(path: Path) -> None:
-    """Drop lines that are no records, and say which: their history is lost, whatever else is not."""
-    past = history(path)
-    if not past.unreadable:
-        return
-    lines = ", ".join(map(str, past.unreadable[:5])) + (", ..." if len(past.unreadable) > 5 else "")
-    known = [found for found in past.records[: past.unreadable[0] - 1] if found is not None]
-    since = f"after step {known[-1][1]} of {known[-1][0]}" if known else "from the first step on"
-    many = f"{len(past.unreadable)} line{'s' * (len(past.unreadable) > 1)} of {path} cannot be read"
-    warn(f"{many} (line {lines}, {since}) and will be missing; the weights are not affected")
-    with _writing(path.parent):
-        files.write(path, b"".join(line for line, found in zip(past.lines, past.records, strict=True) if found))
-
-
-def _forget(path: Path, past: History, phase: str, start: int) -> None:
-    """Drop a phase's records beyond the step it goes on from, and a torn line; those of other phases stay."""
-    kept = [
-        line
-        for line, found in zip(past.lines, past.records, strict=True)
-        if found is not None and (found[0] != phase or found[1] <= start)
-    ]
-    if kept != past.lines:
-        files.write(path, b"".join(kept))

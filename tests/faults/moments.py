@@ -32,7 +32,7 @@ def killed(seed: int, cases: int) -> Tally:
     for what, draw in draws(tally.kind, seed, cases):
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / "run"
-            for _ in range(int(draw.integers(1, 4)) if cases > 20 else 1):
+            for _ in range(int(draw.integers(1, 4))):
                 at = str(int(draw.integers(1, 900)))
                 command = [sys.executable, "-P", "-m", "tests.faults.job", str(directory), at]
                 ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)

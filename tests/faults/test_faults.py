@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults.directories import damaged
+from tests.faults.directories import damaged, roles, templates
 from tests.faults.moments import full_disk, killed, raced
 from tests.faults.outside import commanded, lied_to
 from tests.faults.tally import table
@@ -25,6 +25,11 @@ def test_a_case_is_the_same_whenever_it_is_drawn():
 
     first, again = ([draw.integers(10**9) for _, draw in draws("a", 3, 5)] for _ in range(2))
     assert first == again != [draw.integers(10**9) for _, draw in draws("b", 3, 5)]
+
+
+def test_a_case_damages_the_same_role_whenever_it_is_drawn():
+    first, again = (list(roles(made / "run-0-2")) for made in (templates(), templates.__wrapped__()))
+    assert first == again and any("*" in role for role in first)
 
 
 def test_a_wrong_case_is_counted():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dms_jax.errors import UserError
+from dms_jax.training.histories import Recorded, difference
 from dms_jax.training.runs import Run
 from tests.faults import job
 from tests.faults.directories import MOMENTS, final, finish, records, templates, unbroken
@@ -135,6 +136,71 @@ def test_checkpoints_of_a_phase_that_are_gone_are_told(copy, phase):
     assert f"no checkpoint of {phase} in {directory} was saved or is left: it starts again from step 0" in told
     assert f"its {count} records, up to step {job.PHASES[phase]}, are dropped and made again" in told
     assert records(directory) == unbroken()[1]
+
+
+def _other_number(lines, number, strangers):
+    record = json.loads(lines[number])
+    record |= {"masks": {"g": "010203"}} if "masks" in record else {"loss": 0.123}
+    lines[number] = json.dumps(record).encode() + b"\n"
+
+
+def _swapped(lines, number, strangers):
+    lines[number], lines[number - 1] = lines[number - 1], lines[number]
+
+
+def _twice(lines, number, strangers):
+    lines.insert(number, lines[number])
+
+
+def _strangers(lines, number, strangers):
+    lines[:] = strangers
+
+
+def _a_space_more(lines, number, strangers):
+    lines[number] = lines[number].replace(b"}\n", b" }\n")
+
+
+@pytest.mark.parametrize("change", [_other_number, _swapped, _twice, _strangers, _a_space_more])
+@pytest.mark.parametrize("file", ["metrics.jsonl", "masks.jsonl"])
+@pytest.mark.parametrize("moment", [STOPPED, LAST])
+def test_records_that_are_others_are_told_with_the_step(copy, change, file, moment):
+    directory, stranger = copy(moment), copy(moment, seed=1)
+    lines = (directory / file).read_bytes().splitlines(keepends=True)
+    number = len(lines) - 1
+    known = [json.loads(line) for line in lines]
+    change(lines, number, (stranger / file).read_bytes().splitlines(keepends=True))
+    (directory / file).write_bytes(b"".join(lines))
+    told = said(directory)
+    assert told.count(file) == (2 if change is _strangers and file == "metrics.jsonl" else 1)  # of pretrain as well
+    same = {_swapped: number - 1, _twice: number + 1, _strangers: 0}.get(change, number)
+    last = [r["step"] for r in known[:same] if r["phase"] == "search"]
+    since = f"after step {last[-1]}" if last else "from the first one on"
+    assert f"{directory / file} does not hold the records of search up to step" in told
+    assert f"it differs {since}; the weights are not affected" in told
+    assert ({"metrics.jsonl", "masks.jsonl"} - {file}).pop() not in told
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 66, 200, 1000, 4097])
+def test_a_difference_is_found_within_a_thirty_second_of_a_phase(count):
+    draw = np.random.default_rng(count)
+    lines = [(3 * i, draw.bytes(9)) for i in range(1, count + 1)]
+    saved = json.loads(json.dumps(Recorded.of(lines).saved()))
+    assert difference(saved, lines) is None and len(saved["marks"]) <= 65
+    for at in draw.integers(count, size=9):
+        others = [(step, line + b"x" * int(i == at)) for i, (step, line) in enumerate(lines)]
+        for changed in (others, lines[:at] + lines[at + 1 :], lines[:at]):
+            found = difference(saved, changed)
+            assert found is not None and found <= 3 * at and found // 3 >= at - max(count / 32, 1)
+    assert difference(saved, [*lines, (3 * count, b"more")]) == 3 * count
+
+
+@pytest.mark.parametrize("moment", [STOPPED, LAST])
+def test_records_of_a_phase_that_no_job_has_are_told(copy, moment):
+    directory = copy(moment)
+    with (directory / "metrics.jsonl").open("a") as end:
+        end.write('{"phase": "another", "step": 1}\n')
+    said(directory)
+    assert "holds records of phase 'another', which this job does not have" in said(directory)
 
 
 # --- finished ---
