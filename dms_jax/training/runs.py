@@ -140,6 +140,8 @@ class Run(contextlib.AbstractContextManager):
             meta = {} if fault is not None else read_meta(final)
             if fault is None and meta.get("structure") != identity_of(structure.to_json()):
                 fault = "they were saved with another structure.json"
+            if fault is None and meta.get("results") != identity_of(results):
+                fault = f"they were saved with another {path.name}"
             if fault is not None:
                 raise UserError(f"the final weights in {final} cannot be used ({fault})")
         except UserError as error:
@@ -298,6 +300,7 @@ class Run(contextlib.AbstractContextManager):
         with Checkpoints(folder, owner=Owner(self._config, FINAL)) as checkpoints:
             meta = {
                 "structure": identity_of(json.loads(json.dumps(structure.to_json()))),
+                "results": identity_of(json.loads(json.dumps(files.finite(results)))),
                 "histories": {phase: self._histories(phase) for phase in self._recorded},
             }
             checkpoints.save(0, variables, meta)

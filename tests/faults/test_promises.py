@@ -223,6 +223,16 @@ def test_a_damaged_result_is_made_again(copy, seed):
     assert job.go(directory)["params"] is None  # and now it is finished
 
 
+@pytest.mark.parametrize("content", ['{"reed": 0, "steps": 14}', '{"seed": 1, "steps": 14}', '{"steps": 14}', "{}"])
+def test_results_that_are_others_are_made_again(copy, content):
+    directory = copy(LAST)
+    path = directory / "results.json"
+    whole = path.read_bytes()
+    path.write_text(content)
+    assert "they were saved with another results.json" in said(directory)
+    assert path.read_bytes() == whole and job.go(directory)["params"] is None
+
+
 # --- links ---
 
 

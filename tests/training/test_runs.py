@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from dms_jax.training import CheckpointError, runs
+from dms_jax.training import CheckpointError, claims, runs
 from dms_jax.training.metrics import FILE, read
 from dms_jax.training.runs import Run
 from tests import tiny
@@ -110,6 +111,33 @@ def test_a_second_job_in_the_directory_of_one_at_work(tmp_path):
             Run(tmp_path, CONFIG).__enter__()
     with Run(tmp_path, CONFIG):  # the first one ended
         pass
+
+
+def test_who_claims_is_waited_for_and_not_taken_for_a_job_at_work(tmp_path, monkeypatch):
+    """One that saw no claim yet looks again; meanwhile the one that has claimed begins. Else both would go."""
+    first, inside, on = Run(tmp_path, CONFIG), threading.Event(), threading.Event()
+    claim, is_claimed, said = claims.claim, claims.is_claimed, []
+
+    def slowly(directory, config):
+        if config != CONFIG:
+            inside.set()
+            on.wait(60)
+        claim(directory, config)
+
+    def second():
+        with pytest.raises(UserError) as error:
+            Run(tmp_path, CONFIG | {"seed": 77})
+        said.append(str(error.value))
+
+    monkeypatch.setattr(claims, "claim", slowly)
+    monkeypatch.setattr(claims, "is_claimed", lambda d, c: (c == CONFIG or inside.is_set()) and is_claimed(d, c))
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert inside.wait(60)
+    threading.Timer(0.3, on.set).start()
+    with first:
+        thread.join(60)
+    assert len(said) == 1 and "holds another job (seed" in said[0]
 
 
 def test_the_lock_of_a_killed_job_is_free(tmp_path):
