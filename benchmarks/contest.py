@@ -59,6 +59,7 @@ class Settings:
       ratio_schedule, ratio_together: of the strategy.
       residual: the residual width may shrink, too, on a task that leaves it alone.
       blocks: share of blocks that a rule keeps which thins evenly; None: as many as fit.
+      on_target, effects: of the strategy.
     """
 
     strategy: str
@@ -81,6 +82,8 @@ class Settings:
     ratio_together: float = 0.0
     residual: bool = False
     blocks: float | None = None
+    on_target: bool = False
+    effects: bool = False
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -196,7 +199,13 @@ def _search(task: Task, settings: Settings) -> Search:
 
 
 def _strategy(settings: Settings) -> Strategy:
-    moved = {"rate": settings.rate, "schedule": settings.ratio_schedule, "together": settings.ratio_together}
+    moved = {
+        "rate": settings.rate,
+        "schedule": settings.ratio_schedule,
+        "together": settings.ratio_together,
+        "on_target": settings.on_target,
+        "effects": settings.effects,
+    }
     if settings.sharpness == 1.0 and settings.start_open:
         return baselines.create(settings.strategy, **moved)
     if settings.strategy != "dms":

@@ -37,3 +37,14 @@ def number(what: str, value: Any, interval: str, of: str = "") -> float:
     if math.isnan(given) or not (_OPEN[interval[0]](given, low) and _CLOSE[interval[-1]](given, high)):
         raise UserError(f"{what} {value}{of and ' ' + of} is not possible; give a number in {interval}")
     return given
+
+
+def flag(what: str, value: Any) -> bool:
+    """True or False, or an error: "`what` `value` is not possible".
+
+    Raises:
+      UserError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{what} {value!r} is not possible; give True or False")
+    return value

@@ -40,6 +40,10 @@ class Searching:
     """How that rate goes: from twice the mean to 0, or, as in the paper, constant."""
     ratio_together: Annotated[float | None, default("the strategy's")] = None
     """Share of that rate at which the ratios of widths and heads move together; 0, as in the paper: each by itself."""
+    ratio_on_target: bool = False
+    """Hold the search on its target, from both sides: a common shift of the ratios is solved for in every step."""
+    block_effects: bool = False
+    """Judge blocks by the finite effect of their removal instead of their gradient."""
     importance: ImportanceName = "taylor"
     """What an element is judged by; taylor_last: without the moving average."""
     weight: Annotated[float | None, default("balance")] = None
@@ -65,7 +69,12 @@ class Searching:
     def chosen(self) -> Strategy:
         """The strategy, with what moves its parameters."""
         return baselines.create(
-            self.strategy, rate=self.ratio_rate, schedule=self.ratio_schedule, together=self.ratio_together
+            self.strategy,
+            rate=self.ratio_rate,
+            schedule=self.ratio_schedule,
+            together=self.ratio_together,
+            on_target=self.ratio_on_target or None,
+            effects=self.block_effects or None,
         )
 
     @property
@@ -87,7 +96,9 @@ class Searching:
             "ratio_schedule": chosen.schedule,
             "ratio_together": chosen.together,
         }
-        return {**dataclasses.asdict(self), **filled}
+        given = dataclasses.asdict(self)
+        off = [name for name in ("ratio_on_target", "block_effects") if not given[name]]  # of jobs from before them
+        return {**{name: value for name, value in given.items() if name not in off}, **filled}
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,12 @@ class Layout:
         """`[groups]` bool, whose ratios have something in common: all that can move but depth."""
         return np.array([group.rules.moves_together for group in self.space.groups.values()]) & ~self.fixed
 
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """Indices of the elements that gate blocks."""
+        gates = np.array([group.rules.gates for group in self.space.groups.values()])
+        return np.flatnonzero(gates[self.of_element])
+
     # --- from one shape to another ---
 
     @cached_property

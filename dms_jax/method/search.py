@@ -19,17 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
+from dms_jax.method import effects, projection, refusals, resources
 from dms_jax.method import importance as evaluation
-from dms_jax.method import projection, refusals, resources
 from dms_jax.method.dms import DMS
 from dms_jax.method.gradients import value_and_grad
 from dms_jax.method.importance import Evidence, Importance
 from dms_jax.method.layout import Layout
 from dms_jax.method.limits import Limits, smallest
 from dms_jax.method.loss import Loss, each_its_own, outcome
-from dms_jax.method.resources import Balance
+from dms_jax.method.movement import Movement, Situation
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.state import SearchState
 from dms_jax.method.strategy import Context, Strategy
@@ -81,7 +80,7 @@ class Search:
     targets: dict[str, int] = field(init=False)
     layout: Layout = field(init=False)
     _loss: Any = field(init=False, repr=False)
-    _ratio_optimizer: optax.GradientTransformation = field(init=False, repr=False)
+    _movement: Movement = field(init=False, repr=False)
 
     def __post_init__(self):
         refusals.check_arguments(self)
@@ -92,7 +91,9 @@ class Search:
             # masks of 0 under a ReLU would pass no gradient to themselves where they are folded into what writes
             "_loss": self.space.masked(outcome(self.loss), writes=not self.strategy.zeros),
         }
-        derived["_ratio_optimizer"] = self.strategy.optimizer(derived["layout"], derived["schedule"].active)
+        layout = derived["layout"]
+        moves = self.strategy.optimizer(layout, derived["schedule"].active)
+        derived["_movement"] = Movement(layout, self.strategy, moves, plain=self.resource_weight is not None)
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
@@ -113,7 +114,7 @@ class Search:
             params=params,
             opt_state=owned(self.optimizer.init(self.space.partition(params)[0]), params) if self.optimizer else (),
             ratios=ratios,
-            ratio_opt_state=owned(self._ratio_optimizer.init(ratios), ratios),
+            ratio_opt_state=owned(self._movement.optimizer.init(ratios), ratios),
             importance={name: jnp.zeros((group.size,), jnp.float32) for name, group in self.space.groups.items()},
             task_norm=jnp.zeros((), jnp.float32),
             weights={name: jnp.asarray(weight, jnp.float32) for name in self.targets},
@@ -176,39 +177,62 @@ class Search:
         importance = self.space.flat(state.importance)
         noise = jax.random.fold_in(key, NOISE)
         masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step, noise), state.ratios)
+        active, learning = state.step >= self.schedule.warmup, ~self._frozen(state.step) & ~c.fixed
+        seen, probed = self._probed(masks, state.step, learning)
         trained, rest = self.space.partition(state.params)
         task = partial(self.task, step=state.step)
         (loss, (changed, metrics)), (g_trained, g_masks) = value_and_grad(task, (0, 1), self.accumulate)(
-            trained, masks, rest, batch, key
+            trained, seen, rest, batch, key
         )
-        active, learning = state.step >= self.schedule.warmup, ~self._frozen(state.step) & ~c.fixed
-        importance, skipped = evaluation.update(
-            importance,
-            self.importance.measure(self._evidence(masks, g_masks, state.params)),
-            c.segments,
-            learning,
-            decay=self.importance.decay,
-            across=self.strategy.across,
+        score = self.importance.measure(self._evidence(masks, g_masks, state.params))
+        new_importance, skipped = evaluation.update(
+            importance, score, c.segments, learning, decay=self.importance.decay, across=self.strategy.across
         )
-        misses, slopes = self._slopes(masks, pull, self.goals(state.step))
-        (g_task,), before = pull(g_masks), Balance(state.task_norm, state.weights)
-        plain = self.resource_weight is not None
-        g_ratios, after = resources.balance(g_task, slopes, misses, before, active, plain=plain)
-        ratios, ratio_opt_state = self._move_ratios(state, g_ratios, active, learning)
+        if self._probes:
+            blocks = np.isin(np.arange(len(c.of_element)), c.blocks)
+            new_importance = jnp.where(blocks, effects.update(importance, g_masks, probed), new_importance)
+            g_masks = jnp.where(blocks, -new_importance, g_masks)
+        goals = self.goals(state.step)
+        moved = self._movement(
+            Situation(
+                state=state,
+                masks=masks,
+                pull=pull,
+                gradient=g_masks,
+                goals=goals,
+                following=self.goals(state.step + 1),
+                active=active,
+                learning=learning,
+                next_masks=lambda ratios: self.flat_masks(ratios, new_importance, state.step + 1),
+            )
+        )
         trained, opt_state = self._move_weights(trained, g_trained, state.opt_state)
         new = SearchState(
             step=state.step + 1,
             params=combine(trained, merged(rest, changed)),
             opt_state=opt_state,
-            ratios=ratios,
-            ratio_opt_state=ratio_opt_state,
-            importance=self.space.by_group(importance),
-            task_norm=after.task_norm,
-            weights=after.weights,
+            ratios=moved.ratios,
+            ratio_opt_state=moved.opt_state,
+            importance=self.space.by_group(new_importance),
+            task_norm=moved.balance.task_norm,
+            weights=moved.balance.weights,
         )
-        for name, (now, goal) in misses.items():
-            metrics |= {name: now, f"{name}_target": goal, f"weight_{name}": state.weights[name]}
+        for name, goal in goals.items():
+            metrics |= {name: moved.fractions[name], f"{name}_target": goal, f"weight_{name}": moved.weights[name]}
         return new, {**metrics, "loss": loss, "importance_skipped": skipped}
+
+    @property
+    def _probes(self) -> bool:
+        """Whether blocks are judged by the finite effect of their removal."""
+        return self.strategy.effects and len(self.layout.blocks) > 0
+
+    def _probed(self, masks: jax.Array, step: jax.Array, learning: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The masks that the network is run with, and which of them are probes `[elements]` bool."""
+        if not self._probes:
+            return masks, jnp.zeros(masks.shape, bool)
+        chosen, u = effects.probes(masks, self.layout.blocks, step)
+        chosen &= self.layout.to_elements(learning)
+        return jnp.where(chosen, u, masks), chosen
 
     def task(
         self, trained: Any, masks: jax.Array, rest: Any, batch: Any, key: jax.Array, *, step: jax.Array | None = None
@@ -233,32 +257,6 @@ class Search:
         position = jnp.asarray(self.layout.position, jnp.float32)
         return Evidence(judged, gradient.astype(jnp.float32), magnitude, position)
 
-    def _slopes(
-        self, masks: jax.Array, pull: Any, goals: Mapping[str, jax.Array]
-    ) -> tuple[dict[str, tuple[jax.Array, jax.Array]], dict[str, Any]]:
-        """r of the network that would be exported now beside r_t, and the gradients of their losses on the ratios."""
-        kept = self.strategy.kept(self.layout, masks)
-        fractions, to_masks = jax.vjp(lambda m: self.space.fractions(resources.straight_through(m, kept)), masks)
-        slopes = {}
-        for name, goal in goals.items():
-            slope = jax.grad(resources.excess)(fractions[name], goal)
-            one = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
-            (slopes[name],) = pull(*to_masks(one))
-        return {name: (fractions[name], goal) for name, goal in goals.items()}, slopes
-
-    def _move_ratios(self, state: SearchState, gradient: Any, active: jax.Array, learning: jax.Array):
-        c, updates = self.layout, self._ratio_optimizer.update(gradient, state.ratio_opt_state, state.ratios)
-        ratios = self.strategy.clip(c, optax.apply_updates(state.ratios, updates[0]))
-        # a gradient that is not finite would stay in the ratios and their optimizer for good
-        active = active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
-        opt_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), updates[1], state.ratio_opt_state)
-
-        def moved(new: jax.Array, old: jax.Array, owner: np.ndarray) -> jax.Array:
-            free = (active & learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
-            return jnp.where(free, new, old)
-
-        return jax.tree.map(moved, ratios, state.ratios, self.strategy.owners(c)), opt_state
-
     def _move_weights(self, trained: Any, gradient: Any, opt_state: Any):
         if self.optimizer is None:
             return trained, opt_state
@@ -266,6 +264,12 @@ class Search:
         return optax.apply_updates(trained, updates), opt_state
 
     # --- the result ---
+
+    def reached(self, state: SearchState) -> dict[str, float]:
+        """The resources of the network that the masks keep, as fractions of the full one: before any projection."""
+        masks = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
+        fractions = self.space.fractions(self.strategy.kept(self.layout, masks))
+        return {name: float(fractions[name]) for name in self.targets}
 
     def structure(self, state: SearchState, model: Mapping[str, Any] | None = None) -> Structure:
         """Project the ratios onto the budget: never above it, within one element's cost below it.

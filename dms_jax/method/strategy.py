@@ -60,6 +60,11 @@ class Strategy(ABC):
         still; "constant" is the paper's, and right where a falling one misses the target.
       together: share in [0, 1) of the rate at which the ratios of widths and heads move together; at the rest each
         moves by itself, and depth at all of it (`optimizer.adam_together`). 0 is the paper's.
+      on_target: after every step a common shift of the ratios brings r to the target, from either side, and they move
+        along what is left of the task gradient there (`tracking`). False: by the sum of both losses' gradients, as the
+        search balances them.
+      effects: blocks are judged, and pull at their ratio, by the finite effect of their removal (`effects`), in place
+        of their gradient at the masks they have.
 
     Class attributes:
       title: in tables: "found by ...".
@@ -73,12 +78,15 @@ class Strategy(ABC):
         projection holds no piece against them (`projection.project`).
 
     Raises:
-      UserError: numbers outside their ranges, or ratios that should move together where there are none.
+      UserError: numbers outside their ranges, or ratios that should move together, or on the target, where there are
+        none.
     """
 
     rate: float = 5.0
     schedule: Literal["cosine", "constant"] = "constant"
     together: float = 0.0
+    on_target: bool = False
+    effects: bool = False
     title: ClassVar[str] = "another strategy"
     ratios: ClassVar[bool] = False
     uses_importance: ClassVar[bool] = True
@@ -92,6 +100,12 @@ class Strategy(ABC):
             raise UserError(f"schedule {self.schedule!r} of the rate is not possible; give 'cosine' or 'constant'")
         if self.together and not self.ratios:
             raise UserError(f"{self.title} has no ratios that could move together; leave `together` out")
+        for name in ("on_target", "effects"):
+            checks.flag(name, getattr(self, name))
+        if self.on_target and not self.ratios:
+            raise UserError(f"{self.title} has no ratios that a shift could hold on the target; leave `on_target` out")
+        if self.effects and self.zeros:
+            raise UserError(f"{self.title} has masks of 0 or 1, and blocks with no way between; leave `effects` out")
 
     @abstractmethod
     def init(self, layout: Layout) -> Any:

@@ -77,11 +77,13 @@ class Finished:
       structure: the one found.
       networks: name -> `Network`.
       difference: the largest difference between the masked and the shrunk network's outputs, right after the search.
+      reached: what the search ended at before its result was projected onto the budget, as `Search.reached` has it.
     """
 
     structure: Structure
     networks: dict[str, Network]
     difference: float
+    reached: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +144,7 @@ class Pipeline:
         state = pupil.search("search", search, pretrained)
         chosen = state.replace(ratios=local(state.ratios), importance=local(state.importance))  # type: ignore[attr-defined]
         structure = search.structure(chosen, self.model)
-        difference = self._verified(state.params, structure)
+        reached, difference = search.reached(chosen), self._verified(state.params, structure)
         start = self._start(structure, state.params)
         del state, chosen  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
@@ -151,7 +153,7 @@ class Pipeline:
         networks |= {FOUND: self._network(structure, found)}
         if self.steps.compare:
             networks |= self._controls(pretrained, after)
-        return Finished(structure, networks, difference)
+        return Finished(structure, networks, difference, reached)
 
     def _controls(self, pretrained: Any, after: Job) -> dict[str, Network]:
         search, space, steps = self.search, self.search.space, self.steps.controls

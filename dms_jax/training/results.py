@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,8 +85,34 @@ def measure(
         "quality": {"name": quality.name, "unit": quality.unit, "also": list(quality.also)},
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
-        "warnings": latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
+        "warnings": [
+            *projection_warnings(search, finished.reached),
+            *latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
+        ],
     }
+
+
+FAR = 0.1
+"""How far a projection may move resources, as log(r / r_t), before people are told."""
+
+
+def projection_warnings(search: Search, reached: Mapping[str, float]) -> list[str]:
+    """A line where the search ended away from its budget, so that the projection chose much of the structure.
+
+    Args:
+      search: with its budgets.
+      reached: fractions of the full network, as `Search.reached` has them.
+    """
+    full = search.space.resources()
+    asked = {name: most / full[name] for name, most in search.targets.items()}
+    binding = max(asked, key=lambda name: reached[name] / asked[name])  # a second budget may well have room
+    now, most = reached[binding], asked[binding]
+    if abs(math.log(max(now, 1e-12) / most)) <= FAR:
+        return []
+    ended = f"{100 * now:.1f} % of the {RESOURCES[binding]} where {100 * most:.1f} % were asked"
+    how = "gave elements back" if now < most else "took more elements"
+    advice = "search longer (more steps), or hold the search on its target (on_target)"
+    return [f"the search ended at {ended}, and the projection {how}: what it chose is not searched; {advice}"]
 
 
 def _on_one_device(variables: Any) -> Any:

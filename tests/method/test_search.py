@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_importance_and_is_counted(space, 
 def _rates(search):
     """Minus the updates of a gradient of ones, over the 16 steps after the warm-up, [16, ratios]: Adam's rates."""
     ratios = search.strategy.init(search.layout)
-    optimizer, gradient, found = search._ratio_optimizer, jnp.ones_like(ratios), []
+    optimizer, gradient, found = search._movement.optimizer, jnp.ones_like(ratios), []
     state = optimizer.init(ratios)
     for _ in range(16):
         update, state = optimizer.update(gradient, state, ratios)
@@ -209,7 +209,7 @@ def test_widths_move_together_and_depth_by_itself(space):
 
     def first(**options):
         search = searcher(space, strategy=DMS(schedule="constant", **options))
-        optimizer, ratios = search._ratio_optimizer, search.strategy.init(search.layout)
+        optimizer, ratios = search._movement.optimizer, search.strategy.init(search.layout)
         update, _ = optimizer.update(jnp.asarray(signs), optimizer.init(ratios), ratios)
         return -np.asarray(update) * 16 / DMS().rate
 

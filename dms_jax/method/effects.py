@@ -1,0 +1,55 @@
+"""What a block is worth: the finite effect of its removal, for no extra pass.
+
+A residual branch of a trained network has next to no first-order signal: at m = 1 the loss hardly changes with m, and
+most of what removal costs appears below one half. So in every step a block that is open gets a mask u in place of its
+own, and u runs evenly through (0, 1): the mean of dL/dm at u is the whole way from there to gone,
+
+    E_u [dL/dm at u] = L(m = 1) - L(m = 0)
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PER_PROBE = 12
+"""Blocks that share one probe a step."""
+MEMORY = 0.8
+"""Of the moving mean of a block's effects: it has one every `PER_PROBE` steps or so."""
+_GOLDEN = 0.6180339887498949
+
+
+def probes(masks: jax.Array, blocks: np.ndarray, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which blocks are probed in this step, and at which masks.
+
+    Open blocks take turns, each as often. u of a block follows the golden ratio, which fills (0, 1) evenly at any time.
+
+    Args:
+      masks: `[elements]` of all groups.
+      blocks: `[B]` int, which elements gate blocks; one at least.
+      step: int32.
+
+    Returns:
+      `[elements]` bool, and u `[elements]`, 1 where no block is.
+    """
+    opened = masks[blocks] >= 0.5
+    together = -(-len(blocks) // PER_PROBE)
+    rounds = jnp.maximum(-(-jnp.sum(opened) // together), 1)  # steps in which everybody has a turn
+    turn = opened & ((jnp.cumsum(opened) - 1) % rounds == step % rounds)
+    u = jnp.mod((step // rounds + 1 + _GOLDEN * np.arange(len(blocks))) * _GOLDEN, 1.0)
+    ones = jnp.ones_like(masks)
+    return jnp.zeros(masks.shape, bool).at[blocks].set(turn), ones.at[blocks].set(u.astype(masks.dtype))
+
+
+def update(effects: jax.Array, gradient: jax.Array, probed: jax.Array) -> jax.Array:
+    """The moving mean of the effects of those that were probed; the first effect stands for itself.
+
+    Args:
+      effects: of all elements `[elements]` float32, 0 for a block that had no turn yet.
+      gradient: dL/dm `[elements]` at the masks of this step.
+      probed: `[elements]` bool.
+    """
+    effect = -gradient.astype(jnp.float32)
+    mean = jnp.where(effects == 0, effect, MEMORY * effects + (1.0 - MEMORY) * effect)
+    return jnp.where(probed & jnp.isfinite(effect), mean, effects)

@@ -1,0 +1,152 @@
+"""How the ratios move in one step: on the target, or by the balanced (or the paper's plain) sum of two gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from dms_jax.method import resources, tracking
+from dms_jax.method.layout import Layout
+from dms_jax.method.resources import Balance
+from dms_jax.method.state import SearchState
+from dms_jax.method.strategy import Strategy
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What a step has found out when it moves the ratios.
+
+    Attributes:
+      state: before the step.
+      masks: `[elements]` as the strategy made them.
+      pull: from a gradient on the masks to one on the ratios, in a tuple.
+      gradient: of the task loss on the masks, `[elements]`.
+      goals, following: {resource: float32} the targets of this step and of the next.
+      active: bool; in the warm-up nothing moves.
+      learning: `[groups]` bool; groups that are frozen or left alone do not move.
+      next_masks: from ratios to the masks of the next step.
+    """
+
+    state: SearchState
+    masks: jax.Array
+    pull: Callable[[jax.Array], tuple[Any]]
+    gradient: jax.Array
+    goals: Mapping[str, jax.Array]
+    following: Mapping[str, jax.Array]
+    active: jax.Array
+    learning: jax.Array
+    next_masks: Callable[[Any], jax.Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """What comes of it: the next state's fields, and for every budget r and what its loss is weighted with."""
+
+    ratios: Any
+    opt_state: Any
+    balance: Balance
+    fractions: Mapping[str, jax.Array]
+    weights: Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """Moves the ratios of a strategy.
+
+    Attributes:
+      layout, strategy: of the search.
+      optimizer: of the ratios.
+      plain: the paper's loss, neither balanced nor with multipliers that follow.
+    """
+
+    layout: Layout
+    strategy: Strategy
+    optimizer: optax.GradientTransformation
+    plain: bool
+
+    def __call__(self, s: Situation) -> Moved:
+        """One step."""
+        return self._on_target(s) if self.strategy.on_target else self._balanced(s)
+
+    # --- on the target ---
+
+    def _on_target(self, s: Situation) -> Moved:
+        c, ratios = self.layout, s.state.ratios
+        (task,) = s.pull(s.gradient)
+        fractions, to_masks = self._fractions(s.masks)
+        _, to_fractions = jax.vjp(lambda f: tracking.miss(f, s.goals), fractions)
+        (resource,) = s.pull(*to_masks(*to_fractions(jnp.float32(1.0))))
+
+        informed = ~c.uninformative(c.space.flat(s.state.importance))  # others have masks of 1 wherever they stand
+        free = c.to_ratios(s.active & s.learning & informed)
+        reach = c.to_ratios(c.closed - c.open)
+        common = c.to_ratios(c.moves_together)
+        common = common if common.any() else np.ones_like(common)
+        gradient, price = tracking.reduced(task, resource, jnp.where(free & common, reach, 0.0))
+        proposed, opt_state, fine = self._proposed(s, gradient)
+        wanted = jnp.where(free & fine, proposed, ratios)
+
+        def missed(ratios: jax.Array) -> jax.Array:
+            kept = self.strategy.kept(c, s.next_masks(ratios))
+            return tracking.miss(c.space.fractions(kept), s.following)
+
+        def shifted(start: jax.Array, x: jax.Array) -> jax.Array:
+            """By x of the range; beyond 1 the others follow, for there the common ones are at their end."""
+            beyond = jnp.maximum(x - 1.0, 0.0) + jnp.minimum(x + 1.0, 0.0)
+            by = reach * jnp.where(common, jnp.clip(x, -1.0, 1.0), beyond)
+            return jnp.where(free, self.strategy.clip(c, start + by), start)
+
+        def partly(share: jax.Array) -> jax.Array:
+            return jnp.where(common, wanted, ratios + share * (wanted - ratios))
+
+        # a block is a large step of r: it goes where the widths, wide open, have room to make up for it
+        share = tracking.largest_share(lambda share: missed(shifted(partly(share), jnp.float32(-1.0))) >= 0)
+        start = partly(share)
+        order = (jnp.arange(len(reach)) + s.state.step) % len(reach)
+        shift = tracking.shift(lambda x: missed(shifted(start, x)), order)
+        before = Balance(s.state.task_norm, s.state.weights)
+        return Moved(shifted(start, shift), opt_state, before, fractions, dict.fromkeys(s.goals, price))
+
+    # --- by the sum of two gradients ---
+
+    def _balanced(self, s: Situation) -> Moved:
+        fractions, to_masks = self._fractions(s.masks)
+        slopes = {}
+        for name, goal in s.goals.items():
+            slope = jax.grad(resources.excess)(fractions[name], goal)
+            one = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
+            (slopes[name],) = s.pull(*to_masks(one))
+        misses = {name: (fractions[name], goal) for name, goal in s.goals.items()}
+        (task,) = s.pull(s.gradient)
+        before = Balance(s.state.task_norm, s.state.weights)
+        gradient, after = resources.balance(task, slopes, misses, before, s.active, plain=self.plain)
+        proposed, opt_state, fine = self._proposed(s, gradient)
+
+        def moved(new: jax.Array, old: jax.Array, owner: np.ndarray) -> jax.Array:
+            free = (fine & s.learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
+            return jnp.where(free, new, old)
+
+        ratios = jax.tree.map(moved, proposed, s.state.ratios, self.strategy.owners(self.layout))
+        return Moved(ratios, opt_state, after, fractions, s.state.weights)
+
+    # --- both ---
+
+    def _fractions(self, masks: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+        """r of the network that would be exported now, and its pull back to the masks."""
+        kept = self.strategy.kept(self.layout, masks)
+        return jax.vjp(lambda m: self.layout.space.fractions(resources.straight_through(m, kept)), masks)
+
+    def _proposed(self, s: Situation, gradient: Any) -> tuple[Any, Any, jax.Array]:
+        """Where the optimizer would go, its state, and whether it may: not where it would stay for good."""
+        updates, opt_state = self.optimizer.update(gradient, s.state.ratio_opt_state, s.state.ratios)
+        proposed = self.strategy.clip(self.layout, optax.apply_updates(s.state.ratios, updates))
+        fine = s.active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
+        opt_state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), opt_state, s.state.ratio_opt_state)
+        return proposed, opt_state, fine

@@ -1,0 +1,88 @@
+"""Staying on the target: one common shift of the ratios is not searched but solved for, in every step.
+
+What is searched are the ratios on the surface r = r_t. There the common shift follows from all others, and the gradient
+of the task loss is the reduced gradient
+
+    g_i + price dlog r / da_i,     price = -<v, g> / <v, dlog r / da>
+
+with v the direction of the shift: what a common shift would change is no longer in it, and the price, what a unit of
+log r is worth in task loss, is Lagrange's multiplier. It has no sign that is forced on it: where the network falls
+below its target, the ratios open again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CANDIDATES = 32
+"""Shifts that are tried side by side."""
+_FINEST, _FARTHEST = 2.0**-13, 2.0
+
+
+def miss(fractions: Mapping[str, jax.Array], goals: Mapping[str, jax.Array]) -> jax.Array:
+    """The largest log(r / r_t) of all budgets, float32: above 0 where one of them is missed."""
+    return jnp.max(jnp.stack([jnp.log(jnp.maximum(fractions[name], 1e-12) / goal) for name, goal in goals.items()]))
+
+
+def reduced(task: jax.Array, resource: jax.Array, direction: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The reduced gradient, and the price.
+
+    Args:
+      task: g `[ratios]`, the gradient of the task loss.
+      resource: the gradient `[ratios]` of log r.
+      direction: v `[ratios]`; 0 where a ratio takes no part in the shift.
+
+    Returns:
+      `[ratios]`, and a scalar; the task gradient itself, and 0, where no shift changes r.
+    """
+    change = jnp.vdot(direction, resource)
+    still = change == 0
+    price = jnp.where(still, 0.0, -jnp.vdot(direction, task) / jnp.where(still, 1.0, change))
+    return task + price * resource, price
+
+
+def largest_share(fits: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The largest of the shares 1, 1/2, 1/4, 1/8 of a step that fits, or 0.
+
+    Args:
+      fits: from a share to a bool, or a `[...]` of them.
+    """
+    shares = jnp.array([1.0, 0.5, 0.25, 0.125])
+    return jnp.max(jnp.where(jax.vmap(fits)(shares), shares, 0.0))
+
+
+def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array) -> jax.Array:
+    """The shifts in [-2, 2] that bring the miss nearest to 0; of several, the smallest.
+
+    Ratios of groups of one size lose an element at one and the same shift, a large step of r. So the last part of the
+    way is gone by some of them alone.
+
+    Args:
+      missed: from shifts `[ratios]` to the miss there, which falls with every one of them. It is called at 32 shifts
+        side by side, three times.
+      order: `[ratios]` int, who goes first.
+
+    Returns:
+      `[ratios]` float32.
+    """
+    tried_at, number = jax.vmap(missed), order.shape[0]
+    steps = np.geomspace(_FINEST, _FARTHEST, CANDIDATES // 2)
+    alike = np.concatenate([-steps[::-1], [0.0], steps]).astype(np.float32)
+    part = np.repeat(np.linspace(0.0, 1.0, CANDIDATES, dtype=np.float32)[:, None], number, axis=1)
+    some = (order[None] < part * number).astype(np.float32)
+
+    grid = jnp.asarray(np.repeat(alike[:, None], number, axis=1))
+    grids, misses = [grid], [tried_at(grid)]
+    for way in (part, some):  # finer alike, then finer one after another
+        crossing = jnp.sum(misses[-1] > 0)  # so many lie before it
+        low, high = grid[jnp.maximum(crossing - 1, 0)][None], grid[jnp.minimum(crossing, len(grid) - 1)][None]
+        grid = low + (high - low) * way
+        grids.append(grid)
+        misses.append(tried_at(grid))
+    tried, away = jnp.concatenate(grids), jnp.abs(jnp.concatenate(misses))
+    nearest = away <= jnp.min(away) + 1e-6
+    return tried[jnp.argmin(jnp.where(nearest, jnp.sum(jnp.abs(tried), axis=1), jnp.inf))]

@@ -1,0 +1,164 @@
+"""A search on its target: the reduced gradient, the shift, and whole searches over drawn networks and budgets."""
+
+# Linen's `apply` gives a value or a tuple, and some arguments are wrong on purpose:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dms_jax import Schedule, Search, Searchable, SearchSpace, UserError
+from dms_jax.baselines.gradient_estimated import GradientEstimated
+from dms_jax.baselines.multiple import MultipleElement
+from dms_jax.method import tracking
+from dms_jax.method.dms import DMS
+from dms_jax.training.results import projection_warnings
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 5)), jnp.float32)
+Y = jnp.sum(jnp.square(X[:, :2]), axis=-1, keepdims=True)
+KEY = jax.random.key(0)
+
+
+class Blocks(Searchable):
+    """Residual blocks of several inner widths behind a stem that may shrink."""
+
+    inner: tuple[int, ...] = (8, 8, 8, 8)
+    width: int = 12
+
+    @nn.compact
+    def __call__(self, x):
+        stream, depth = self.elements("stream", self.width), self.elements("depth", len(self.inner))
+        x = nn.Dense(stream.size, name="stem")(x)
+        for i in depth.kept:
+            hidden = self.elements(f"inner{i}", self.inner[i])
+            y = hidden(nn.tanh(nn.Dense(hidden.size, name=f"up{i}")(stream(x))))
+            x = x + depth.gate(i) * nn.Dense(stream.size, name=f"down{i}")(y)
+        return nn.Dense(1, name="out")(stream(x))
+
+
+def search_of(model, budget, schedule, strategy, rate=1e-2):
+    space = SearchSpace.from_model(model, X[:1])
+
+    def loss(params, batch, key):
+        return jnp.mean(jnp.square(model.apply(params, batch[0]) - batch[1]))
+
+    search = Search(space, loss, optax.adam(rate) if rate else None, budget, schedule, strategy=strategy)
+    variables = jax.jit(model.init)(jax.random.key(1), X[:1])
+    return search, search.init({name: tree for name, tree in variables.items() if name != "masks"})
+
+
+def run(search, state, steps):
+    step, found = jax.jit(chex.assert_max_traces(search.step, n=1)), []
+    chex.clear_trace_counter()
+    for _ in range(steps):
+        state, metrics = step(state, (X, Y), KEY)
+        found.append(jax.device_get(metrics))
+    return state, found
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    inner=st.lists(st.sampled_from((16, 24, 32)), min_size=6, max_size=8).map(tuple),
+    width=st.sampled_from((24, 32)),
+    macs=st.floats(0.1, 0.9),
+    params=st.none() | st.floats(0.15, 0.9),
+    steps=st.sampled_from((40, 60, 120)),
+    warm=st.booleans(),
+    rate=st.sampled_from((0.0, 1e-2)),
+    knobs=st.sampled_from(({"rate": 1.0}, {"rate": 20.0}, {"rate": 5.0, "schedule": "constant", "together": 0.8})),
+    effects=st.booleans(),
+)
+def test_a_search_stays_on_its_target_from_both_sides(inner, width, macs, params, steps, warm, rate, knobs, effects):
+    """|log(r / r_t)| of the budget that binds stays below 0.1 after the first tenth, whatever moves the ratios."""
+    budget = {"macs": macs} if params is None else {"macs": macs, "params": params}
+    warmup = steps // 2 if warm else 0
+    strategy = DMS(on_target=True, effects=effects, **knobs)
+    search, state = search_of(Blocks(inner, width), budget, Schedule(steps, warmup), strategy, rate)
+    state, metrics = run(search, state, steps)
+    settled = warmup + max((steps - warmup) // 10, len(inner) + 2)  # no block is judged before all had a turn
+    misses = [max(np.log(m[name] / m[f"{name}_target"]) for name in budget) for m in metrics[settled:]]
+    assert np.max(np.abs(misses)) < 0.1
+    assert not projection_warnings(search, search.reached(state))
+    structure = search.structure(state)
+    for name, most in search.targets.items():
+        assert search.space.resources(structure)[name] <= most
+
+
+def test_it_opens_again_where_it_fell_below_its_target():
+    search, state = search_of(Blocks(), {"macs": 0.5}, Schedule(40), DMS(on_target=True, rate=0.1))
+    state, _ = run(search, state, 30)
+    closed = state.replace(ratios=jnp.minimum(state.ratios + 0.3, 0.9))
+    assert search.reached(closed)["macs"] < 0.3
+    after, metrics = run(search, closed, 1)
+    assert metrics[0]["macs"] < 0.3 and abs(np.log(search.reached(after)["macs"] / metrics[0]["macs_target"])) < 0.1
+
+
+def test_the_balanced_search_says_how_far_its_result_had_to_be_moved():
+    search, state = search_of(Blocks(), {"macs": 0.5}, Schedule(4), DMS())
+    state, _ = run(search, state, 4)
+    (line,) = projection_warnings(search, search.reached(state))
+    assert "% of the MACs where 50.0 % were asked" in line and "the projection gave elements back" in line
+    (line,) = projection_warnings(search, {"macs": 0.7})
+    assert line.startswith("the search ended at 70.0 % of the MACs") and "the projection took more elements" in line
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_the_reduced_gradient_leaves_nothing_of_the_shift(number, seed):
+    """<v, g + price d> = 0; and it is the slope of the loss along the surface, by moving and shifting back."""
+    draw = np.random.default_rng(seed)
+    task, resource, v = (jnp.asarray(x, jnp.float32) for x in draw.uniform(0.5, 2.0, (3, number)))
+    gradient, price = tracking.reduced(task, -resource, v)
+    np.testing.assert_allclose(jnp.vdot(v, gradient), 0, atol=1e-4)
+    for i in range(number):
+        back = resource[i] / jnp.vdot(v, resource)  # of the shift, for a step of ratio i
+        np.testing.assert_allclose(gradient[i], task[i] - back * jnp.vdot(v, task), atol=1e-4)
+    assert price > 0
+
+
+def test_no_shift_changes_anything():
+    gradient, price = tracking.reduced(jnp.array([1.0, 2.0]), jnp.zeros(2), jnp.ones(2))
+    assert list(gradient) == [1.0, 2.0] and price == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from((1, 2, 5, 12)), st.integers(1, 64), st.floats(-2.0, 0.5), st.integers(0, 11))
+def test_the_shift_comes_as_near_as_one_element_of_one_group(groups, size, goal, first):
+    """Groups of one size, whose counts all step at one shift: the last of the way is gone one group after another."""
+
+    def missed(x):
+        kept = jnp.clip(size - jnp.ceil(x * size), 0, 2 * size)
+        return jnp.log(jnp.maximum(jnp.sum(kept), 1e-3) / (groups * size)) - goal
+
+    found = tracking.shift(missed, (jnp.arange(groups) + first) % groups)
+    total = float(jnp.exp(missed(found) + goal)) * groups * size
+    assert abs(total - np.exp(goal) * groups * size) <= 1.01
+
+
+def test_nothing_moves_where_no_shift_helps():
+    assert not np.any(tracking.shift(lambda x: jnp.float32(0.7) + 0 * x[0], jnp.arange(3)))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25, 0.125, 0.0])
+def test_the_largest_share_that_fits(share):
+    assert tracking.largest_share(lambda x: x <= share + 0.01) == share
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="no ratios that a shift could hold on the target"):
+        MultipleElement(on_target=True)
+    with pytest.raises(UserError, match="no way between"):
+        GradientEstimated(effects=True)
+    with pytest.raises(UserError, match="on_target 'yes' is not possible; give True or False"):
+        DMS(on_target="yes")
+    space = SearchSpace.from_model(Blocks(), X[:1])
+    with pytest.raises(UserError, match="a resource weight of 1 says nothing"):
+        Search(
+            space, lambda p, b, k: 0.0, None, {"macs": 0.5}, 10, strategy=DMS(on_target=True), resource_weight=1.0
+        )  # fmt: skip
