@@ -23,6 +23,7 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from dms_jax.command_line import parse
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.training.interrupt import InterruptFlag
 
@@ -112,4 +113,4 @@ def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: tyro.cli(main, prog="python -m benchmarks", description=__doc__))()
+    exit_on_user_error(lambda: parse(main, prog="python -m benchmarks", description=__doc__))()

@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from benchmarks.command import table, write_section
 from benchmarks.timing import going_on, interleaved_seconds, spread
 from dms_jax import Schedule, Search, SearchSpace, baselines, models
+from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.method.limits import Limits
 from dms_jax.training import supervised
@@ -363,4 +363,4 @@ def share(flops: float, seconds: np.ndarray, peak: float) -> str:
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()
+    exit_on_user_error(lambda: main(parse(Options, description=__doc__)))()

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from benchmarks import contest
 from benchmarks.cells import Cell, Cells
 from benchmarks.contest import Settings
 from benchmarks.sharing import replacing
 from benchmarks.task import Task, Unit
+from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
 
 RESULTS = Path("benchmarks/results")
@@ -114,7 +113,7 @@ class Contest:
 
 def start(main: Callable[[Options], None], description: str | None) -> None:
     """Run a benchmark with the options of the command line; what a user did wrong, or a stop, ends it with one line."""
-    exit_on_user_error(lambda: main(tyro.cli(Options, description=description)))()
+    exit_on_user_error(lambda: main(parse(Options, description=description)))()
 
 
 def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from matplotlib.figure import Figure
 
 from benchmarks import method_pictures
 from benchmarks.command import PICTURES
 from benchmarks.pictures import save
 from dms_jax import models
+from dms_jax.command_line import parse
 from dms_jax.conduct import warm_cosine
 from dms_jax.data import batches, digits
 from dms_jax.errors import exit_on_user_error
@@ -176,4 +176,4 @@ def widths_of(importance: Mapping[str, np.ndarray], structure: Record) -> dict[s
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: main(tyro.cli(Options, description=__doc__)))()
+    exit_on_user_error(lambda: main(parse(Options, description=__doc__)))()

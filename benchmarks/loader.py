@@ -19,16 +19,17 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import optax
-import tyro
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.timing import interleaved_seconds, spread
 from dms_jax import models
+from dms_jax.command_line import parse
 from dms_jax.data import loading, streaming
 from dms_jax.data.augment import Augment
 from dms_jax.data.mixing import NONE, mix
 from dms_jax.data.sources import Example, Synthetic
+from dms_jax.errors import exit_on_user_error
 from dms_jax.training import supervised
 from dms_jax.training.machine import machine
 
@@ -134,4 +135,4 @@ def step_seconds(network: str, size: int, batch: int, rounds: int) -> np.ndarray
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    exit_on_user_error(lambda: main(parse(Options, description=__doc__)))()

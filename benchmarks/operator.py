@@ -29,13 +29,13 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 
 from benchmarks import pictures
 from benchmarks.command import PICTURES, QUICK, table, write_section
 from benchmarks.rivals import absent
 from dms_jax.baselines.capped_simplex import capped_simplex
+from dms_jax.command_line import parse
 from dms_jax.errors import exit_on_user_error
 from dms_jax.topk import soft_mask
 from dms_jax.training.machine import machine
@@ -334,4 +334,4 @@ def main(quick: bool = False, samples: int = 15) -> None:
 
 
 if __name__ == "__main__":
-    exit_on_user_error(lambda: tyro.cli(main, description=__doc__))()
+    exit_on_user_error(lambda: parse(main, description=__doc__))()

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from benchmarks.masked import inserted
 from benchmarks.stock import STOCK, Stock, cross_entropy
 from benchmarks.timing import going_on, interleaved_seconds, spread
 from dms_jax import Search, SearchSpace, models
+from dms_jax.command_line import parse
 from dms_jax.data import batches, digits
+from dms_jax.errors import exit_on_user_error
 from dms_jax.method.loss import outcome
 from dms_jax.partition import combine, merged
 from dms_jax.training.machine import machine
@@ -162,4 +163,4 @@ def zoo(case: Case) -> Stock:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    exit_on_user_error(lambda: main(parse(Options, description=__doc__)))()

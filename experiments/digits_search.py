@@ -22,6 +22,7 @@ import tyro
 
 from dms_jax import models
 from dms_jax.adapters import marked
+from dms_jax.command_line import parse
 from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import digits
 from dms_jax.data.batching import batches
@@ -109,7 +110,7 @@ class Config:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     given = sys.argv[1:] if arguments is None else arguments
-    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    config = parse(Config, given, prog=COMMAND, description=__doc__)
     search_digits(config, command=shlex.join([*COMMAND.split(), *given]))
 
 

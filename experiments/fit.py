@@ -24,6 +24,7 @@ import tyro
 
 import dms_jax
 from dms_jax import Task
+from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error, one_line
 from experiments import bounds
 from experiments.flags import Searching, default
@@ -87,7 +88,7 @@ class Config:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     given = sys.argv[1:] if arguments is None else arguments
-    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    config = parse(Config, given, prog=COMMAND, description=__doc__)
     fit_file(config, command=shlex.join([*COMMAND.split(), *given]))
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
@@ -48,7 +49,7 @@ class Config:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     given = sys.argv[1:] if arguments is None else arguments
-    evaluate(tyro.cli(Config, args=given, prog=COMMAND, description=__doc__))
+    evaluate(parse(Config, given, prog=COMMAND, description=__doc__))
 
 
 def evaluate(config: Config) -> None:

@@ -22,6 +22,7 @@ import tyro
 
 import dms_jax
 from dms_jax import models
+from dms_jax.command_line import parse
 from dms_jax.conduct import say
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
@@ -61,7 +62,7 @@ class Config:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     given = sys.argv[1:] if arguments is None else arguments
-    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    config = parse(Config, given, prog=COMMAND, description=__doc__)
     retrain(config, command=shlex.join([*COMMAND.split(), *given]))
 
 

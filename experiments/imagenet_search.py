@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import tyro
 
 from dms_jax.adapters import marked
+from dms_jax.command_line import parse
 from dms_jax.conduct import Experiment, conduct
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.method.schedule import Schedule
@@ -109,7 +110,7 @@ class Config:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     given = sys.argv[1:] if arguments is None else arguments
-    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    config = parse(Config, given, prog=COMMAND, description=__doc__)
     search_images(config, command=shlex.join([*COMMAND.split(), *given]))
 
 

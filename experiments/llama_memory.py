@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from dms_jax.baselines import uniform
+from dms_jax.command_line import parse
 from dms_jax.errors import exit_on_user_error
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -73,7 +73,7 @@ class Config:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    config = tyro.cli(Config, args=arguments, prog=COMMAND, description=__doc__)
+    config = parse(Config, arguments, prog=COMMAND, description=__doc__)
     bounds.check(config)
     jax.config.update("jax_platforms", "cpu")
     if config.xla:

@@ -32,6 +32,7 @@ import tyro
 import dms_jax
 from dms_jax import export, models
 from dms_jax.adapters import marked
+from dms_jax.command_line import parse
 from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import text
 from dms_jax.elements import Searchable
@@ -145,7 +146,7 @@ class Config:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     given = sys.argv[1:] if arguments is None else arguments
-    config = tyro.cli(Config, args=given, prog=COMMAND, description=__doc__)
+    config = parse(Config, given, prog=COMMAND, description=__doc__)
     prune(config, command=shlex.join([*COMMAND.split(), *given]))
 
 

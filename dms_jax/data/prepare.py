@@ -19,6 +19,7 @@ from typing import Annotated
 
 import tyro
 
+from dms_jax.command_line import parse
 from dms_jax.data.images import find_builder, is_prepared, tensorflow_datasets
 from dms_jax.errors import UserError, exit_on_user_error
 
@@ -41,7 +42,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(Options, args=arguments, prog=COMMAND, description=__doc__)
+    options = parse(Options, arguments, prog=COMMAND, description=__doc__)
     for line in prepare(options.name, options.manual_dir, options.data_dir):
         print(line)
 

@@ -55,7 +55,7 @@ def initialize(coordinator: str | None = None, processes: int | None = None, ind
 
 def _check(coordinator: str, processes: int, index: int) -> None:
     host, _, port = coordinator.rpartition(":")
-    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(f"coordinator {coordinator!r} is not host:port; give process 0's, such as 10.0.0.1:1234")
     if processes < 1 or not 0 <= index < processes:
         raise UserError(f"index {index} of {processes} processes is not possible; count them from 0")

@@ -3,18 +3,23 @@
 import dataclasses
 import math
 import re
+import sys
 import types
 import typing
+import unicodedata
+from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import tyro
 
-from dms_jax.errors import UserError
+from dms_jax.command_line import parse
+from dms_jax.errors import UserError, exit_on_user_error
 from experiments import (
     bounds,
     digits_search,
+    fit,
     imagenet_eval,
     imagenet_retrain,
     imagenet_search,
@@ -92,6 +97,67 @@ def test_numbers_out_of_range_leave_no_directory(tmp_path, drawn):
         assert re.match(rf"{flag} \S+ is not possible; give a", str(caught.value)), str(caught.value)
         assert len(str(caught.value)) < 300
     assert not list(tmp_path.iterdir())
+
+
+_DIGITS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Nd"]
+_FOREIGN = st.sampled_from([digit for digit in _DIGITS if not digit.isascii()])
+
+
+@st.composite
+def unusual(draw):
+    """What int() or float() reads, and nobody writes: foreign and fullwidth digits, underscores, blanks."""
+    plain = draw(st.integers(1, 9999).map(str))
+    at = draw(st.integers(0, len(plain)))
+    blank = draw(st.sampled_from([" ", "\t", "\n", "\u00a0", "\u2003", "\u3000"]))
+    foreign = "".join(draw(_FOREIGN) if draw(st.booleans()) else digit for digit in plain[:-1]) + draw(_FOREIGN)
+    mixed = plain[:at] + draw(_FOREIGN) + plain[at:]
+    return draw(st.sampled_from([foreign, mixed, plain[:1] + "_" + plain, blank + plain, plain + blank]))
+
+
+@hypothesis.settings(max_examples=200, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(st.sampled_from([*NUMBERS, fit]), st.data())
+def test_numbers_are_written_in_ascii_digits(tmp_path, module, data):
+    numbers = {name for name, kinds in fields(module.Config) if kinds & {int, float}}
+    flag = f"--{data.draw(st.sampled_from(sorted(numbers))).replace('_', '-')}"
+    value = data.draw(unusual())
+    assert int(value) == float(value) >= 0  # Python reads it
+    inside = {"--least", "--multiple"}
+    given = [flag, "*", value] if flag in inside else [flag, value] if data.draw(st.booleans()) else [f"{flag}={value}"]
+    where = [f"--workdir={tmp_path / 'run'}"] if "workdir" in dict(fields(module.Config)) else []
+    needed = ["network.py"] if module is fit else NEEDED.get(module, [])
+    with pytest.raises(UserError) as caught:
+        module.main([*needed, *where, *given])
+    said = str(caught.value)
+    assert said.startswith(f"{flag} {ascii(value)} is not possible; give a") and "in the digits 0 to 9" in said
+    assert "\n" not in said and not list(tmp_path.iterdir())
+
+
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(st.integers(-(10**30), 10**30), st.floats(allow_nan=False, allow_infinity=False), unusual())
+def test_usual_numbers_and_any_texts_are_taken(whole, real, text):
+    made = dataclasses.make_dataclass(
+        "Flags", [("whole", int), ("real", float | None), ("text", str), ("pairs", dict[str, int])]
+    )
+    read = parse(made, [f"--whole={whole}", f"--real={real!r}", f"--text={text}", "--pairs", text, str(whole)])
+    assert read == made(whole, real, text, {text: whole})
+    assert parse(made, ["--whole=1", "--real=None", "--text", text, "--pairs", text, "1"]).real is None
+    with pytest.raises(UserError, match=r"^the number .* is not possible"):  # two flags have the same
+        parse(made, ["--whole", text, "--text", text, "--real=1", "--pairs", "a", "1"])
+
+
+def test_every_command_line_is_read_by_one_parser():
+    root = Path(bounds.__file__).parents[1]
+    files = [file for folder in ("dms_jax", "experiments", "benchmarks") for file in (root / folder).rglob("*.py")]
+    reading = {file.name for file in files if re.search(r"tyro\.cli|argparse", file.read_text())}
+    assert reading == {"command_line.py"}
+
+
+def test_an_unusual_number_ends_the_program_with_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        exit_on_user_error(digits_search.main)(["--batch=\u0663", f"--workdir={tmp_path / 'run'}"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and not list(tmp_path.iterdir())
+    assert said == "error: --batch '\\u0663' is not possible; give a whole number in the digits 0 to 9, such as 64\n"
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "nan", "inf", "1e300"])

@@ -105,6 +105,9 @@ def commanded(seed: int, cases: int) -> Tally:
             "1e",
             "0x10",
             "\u0663",
+            "1_000",
+            " 7",
+            "\uff17",
         ]
         value = pick(draw, wrong)
         value = int(value) if isinstance(value, float) and value.is_integer() else value

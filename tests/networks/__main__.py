@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
+from dms_jax.command_line import parse
+from dms_jax.errors import exit_on_user_error
 from dms_jax.shrink import difference
 from dms_jax.training.machine import machine
 from tests.counting import equations, random_structure
@@ -146,4 +147,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    exit_on_user_error(lambda: main(parse(Options)))()
