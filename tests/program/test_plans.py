@@ -220,30 +220,19 @@ def test_scanned_layers_fold_into_stacked_kernels():
     check(Scanned(), 2, 5)
 
 
-def test_a_carry_that_gets_its_mask_inside_the_loop():
-    """The kernel in the loop reads an unmasked value in the first turn and a masked one in the second."""
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_carry_that_gets_or_loses_its_mask_inside_the_loop(inside):
+    """The kernel in the loop reads an unmasked value in one of the turns and a masked one in the other."""
 
     class Carried(Searchable):
         @nn.compact
         def __call__(self, x):
             group = self.elements("state", 5)
+            within, around = (group, lambda h: h) if inside else (lambda h: h, group)
             w = self.param("w", nn.initializers.normal(1.0), (group.size, group.size))
-            y = nn.Dense(group.size, name="first")(x)
-            y = jax.lax.fori_loop(0, 2, lambda _, h: group(jnp.tanh(h @ w)), y)
-            return nn.Dense(3, name="last")(y)
-
-    check(Carried(), 2, 4)
-
-
-def test_a_carry_that_loses_its_mask_inside_the_loop():
-    class Carried(Searchable):
-        @nn.compact
-        def __call__(self, x):
-            group = self.elements("state", 5)
-            w = self.param("w", nn.initializers.normal(1.0), (group.size, group.size))
-            y = group(nn.Dense(group.size, name="first")(x))
-            y = jax.lax.fori_loop(0, 2, lambda _, h: jnp.tanh(h @ w), y)
-            return nn.Dense(3, name="last")(group(y))
+            y = around(nn.Dense(group.size, name="first")(x))
+            y = jax.lax.fori_loop(0, 2, lambda _, h: within(jnp.tanh(h @ w)), y)
+            return nn.Dense(3, name="last")(around(y))
 
     check(Carried(), 2, 4)
 

@@ -34,11 +34,12 @@ class Deep(Searchable):
     """Gated residual blocks, perhaps wrapped."""
 
     wrap: str = "none"
+    blocks: int = 3
 
     @nn.compact
     def __call__(self, x):
         block = {"none": Residual, "remat": nn.remat(Residual)}[self.wrap]
-        depth = self.elements("depth", 3)
+        depth = self.elements("depth", self.blocks)
         for i in depth.kept:
             x = x + depth.gate(i) * block(name=f"block{i}")(x)
         return nn.Dense(2, name="head")(x)
@@ -57,15 +58,7 @@ def test_depth_and_inherited_structures(wrap):
 
 
 def test_one_block_alone():
-    class Single(Searchable):
-        @nn.compact
-        def __call__(self, x):
-            depth = self.elements("depth", 1)
-            for i in depth.kept:
-                x = x + depth.gate(i) * Residual(name=f"block{i}")(x)
-            return nn.Dense(2, name="head")(x)
-
-    space = check(Single(), 2, 4)
+    space = check(Deep(blocks=1), 2, 4)
     assert space.groups["depth"].kind == "depth" and space.groups["depth"].sharpness == 8.0
 
 
