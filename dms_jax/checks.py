@@ -48,3 +48,8 @@ def flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{what} {value!r} is not possible; give True or False")
     return value
+
+
+def digits(text: str) -> bool:
+    """Whether a text is a whole number in the digits 0 to 9, which `int` alone would read in any script."""
+    return text.isascii() and text.isdecimal()

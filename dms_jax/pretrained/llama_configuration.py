@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dms_jax import checks
 from dms_jax.errors import UserError
 from dms_jax.models import rotary
 from dms_jax.models.llama import Llama
@@ -312,7 +313,7 @@ def _structure(model: Llama, config: Mapping[str, Any]) -> Structure:
     usual["num_key_value_heads"] = model.kv_heads
     full = LayerSizes(model.kv_heads or model.heads, model.heads // (model.kv_heads or model.heads), model.hidden)
     for key, difference in config["per_layer_config"].items():
-        if not key.isdecimal() or int(key) >= config["num_hidden_layers"]:
+        if not checks.digits(key) or int(key) >= config["num_hidden_layers"]:
             raise UserError(f"per_layer_config has layer {shown(key)}; there are {config['num_hidden_layers']} layers")
         if set(difference) - set(usual):
             raise UserError(f"per_layer_config of layer {key}: {sorted(difference)}; supported: {', '.join(usual)}")

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from rich.console import Console
 
+from dms_jax import checks
 from dms_jax.errors import UserError, one_line
 from dms_jax.training.digests import Owner, find_fault, find_special, write_digests
 
@@ -200,7 +201,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             write_digests(folder)
 
     def _newest_whole(self) -> int | None:
-        folders = sorted((p for p in self.directory.iterdir() if p.name.isdecimal()), key=lambda p: -int(p.name))
+        folders = sorted((p for p in self.directory.iterdir() if checks.digits(p.name)), key=lambda p: -int(p.name))
         faults: dict[Path, str] = {}
         for folder in folders:
             if (fault := find_fault(folder, self._owner)) is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dms_jax import files, reading
+from dms_jax import checks, files, reading
 from dms_jax.errors import UserError
 from dms_jax.training.checkpoints import warn
 from dms_jax.training.digests import read_owner
@@ -100,7 +100,7 @@ def _said(directory: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 def _from_checkpoints(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Path | None]:
     """The configuration that checkpoints were saved with: the one asked for, if some were; else that of any."""
-    folders = [p for p in directory.glob("checkpoints/*/*") if p.name.isdecimal() and p.is_dir()]
+    folders = [p for p in directory.glob("checkpoints/*/*") if checks.digits(p.name) and p.is_dir()]
     found = [(owner["config"], p) for p in sorted(folders) if (owner := read_owner(p)) is not None]
     return next((pair for pair in found if pair[0] == config), found[0] if found else (None, None))
 

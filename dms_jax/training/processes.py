@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dms_jax import checks
 from dms_jax.errors import UserError, one_line
 
 # What a launcher says about how many processes there are; JAX itself knows how to read the rest.
@@ -55,7 +56,7 @@ def initialize(coordinator: str | None = None, processes: int | None = None, ind
 
 def _check(coordinator: str, processes: int, index: int) -> None:
     host, _, port = coordinator.rpartition(":")
-    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+    if not (host and checks.digits(port) and 0 < int(port) < 2**16):
         raise UserError(f"coordinator {coordinator!r} is not host:port; give process 0's, such as 10.0.0.1:1234")
     if processes < 1 or not 0 <= index < processes:
         raise UserError(f"index {index} of {processes} processes is not possible; count them from 0")
@@ -75,7 +76,7 @@ def _from_environment() -> None:
 def _several() -> bool:
     """Whether a launcher says that this process is one of several."""
     counts = [os.environ.get(name, "1") for name in _COUNTS]
-    return any(n.isdecimal() and int(n) > 1 for n in counts) or any("," in os.environ.get(n, "") for n in _HOSTS)
+    return any(checks.digits(n) and int(n) > 1 for n in counts) or any("," in os.environ.get(n, "") for n in _HOSTS)
 
 
 def is_first() -> bool:
