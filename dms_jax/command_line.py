@@ -14,11 +14,12 @@ from dms_jax.errors import UserError, shortened
 
 T = TypeVar("T")
 
-# int() and float() read more: digits of every script, underscores, surrounding blanks, infinity and NaN.
+# int() and float() read more: digits of every script, underscores, surrounding blanks. Whether NaN or infinity is
+# possible is for the range of a flag to say.
 _NUMBERS: dict[type, tuple[re.Pattern[str], str]] = {
     int: (re.compile(r"[+-]?[0-9]+"), "a whole number in the digits 0 to 9, such as 64"),
     float: (
-        re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
+        re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf)"),
         "a number in the digits 0 to 9, such as 0.5 or 1e-3",
     ),
 }
@@ -73,9 +74,12 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         return None
 
     def read(texts: list[str]) -> int | float:
-        if len(texts[0]) > _MOST_DIGITS or not _NUMBERS[kind][0].fullmatch(texts[0]):
+        if len(texts[0]) > _MOST_DIGITS:
             raise _NoNumber(kind, texts[0])
-        return kind(texts[0])
+        number = kind(texts[0])  # what is no number at all is tyro's to say
+        if not _NUMBERS[kind][0].fullmatch(texts[0]):
+            raise _NoNumber(kind, texts[0])
+        return number
 
     return PrimitiveConstructorSpec(
         nargs=1,
