@@ -20,6 +20,16 @@ MEMORY = 0.8
 _GOLDEN = 0.6180339887498949
 
 
+def together(blocks: np.ndarray) -> int:
+    """How many blocks are probed in one step."""
+    return -(-len(blocks) // PER_PROBE)
+
+
+def first_round(blocks: np.ndarray) -> int:
+    """Steps, from the first one on, in which each of the blocks has a turn while all are open."""
+    return -(-len(blocks) // together(blocks)) if len(blocks) else 0
+
+
 def probes(masks: jax.Array, blocks: np.ndarray, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Which blocks are probed in this step, and at which masks.
 
@@ -34,8 +44,7 @@ def probes(masks: jax.Array, blocks: np.ndarray, step: jax.Array) -> tuple[jax.A
       `[elements]` bool, and u `[elements]`, 1 where no block is.
     """
     opened = masks[blocks] >= 0.5
-    together = -(-len(blocks) // PER_PROBE)
-    rounds = jnp.maximum(-(-jnp.sum(opened) // together), 1)  # steps in which everybody has a turn
+    rounds = jnp.maximum(-(-jnp.sum(opened) // together(blocks)), 1)  # steps in which everybody has a turn
     turn = opened & ((jnp.cumsum(opened) - 1) % rounds == step % rounds)
     u = jnp.mod((step // rounds + 1 + _GOLDEN * np.arange(len(blocks))) * _GOLDEN, 1.0)
     ones = jnp.ones_like(masks)

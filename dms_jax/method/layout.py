@@ -90,10 +90,14 @@ class Layout:
         return np.array([group.rules.moves_together for group in self.space.groups.values()]) & ~self.fixed
 
     @cached_property
+    def gates(self) -> np.ndarray:
+        """`[groups]` bool: whose elements gate blocks."""
+        return np.array([group.rules.gates for group in self.space.groups.values()])
+
+    @cached_property
     def blocks(self) -> np.ndarray:
-        """Indices of the elements that gate blocks."""
-        gates = np.array([group.rules.gates for group in self.space.groups.values()])
-        return np.flatnonzero(gates[self.of_element])
+        """`[blocks]` which elements gate blocks."""
+        return np.flatnonzero(self.to_elements(self.gates))
 
     # --- from one shape to another ---
 

@@ -171,7 +171,8 @@ class Search:
 
         Returns:
           The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
-          "weight_r"; "importance_skipped"; and what `loss` returned.
+          "weight_r" (of its loss; on the target the price of a unit of log r in task loss, of either sign);
+          "importance_skipped"; and what `loss` returned.
         """
         c, key = self.layout, jax.random.fold_in(key, state.step)
         importance = self.space.flat(state.importance)
@@ -188,8 +189,10 @@ class Search:
         new_importance, skipped = evaluation.update(
             importance, score, c.segments, learning, decay=self.importance.decay, across=self.strategy.across
         )
-        if self._probes:
+        if probed is not None:
             blocks = np.isin(np.arange(len(c.of_element)), c.blocks)
+            judged = state.step + 1 >= effects.first_round(c.blocks)
+            learning &= judged | ~c.gates  # no block goes before every one had its turn
             new_importance = jnp.where(blocks, effects.update(importance, g_masks, probed), new_importance)
             g_masks = jnp.where(blocks, -new_importance, g_masks)
         goals = self.goals(state.step)
@@ -221,15 +224,10 @@ class Search:
             metrics |= {name: moved.fractions[name], f"{name}_target": goal, f"weight_{name}": moved.weights[name]}
         return new, {**metrics, "loss": loss, "importance_skipped": skipped}
 
-    @property
-    def _probes(self) -> bool:
-        """Whether blocks are judged by the finite effect of their removal."""
-        return self.strategy.effects and len(self.layout.blocks) > 0
-
-    def _probed(self, masks: jax.Array, step: jax.Array, learning: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _probed(self, masks: jax.Array, step: jax.Array, learning: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """The masks that the network is run with, and which of them are probes `[elements]` bool."""
-        if not self._probes:
-            return masks, jnp.zeros(masks.shape, bool)
+        if not (self.strategy.effects and len(self.layout.blocks)):
+            return masks, None
         chosen, u = effects.probes(masks, self.layout.blocks, step)
         chosen &= self.layout.to_elements(learning)
         return jnp.where(chosen, u, masks), chosen

@@ -111,7 +111,8 @@ def projection_warnings(search: Search, reached: Mapping[str, float]) -> list[st
         return []
     ended = f"{100 * now:.1f} % of the {RESOURCES[binding]} where {100 * most:.1f} % were asked"
     how = "gave elements back" if now < most else "took more elements"
-    advice = "search longer (more steps), or hold the search on its target (on_target)"
+    held = search.strategy.on_target
+    advice = "search longer (more steps)" + ("" if held else ", or hold the search on its target (`on_target`)")
     return [f"the search ended at {ended}, and the projection {how}: what it chose is not searched; {advice}"]
 
 

@@ -79,3 +79,16 @@ def test_a_block_that_does_nothing_goes_first():
     state, _ = run(search, search.init(params), 60)
     worth = np.asarray(state.importance["depth"])
     assert np.argmin(np.abs(worth)) == 2 and abs(worth[2]) < 1e-3 * np.max(np.abs(worth))
+
+
+@pytest.mark.parametrize("blocks", [1, 5, 12, 13, 30])
+def test_no_block_goes_before_every_one_had_its_turn(blocks):
+    """However fast the ratios move: until then nothing is known of some of them."""
+    strategy = DMS(on_target=True, effects=True, rate=500.0, schedule="constant")
+    search, state = search_of(Blocks((4,) * blocks), {"macs": 0.5}, Schedule(60), strategy, rate=0)
+    turns = effects.first_round(search.layout.blocks)
+    assert turns == -(-blocks // -(-blocks // effects.PER_PROBE)) <= effects.PER_PROBE
+    state, _ = run(search, state, turns)
+    assert np.all(np.asarray(state.importance["depth"]) != 0)
+    state, _ = run(search, search.init(state.params), turns - 1)
+    assert np.all(np.asarray(search.masks(state)["depth"]) > 0.5)
