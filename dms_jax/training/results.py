@@ -86,34 +86,35 @@ def measure(
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
         "warnings": [
-            *projection_warnings(search, finished.reached),
+            *projection_warnings(search, finished.reached, found),
             *latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
         ],
     }
 
 
 FAR = 0.1
-"""How far a projection may move resources, as log(r / r_t), before people are told."""
+"""How far a projection may move resources, as a logarithm, before people are told."""
 
 
-def projection_warnings(search: Search, reached: Mapping[str, float]) -> list[str]:
-    """A line where the search ended away from its budget, so that the projection chose much of the structure.
+def projection_warnings(search: Search, reached: Mapping[str, float], found: Mapping[str, int]) -> list[str]:
+    """A line where the projection moved resources far from what the search ended at: it chose much of the structure.
 
     Args:
       search: with its budgets.
-      reached: fractions of the full network, as `Search.reached` has them.
+      reached: fractions of the full network before the projection, as `Search.reached` has them.
+      found: the resources of the structure.
     """
     full = search.space.resources()
-    asked = {name: most / full[name] for name, most in search.targets.items()}
-    binding = max(asked, key=lambda name: reached[name] / asked[name])  # a second budget may well have room
-    now, most = reached[binding], asked[binding]
-    if abs(math.log(max(now, 1e-12) / most)) <= FAR:
+    moved = {name: math.log(found[name] / full[name] / max(reached[name], 1e-12)) for name in search.targets}
+    name = max(moved, key=lambda n: abs(moved[n]))
+    if abs(moved[name]) <= FAR:
         return []
-    ended = f"{100 * now:.1f} % of the {RESOURCES[binding]} where {100 * most:.1f} % were asked"
-    how = "gave elements back" if now < most else "took more elements"
+    ended = f"the search ended at {100 * reached[name]:.1f} % of the {RESOURCES[name]}"
+    how = "gave elements back" if moved[name] > 0 else "took more elements"
+    asked = f"{100 * found[name] / full[name]:.1f} % ({100 * search.targets[name] / full[name]:.1f} % were asked)"
     held = search.strategy.on_target
     advice = "search longer (more steps)" + ("" if held else ", or hold the search on its target (`on_target`)")
-    return [f"the search ended at {ended}, and the projection {how}: what it chose is not searched; {advice}"]
+    return [f"{ended}, and the projection {how}; the result has {asked}: what it chose is not searched; {advice}"]
 
 
 def _on_one_device(variables: Any) -> Any:

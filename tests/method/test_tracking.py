@@ -84,8 +84,8 @@ def test_a_search_stays_on_its_target_from_both_sides(inner, width, macs, params
     settled = warmup + max((steps - warmup) // 10, len(inner) + 2)  # no block is judged before all had a turn
     misses = [max(np.log(m[name] / m[f"{name}_target"]) for name in budget) for m in metrics[settled:]]
     assert np.max(np.abs(misses)) < 0.1
-    assert not projection_warnings(search, search.reached(state))
     structure = search.structure(state)
+    assert not projection_warnings(search, search.reached(state), search.space.resources(structure))
     for name, most in search.targets.items():
         assert search.space.resources(structure)[name] <= most
 
@@ -102,10 +102,13 @@ def test_it_opens_again_where_it_fell_below_its_target():
 def test_the_balanced_search_says_how_far_its_result_had_to_be_moved():
     search, state = search_of(Blocks(), {"macs": 0.5}, Schedule(4), DMS())
     state, _ = run(search, state, 4)
-    (line,) = projection_warnings(search, search.reached(state))
-    assert "% of the MACs where 50.0 % were asked" in line and "the projection gave elements back" in line
-    (line,) = projection_warnings(search, {"macs": 0.7})
-    assert line.startswith("the search ended at 70.0 % of the MACs") and "the projection took more elements" in line
+    found = search.space.resources(search.structure(state))
+    (line,) = projection_warnings(search, search.reached(state), found)
+    assert "% of the MACs, and the projection gave elements back" in line and "(50.0 % were asked)" in line
+    assert "`on_target`" in line
+    (line,) = projection_warnings(search, {"macs": 0.7}, found)
+    assert line.startswith("the search ended at 70.0 % of the MACs, and the projection took more elements")
+    assert not projection_warnings(search, {"macs": found["macs"] / search.space.resources()["macs"]}, found)
 
 
 @settings(max_examples=50, deadline=None)
