@@ -6,8 +6,6 @@
 
 import chex
 import flax.linen as nn
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,58 +14,21 @@ import pytest
 from jax.test_util import check_grads
 
 from benchmarks.masked import inserted
-from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, UserError, baselines
-from dms_jax.baselines.capped_simplex import CappedSimplex, capped_simplex
+from dms_jax import Schedule, Search, Searchable, SearchSpace, baselines
 from dms_jax.baselines.dms_raw import RawDMS
 from dms_jax.baselines.gradient_estimated import GradientEstimated
-from dms_jax.baselines.iterative import thresholded
 from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.baselines.single import SingleNumber
-from dms_jax.method.dms import DMS
 from dms_jax.method.importance import Importance
 from dms_jax.method.layout import Layout
 from dms_jax.method.strategy import Context
+from tests.baselines.small import KEY, LIMITS, Toy, X, Y, context, loss
 from tests.counting import random_variables
-from tests.helpers import FINITE_DIFFERENCES, FLOAT32_ROUNDING
 from tests.moved import moved_by
 
 EXACT = ("multiple", "gradient_estimated", "iterative")
 """Those whose masks are exactly 0 or 1, and start at exactly 1."""
-LIMITS = Limits(keep=("inner3",), least={"wide": 5})
 STEPS, WARMUP, MIDDLE, BUDGET = 160, 10, 60, 0.35
-
-
-class Toy(Searchable):
-    """Five residual blocks and a hidden layer."""
-
-    @nn.compact
-    def __call__(self, x):
-        depth, wide = self.elements("depth", 5), self.elements("wide", 40)
-        for i in depth.kept:
-            inner = self.elements(f"inner{i}", 16)
-            y = inner(nn.relu(nn.Dense(inner.size, name=f"up{i}")(x)))
-            x = x + depth.gate(i) * nn.Dense(x.shape[-1], name=f"down{i}")(y)
-        return nn.Dense(1, name="out")(wide(nn.relu(nn.Dense(wide.size, name="in")(x))))
-
-
-X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 6)), jnp.float32)
-Y = jnp.sin(2 * X[:, :1]) * X[:, 1:2]
-KEY = jax.random.key(0)
-
-
-def loss(params, batch, key):
-    x, y = batch
-    return jnp.mean(jnp.square(Toy().apply(params, x) - y))
-
-
-@pytest.fixture(scope="module")
-def space():
-    return SearchSpace.from_model(Toy(), X[:1], tie=("inner[0-1]",))
-
-
-@pytest.fixture(scope="module")
-def layout(space):
-    return Layout.of(space, LIMITS)
 
 
 class Ran:
@@ -233,11 +194,6 @@ def changed(folded, variables):
 # --- one by one, by closed form ------------------------------------------------------------------------------------
 
 
-def context(layout, key=None, seed=1, goal=0.5):
-    c = jnp.asarray(np.random.default_rng(seed).exponential(size=len(layout.of_element)), jnp.float32)
-    return Context(c, {"macs": jnp.float32(goal)}, key, jnp.zeros(len(layout.size), bool))
-
-
 def pulled(strategy, layout, parameters, c, weights):
     """The gradient of the weighted sum of masks."""
     return jax.grad(lambda p: jnp.sum(weights * strategy.masks(layout, p, c)))(parameters)
@@ -331,125 +287,3 @@ def test_noise_is_off_where_it_is_quiet(layout):
         quiet = Context(c.importance, c.targets, KEY, jnp.ones(len(layout.size), bool))
         silent = Context(c.importance, c.targets, None, c.quiet)
         np.testing.assert_array_equal(strategy.masks(layout, start, quiet), strategy.masks(layout, start, silent))
-
-
-# --- the capped simplex ----------------------------------------------------------------------------------------------
-
-
-def slow(scores, k):
-    """The projection by trying every interval between two kinks of sum(clip(s - tau, 0, 1)), in float64."""
-    scores = np.asarray(scores, np.float64)
-    kinks = np.sort(np.concatenate([scores, scores - 1]))
-    sums = np.array([np.clip(scores - t, 0, 1).sum() for t in kinks])  # falls
-    i = int(np.searchsorted(-sums, -k, side="right"))
-    if i == 0 or i == len(kinks):
-        return np.clip(scores - kinks[min(i, len(kinks) - 1)], 0, 1)
-    share = 0.0 if sums[i - 1] == sums[i] else (sums[i - 1] - k) / (sums[i - 1] - sums[i])
-    return np.clip(scores - (kinks[i - 1] + share * (kinks[i] - kinks[i - 1])), 0, 1)
-
-
-simplex = jax.jit(capped_simplex)
-
-
-@hypothesis.settings(max_examples=60)
-@hypothesis.given(
-    scores=st.lists(st.floats(-3, 3, width=32), min_size=7, max_size=7), share=st.floats(0, 1, width=32),
-    scale=st.sampled_from([0.01, 1.0, 10.0]),
-)  # fmt: skip
-def test_capped_simplex_is_the_slow_one(scores, share, scale):
-    s, k = np.array(scores, np.float32) * np.float32(scale), np.float32(7 * share)
-    m = np.asarray(simplex(s, k))
-    np.testing.assert_allclose(m, slow(s, k), atol=20 * FLOAT32_ROUNDING * max(1.0, scale))
-    assert abs(m.sum() - k) < 50 * FLOAT32_ROUNDING * max(1.0, scale)
-
-
-def test_capped_simplex_edges():
-    np.testing.assert_allclose(simplex(jnp.zeros(4), jnp.float32(1)), 0.25, atol=FLOAT32_ROUNDING)
-    np.testing.assert_array_equal(simplex(jnp.arange(4.0) * 5, jnp.float32(2)), [0, 0, 1, 1])
-    np.testing.assert_allclose(simplex(jnp.arange(4.0), jnp.float32(4)), 1, atol=FLOAT32_ROUNDING)
-    np.testing.assert_allclose(simplex(jnp.arange(4.0), jnp.float32(0)), 0, atol=FLOAT32_ROUNDING)
-    batch = simplex(jnp.array([[0.0, 1, -jnp.inf], [1, 0, 2]]), jnp.array([1.5, 2.0]))
-    np.testing.assert_allclose(batch, [[0.25 + 0.25, 1, 0], [1, 0, 1]], atol=FLOAT32_ROUNDING)
-
-
-def test_capped_simplex_gradients():
-    scores = jnp.array([0.1, 0.5, -0.1, 2.0, -3.0, 0.3])
-    k, weights = jnp.float32(2.6), jnp.array([1.0, -2.0, 0.5, 3.0, 4.0, 0.7])
-    m = capped_simplex(scores, k)
-    assert int(((m > 0) & (m < 1)).sum()) == 4
-    check_grads(capped_simplex, (scores, k), 1, modes=["rev"], atol=FINITE_DIFFERENCES, rtol=FINITE_DIFFERENCES)
-    to_scores, to_k = jax.grad(lambda s, k: jnp.sum(weights * capped_simplex(s, k)), (0, 1))(scores, k)
-    inside = np.array([1.0, 1, 1, 0, 0, 1])
-    mean = float((weights * inside).sum() / 4)
-    np.testing.assert_allclose(to_k, mean, rtol=1e-6)
-    np.testing.assert_allclose(to_scores, inside * (np.asarray(weights) - mean), rtol=1e-5)
-
-
-def test_capped_simplex_strategy_is_the_operator_of_every_group(layout):
-    strategy, c = CappedSimplex(), context(layout)
-    draw = np.random.default_rng(5)
-    score = jnp.asarray(draw.normal(size=len(layout.of_element)), jnp.float32)
-    a = jnp.asarray(draw.uniform(0.1, 0.6, len(layout.first)), jnp.float32)
-    masks = layout.space.by_group(strategy.masks(layout, {"ratio": a, "score": score}, c))
-    for i, (name, s) in enumerate(layout.space.by_group(score).items()):
-        k = len(s) * (1 - a[layout.ratio[i]])
-        np.testing.assert_allclose(masks[name], simplex(s, k), atol=1e-5)
-        kept = layout.space.by_group(strategy.kept(layout, layout.space.flat(masks)))[name]
-        assert int(kept.sum()) == round(float(k))
-
-
-# --- the global threshold, and structures without a search ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("goal", [0.2, 0.5, 0.9, 1.0])
-def test_the_threshold_is_the_smallest_that_fits(layout, goal):
-    c, untied = context(layout, goal=goal), Layout.of(SearchSpace.from_model(Toy(), X[:1]), LIMITS)
-    masks = np.asarray(jax.jit(lambda c: thresholded(untied, c, {"macs": jnp.float32(goal)}))(c.importance))
-    space, importance = untied.space, np.asarray(c.importance)
-    full = space.resources()["macs"]
-    cost = {name: full - space.resources({name: tuple(range(1, g.size))})["macs"] for name, g in space.groups.items()}
-    worth = importance / np.repeat([cost[name] for name in space.groups], untied.size)
-    places = [np.argsort(np.argsort(x)) for x in np.split(importance, np.cumsum(untied.size)[:-1])]
-    always = np.concatenate([x >= len(x) - least for x, least in zip(places, untied.least, strict=True)])
-    spent = {}
-    for t in [*worth, np.inf]:
-        mask = ((worth >= t) | always).astype(np.float32)
-        spent[t] = float(space.fractions(jnp.asarray(mask))["macs"])
-    best = min(t for t, r in spent.items() if r <= goal + 1e-6)
-    np.testing.assert_array_equal(masks, (worth >= best) | always)
-
-
-def test_tied_groups_pool_their_worth(layout):
-    masks = layout.space.by_group(thresholded(layout, context(layout).importance, {"macs": jnp.float32(0.4)}))
-    assert int(masks["inner0"].sum()) == int(masks["inner1"].sum())
-
-
-def test_structures_without_a_search(space):
-    draw = np.random.default_rng(0)
-    ranking = {name: draw.exponential(size=group.size) for name, group in space.groups.items()}
-    budget = {"macs": int(0.4 * space.resources()["macs"])}
-    found = {
-        "uniform": baselines.uniform(space, ranking, budget, LIMITS),
-        "threshold": baselines.threshold(space, ranking, budget, LIMITS),
-        "random": baselines.random(space, budget, LIMITS, seed=0),
-    }
-    for structure in found.values():
-        assert 0.9 * budget["macs"] < structure.resources["after"]["macs"] <= budget["macs"]
-        assert len(structure.kept["inner3"]) == 16 and len(structure.kept["wide"]) >= 5
-        assert len(structure.kept["inner0"]) == len(structure.kept["inner1"])
-    assert baselines.random(space, budget, LIMITS, seed=0) == found["random"]
-    assert baselines.random(space, budget, LIMITS, seed=1) != found["random"]
-    valued = {name: c * (100 if name == "wide" else 1) for name, c in ranking.items()}
-    assert len(baselines.threshold(space, valued, budget, LIMITS).kept["wide"]) == 40
-    with pytest.raises(UserError, match="no structure has at most"):
-        baselines.random(space, {"macs": 1}, LIMITS, seed=0)
-
-
-def test_by_name():
-    assert [type(baselines.create(name)) for name in baselines.strategies()] == [*baselines.strategies().values()]
-    assert baselines.create("dms") == DMS(5.0) and baselines.create("single", rate=7.0).rate == 7
-    with pytest.raises(UserError, match="unknown strategy 'topk'; there are dms, capped_simplex, dms_raw"):
-        baselines.create("topk")
-    for rate in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match=r"give a number in \(0, inf\)"):
-            baselines.create("dms", rate=rate)
