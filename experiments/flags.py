@@ -63,11 +63,8 @@ class Searching:
         """
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
-        if self.ratio_on_target:
-            for name in ("weight", "ratio_together"):
-                if getattr(self, name) is not None:
-                    flag = f"--{name.replace('_', '-')}"
-                    raise UserError(f"{flag} says nothing with --ratio-on-target: leave one of the two out")
+        if self.ratio_on_target and self.weight is not None:
+            raise UserError("--weight says nothing with --ratio-on-target: leave one of the two out")
         _ = self.chosen  # which refuses what is no rate, or no share
 
     @property

@@ -18,7 +18,7 @@ class TogetherState(NamedTuple):
 
 
 def adam_together(
-    rate: optax.ScalarOrSchedule, share: float, members: np.ndarray | jax.Array
+    rate: optax.ScalarOrSchedule, share: float, members: np.ndarray | jax.Array, *, common: bool = True
 ) -> optax.GradientTransformation:
     """Adam that moves some ratios together, each of them by itself more slowly, and others as ever.
 
@@ -32,6 +32,7 @@ def adam_together(
       rate: a number or a schedule; its sum over the steps is about how far a ratio can move.
       share: of the members' rate in [0, 1] that goes to their common movement; 0 is Adam.
       members: `[ratios]` bool, those that take part in it.
+      common: False leaves the common movement out: something else sees to it.
 
     Returns:
       A transformation of gradients `[ratios]` float32.
@@ -44,9 +45,9 @@ def adam_together(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, TogetherState]:
         total: Any
         alone: Any
-        total, common = adam.update(jnp.sum(jnp.where(chosen, updates, 0.0)), state.common)
+        total, of_total = adam.update(jnp.sum(jnp.where(chosen, updates, 0.0)), state.common)
         alone, own = adam.update(updates, state.own)
-        moved = jnp.where(chosen, (1.0 - share) * alone + share * total, alone)
-        return moved, TogetherState(common, own)
+        moved = jnp.where(chosen, (1.0 - share) * alone + (share * total if common else 0.0), alone)
+        return moved, TogetherState(of_total, own)
 
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(rate))

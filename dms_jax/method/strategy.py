@@ -61,8 +61,8 @@ class Strategy(ABC):
       together: share in [0, 1) of the rate at which the ratios of widths and heads move together; at the rest each
         moves by itself, and depth at all of it (`optimizer.adam_together`). 0 is the paper's.
       on_target: after every step a common shift of the ratios brings r to the target, from either side, and each moves
-        along what is left of the task gradient there (`tracking`). The shift is what they have in common, so `together`
-        takes no part. False: by the sum of both losses' gradients, as the search balances them.
+        along what is left of the task gradient there (`tracking`). The shift is what they have in common: it takes the
+        place of the movement together. False: by the sum of both losses' gradients, as the search balances them.
       effects: blocks are judged, and pull at their ratio, by the finite effect of their removal (`effects`), in place
         of their gradient at the masks they have.
 
@@ -131,9 +131,10 @@ class Strategy(ABC):
         """
         rate = self.rate / steps
         scheduled = optax.cosine_decay_schedule(2 * rate, steps) if self.schedule == "cosine" else rate
-        if self.on_target or not self.together:
+        if not self.together:
             return optax.adam(scheduled)
-        return adam_together(scheduled, self.together, layout.to_ratios(layout.moves_together))
+        members = layout.to_ratios(layout.moves_together)
+        return adam_together(scheduled, self.together, members, common=not self.on_target)
 
     def kept(self, layout: Layout, masks: jax.Array) -> jax.Array:
         """Which elements masks stand for, `[elements]` of 0 and 1: what r counts, and what a group is frozen at."""

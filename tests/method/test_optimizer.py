@@ -50,3 +50,9 @@ def test_the_rate_may_be_a_schedule(gradients):
     falling = _updates(adam_together(optax.linear_schedule(RATE, 0.0, 8), 0.5, MEMBERS), gradients)
     constant = _updates(adam_together(RATE, 0.5, MEMBERS), gradients)
     np.testing.assert_allclose(falling, constant * (1 - np.arange(8) / 8)[:, None], rtol=FLOAT32_GRADIENTS, atol=1e-7)
+
+
+def test_without_the_common_movement_members_have_their_own_share_of_adam(gradients):
+    own = _updates(optax.adam(RATE), gradients)
+    found = _updates(adam_together(RATE, 0.75, MEMBERS, common=False), gradients)
+    np.testing.assert_allclose(found, np.where(MEMBERS, 0.25 * own, own), rtol=FLOAT32_GRADIENTS, atol=1e-7)
