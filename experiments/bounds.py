@@ -40,7 +40,7 @@ _ALPHA = Bounds(0, 1e3)
 _COUNT = Bounds(1, 2**20)
 _STEPS = Bounds(1, _MOST_STEPS)
 _EPOCHS = Bounds(0, 1e6, above=True)
-_RATE = Bounds(0, 1e38, above=True)
+_RATE = Bounds(0, 1e6, above=True)
 
 BOUNDS: dict[str, Bounds] = {
     "accumulate": _COUNT,
