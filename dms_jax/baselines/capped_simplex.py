@@ -57,8 +57,8 @@ def _project(scores: jax.Array, k: jax.Array) -> jax.Array:
     low, high = jax.lax.fori_loop(0, ITERATIONS, halve, (low, high))
     tau = (low + high) / 2
     # bisection finds who is inside; tau itself then follows exactly
-    inside, ones = _inside(scores - tau), jnp.sum(scores - tau >= 1.0, axis=-1, keepdims=True)
-    number = jnp.sum(inside, axis=-1, keepdims=True)
+    inside, ones = _inside(scores - tau), jnp.sum(scores - tau >= 1.0, axis=-1, keepdims=True, dtype=scores.dtype)
+    number = jnp.sum(inside, axis=-1, keepdims=True, dtype=scores.dtype)
     total = jnp.sum(jnp.where(inside, scores, 0.0), axis=-1, keepdims=True)
     exact = jnp.where(number > 0, (total + ones - k) / jnp.maximum(number, 1), tau)
     return jnp.clip(scores - jnp.clip(exact, low, high), 0.0, 1.0)
@@ -75,7 +75,7 @@ def _forward(scores: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _backward(inside: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     g = jnp.where(inside, cotangent, 0.0)
-    mean = jnp.sum(g, axis=-1) / jnp.maximum(jnp.sum(inside, axis=-1), 1)
+    mean = jnp.sum(g, axis=-1) / jnp.maximum(jnp.sum(inside, axis=-1, dtype=g.dtype), 1)
     return jnp.where(inside, g - jnp.expand_dims(mean, -1), 0.0), mean
 
 
@@ -109,7 +109,8 @@ class CappedSimplex(Strategy):
     def kept(self, layout: Layout, masks: jax.Array) -> jax.Array:
         """The k largest masks, k = sum m rounded: with equal scores all masks are k / N, and m >= 1/2 says nothing."""
         total = jax.ops.segment_sum(masks, layout.of_element, len(layout.size), indices_are_sorted=True)
-        return (layout.ranks(masks) >= layout.to_elements(layout.size - jnp.round(total))).astype(masks.dtype)
+        dropped = layout.size - jnp.round(total).astype(jnp.int32)
+        return (layout.ranks(masks) >= layout.to_elements(dropped)).astype(masks.dtype)
 
     def clip(self, layout: Layout, parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
         closed = np.asarray(layout.to_ratios(1.0 - layout.least / layout.size), np.float32)

@@ -36,7 +36,7 @@ class GradientEstimated(Strategy):
     def masks(self, layout: Layout, parameters: jax.Array, context: Context) -> jax.Array:
         ratio = layout.to_elements(layout.to_groups(parameters))
         size = layout.to_elements(layout.size).astype(np.float32)
-        hard = (layout.ranks(context.importance) + 0.5 >= ratio * size).astype(jnp.float32)
+        hard = (layout.ranks(context.importance).astype(jnp.float32) + 0.5 >= ratio * size).astype(jnp.float32)
         estimated = jax.lax.stop_gradient(hard + ratio) - ratio
         # the forward value is exactly 0 or 1, whatever the rounding of hard + a - a
         estimated = estimated + jax.lax.stop_gradient(hard - estimated)

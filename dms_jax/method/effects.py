@@ -46,7 +46,8 @@ def probes(masks: jax.Array, blocks: np.ndarray, step: jax.Array) -> tuple[jax.A
     opened = masks[blocks] >= 0.5
     rounds = jnp.maximum(-(-jnp.sum(opened) // together(blocks)), 1)  # steps in which everybody has a turn
     turn = opened & ((jnp.cumsum(opened) - 1) % rounds == step % rounds)
-    u = jnp.mod((step // rounds + 1 + _GOLDEN * np.arange(len(blocks))) * _GOLDEN, 1.0)
+    turns = (step // rounds + 1).astype(jnp.float32)
+    u = jnp.mod((turns + np.asarray(_GOLDEN * np.arange(len(blocks)), np.float32)) * _GOLDEN, 1.0)
     ones = jnp.ones_like(masks)
     return jnp.zeros(masks.shape, bool).at[blocks].set(turn), ones.at[blocks].set(u.astype(masks.dtype))
 

@@ -145,7 +145,8 @@ class Movement:
 
     def _proposed(self, s: Situation, gradient: Any) -> tuple[Any, Any, jax.Array]:
         """Where the optimizer would go, its state, and whether it may: not where it would stay for good."""
-        updates, opt_state = self.optimizer.update(gradient, s.state.ratio_opt_state, s.state.ratios)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32
+            updates, opt_state = self.optimizer.update(gradient, s.state.ratio_opt_state, s.state.ratios)
         proposed = self.strategy.clip(self.layout, optax.apply_updates(s.state.ratios, updates))
         fine = s.active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
         opt_state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), opt_state, s.state.ratio_opt_state)

@@ -10,6 +10,7 @@ One step trains weights and pruning ratios together and evaluates the elements, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -156,7 +157,7 @@ class Search:
 
     def _frozen(self, step: jax.Array) -> jax.Array:
         """`[groups]` bool: depth and heads while refining."""
-        refining = step >= self.schedule.steps - self.schedule.refine * self.schedule.active
+        refining = step >= math.ceil(self.schedule.steps - self.schedule.refine * self.schedule.active)
         return refining & self.layout.settles_early
 
     # --- one step ---

@@ -51,7 +51,7 @@ def largest_share(fits: Callable[[jax.Array], jax.Array]) -> jax.Array:
     Args:
       fits: from a share to a bool, or a `[...]` of them.
     """
-    shares = jnp.array([1.0, 0.5, 0.25, 0.125])
+    shares = jnp.array([1.0, 0.5, 0.25, 0.125], jnp.float32)
     return jnp.max(jnp.where(jax.vmap(fits)(shares), shares, 0.0))
 
 
@@ -73,7 +73,7 @@ def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array) -> jax.Arr
     steps = np.geomspace(_FINEST, _FARTHEST, CANDIDATES // 2)
     alike = np.concatenate([-steps[::-1], [0.0], steps]).astype(np.float32)
     part = np.repeat(np.linspace(0.0, 1.0, CANDIDATES, dtype=np.float32)[:, None], number, axis=1)
-    some = (order[None] < part * number).astype(np.float32)
+    some = (order[None].astype(np.float32) < part * number).astype(np.float32)
 
     grid = jnp.asarray(np.repeat(alike[:, None], number, axis=1))
     grids, misses = [grid], [tried_at(grid)]
