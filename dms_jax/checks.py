@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dms_jax.errors import UserError
+import numpy as np
+
+from dms_jax.errors import UserError, shortened
 
 _OPEN = {"(": operator.gt, "[": operator.ge}
 _CLOSE = {")": operator.lt, "]": operator.le}
@@ -18,9 +21,11 @@ def whole(what: str, value: Any, least: int, of: str = "") -> int:
     Raises:
       UserError: it is something else.
     """
-    number = None if isinstance(value, bool) else getattr(value, "__index__", lambda: None)()
+    number = _index(value)
     if number is None or number < least:
-        raise UserError(f"{what} {value!r}{of and ' ' + of} is not possible; give a whole number of at least {least}")
+        raise UserError(
+            f"{what} {shown(value)}{of and ' ' + of} is not possible; give a whole number of at least {least}"
+        )
     return number
 
 
@@ -31,9 +36,9 @@ def number(what: str, value: Any, interval: str, of: str = "") -> float:
       UserError: it is something else, or lies outside.
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise UserError(f"{what} {value!r}{of and ' ' + of} is not possible; give a number in {interval}")
-    given = float(value)
+    given = _float(value)
+    if given is None:
+        raise UserError(f"{what} {shown(value)}{of and ' ' + of} is not possible; give a number in {interval}")
     if math.isnan(given) or not (_OPEN[interval[0]](given, low) and _CLOSE[interval[-1]](given, high)):
         raise UserError(f"{what} {value}{of and ' ' + of} is not possible; give a number in {interval}")
     return given
@@ -46,8 +51,74 @@ def flag(what: str, value: Any) -> bool:
       UserError: it is something else.
     """
     if not isinstance(value, bool):
-        raise UserError(f"{what} {value!r} is not possible; give True or False")
+        raise UserError(f"{what} {shown(value)} is not possible; give True or False")
     return value
+
+
+def one_of(what: str, value: Any, *possible: str) -> str:
+    """One of some words, or an error: "`what` `value` is not possible".
+
+    Raises:
+      UserError: it is something else.
+    """
+    if not isinstance(value, str) or value not in possible:
+        raise UserError(f"{what} {shown(value)} is not possible; give {' or '.join(map(repr, possible))}")
+    return value
+
+
+def patterns(what: str, value: Any) -> tuple[str, ...]:
+    """Glob patterns: one of them, or several.
+
+    Raises:
+      UserError: it is something else.
+    """
+    several = (value,) if isinstance(value, str) else value
+    if not isinstance(several, Sequence) or not all(isinstance(pattern, str) for pattern in several):
+        raise UserError(f'{what} {shown(value)} is not possible; give patterns on names: ("stage1/*", "stem")')
+    return tuple(several)
+
+
+def function(what: str, value: Any) -> Callable[..., Any]:
+    """A function, or an error: "`what` is a number".
+
+    Raises:
+      UserError: it cannot be called.
+    """
+    if not callable(value):
+        raise UserError(f"{what} {shown(value)} cannot be called; give a function")
+    return value
+
+
+def by_name(what: str, value: Any, such_as: str) -> Mapping[str, Any]:
+    """A mapping from names, or an error that shows one.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{what} {shown(value)} is not possible; give names with what they stand for: {such_as}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value in an error: one line, cut where it is long."""
+    return shortened(" ".join(repr(value).split()), 80)
+
+
+def _index(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _float(value: Any) -> float | None:
+    if isinstance(value, bool | np.bool_ | str | bytes) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def digits(text: str) -> bool:

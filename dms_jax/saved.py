@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax import checks
 from dms_jax.errors import UserError, one_line
 from dms_jax.structure import Structure
 
@@ -126,6 +127,8 @@ def load(directory: str | os.PathLike[str], *, fn: Any = None, host: bool = Fals
     Raises:
       UserError: nothing is there that can be loaded, or it does not fit `fn`.
     """
+    if not isinstance(directory, str | os.PathLike):
+        raise UserError(f"directory {checks.shown(directory)} is not possible; give the path of one")
     folder = Path(directory) / FOLDER
     if not (folder / "program.json").exists():
         if fn is None or (Path(directory) / "results.json").exists() and not hasattr(fn, "shrunk"):

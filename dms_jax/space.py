@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from dms_jax import budgets, explanation, groups
+from dms_jax import budgets, checks, explanation, groups
 from dms_jax.adapters.doors import Doors
 from dms_jax.adapters.source import Source
 from dms_jax.budgets import Network, Resource
@@ -84,11 +84,13 @@ class SearchSpace(Doors):
         context: Callable[[], Any] | None = None,
         model: Any = None,
     ):
-        self.source, self.fn, self.model = source, source.fn, model
+        self.source, self.fn, self.model = source, checks.function("fn", source.fn), model
+        also = _programs(also)
+        tie, unroll = checks.patterns("tie", tie), checks.patterns("unroll", unroll)
         self.call: dict[str, Any] = {}
-        self.example = jax.tree.map(_abstract, tuple(inputs))
+        self.example = jax.tree.map(_input, tuple(inputs))
         self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
-        extras = [Extra(f"the program {name!r}", fn, tuple(args)) for name, (fn, args) in (also or {}).items()]
+        extras = [Extra(f"the program {name!r}", fn, args) for name, (fn, args) in also.items()]
         options = {} if context is None else {"context": context}
         self._found: Discovery = discover(self.parameters, self.fn, self.example, extras, choice, **options)
         self.groups: dict[str, Group] = self._found.groups
@@ -160,7 +162,8 @@ class SearchSpace(Doors):
           UserError: unknown groups, elements out of range, or fewer elements than must stay.
         """
         if not isinstance(structure, Structure):
-            structure = Structure({name: tuple(kept) for name, kept in (structure or {}).items()})
+            given: Any = {} if structure is None else structure  # which it checks itself
+            structure = Structure(given)
         unknown = sorted(set(structure.kept) - set(self.groups))
         if unknown:
             raise UserError(
@@ -208,6 +211,15 @@ class SearchSpace(Doors):
         alive = {name for leaf in left for axis in leaf.axes for name in self.owners(axis)}
         alive |= {name for leaf in left for name, _ in leaf.gates}
         return {name for leaf in gone for axis in leaf.axes for name in self.owners(axis)} - alive
+
+    def _checked_masks(self, masks: Any) -> Mapping[str, jax.Array]:
+        for name, mask in checks.by_name("masks", masks, '{"stem": an array [N]}').items():
+            if name not in self.groups:
+                raise UserError(f"masks of {name!r}, which is no group of {self.title}: see space.groups")
+            size, shape = self.groups[name].size, getattr(mask, "shape", None)
+            if shape != (size,):
+                raise UserError(f"the mask of {name!r} has shape {shape}; give [{size}], one number an element")
+        return {name: jnp.asarray(mask) for name, mask in masks.items()}
 
     def gone(self, kept: Mapping[str, Sequence[int]]) -> frozenset[Element]:
         """The gates that are closed in a structure."""
@@ -269,7 +281,8 @@ class SearchSpace(Doors):
         Raises:
           TracingError: from the function: this one ties, splits or freezes a group.
         """
-        return self._readings.masked(fn, fold=fold, writes=writes)
+        run = self._readings.masked(checks.function("fn", fn), fold=fold, writes=writes)
+        return lambda params, masks, *inputs: run(params, self._checked_masks(masks), *inputs)
 
     def fold(self, params: Any, masks: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
         """Multiply masks into the parameters of the inference function, where that is the same.
@@ -280,7 +293,7 @@ class SearchSpace(Doors):
           (parameters of the same shapes and dtypes, the masks that remain: those of groups that are read by a
           normalisation, or between activations).
         """
-        return self._readings.fold(self.fn, params, masks, self.example)
+        return self._readings.fold(self.fn, params, self._checked_masks(masks), self.example)
 
     def magnitudes(self, params: Any) -> dict[str, jax.Array]:
         """{group: [N]} sum of |w| over the trained weights that go when an element goes."""
@@ -324,7 +337,7 @@ class SearchSpace(Doors):
           TracingError: from the function: this one ties, splits or freezes a group, or needs what was removed.
         """
         kept = self.kept(structure)
-        return Small(self._readings, fn, self.sizes(kept), self.gone(kept))
+        return Small(self._readings, checks.function("fn", fn), self.sizes(kept), self.gone(kept))
 
     def sizes(self, kept: Mapping[str, Sequence[int]]) -> Sizes:
         """The axes of the parameters under kept elements."""
@@ -350,6 +363,8 @@ class SearchSpace(Doors):
         """
         from dms_jax.shrink import difference, shrink
 
+        self.parameters.full(params)
+        jax.tree.map(_input, inputs)
         with jax.default_matmul_precision("highest"):  # on GPUs and TPUs float32 products are rounded more by default
             masked = jax.jit(self.masked(self.fn))(self.arrays(params), self.masks(structure), *inputs)
             small = jax.tree.map(lambda x: x if is_array(x) else None, shrink(self, params, structure))
@@ -457,9 +472,27 @@ class SearchSpace(Doors):
         return f"SearchSpace({self.title}: {len(self.groups)} groups, {elements:,} elements)"
 
 
-def _abstract(leaf: Any) -> Any:
+def _input(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape of one input."""
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
     if isinstance(leaf, int | float | complex):
         return jax.ShapeDtypeStruct((), jnp.result_type(leaf))
-    return leaf
+    raise UserError(
+        f"input {checks.shown(leaf)} is not possible; give arrays, shapes or numbers, and bind what else the function "
+        "takes (functools.partial)"
+    )
+
+
+def _programs(also: Any) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """Other programs of the same parameters, checked."""
+    given = checks.by_name("also", {} if also is None else also, _ALSO)
+    for name, pair in given.items():
+        if not (isinstance(pair, Sequence) and len(pair) == 2 and callable(pair[0]) and isinstance(pair[1], Sequence)):
+            raise UserError(
+                f"also {name!r}: {checks.shown(pair)} is not possible; give a function and its inputs: {_ALSO}"
+            )
+    return {name: (fn, tuple(args)) for name, (fn, args) in given.items()}
+
+
+_ALSO = '{"train": (fn, args)}'

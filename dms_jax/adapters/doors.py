@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from dms_jax import checks
 from dms_jax.adapters import equinox, haiku, keras, linen, nnx
 from dms_jax.adapters.marked import marked_space
 from dms_jax.adapters.source import Source
@@ -59,7 +60,7 @@ class Doors:
         """
         title = getattr(fn, "__qualname__", type(fn).__name__)
         source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
-        choice = Choice(tuple(include), tuple(freeze), tuple(blocks))
+        choice = chosen(include, freeze, blocks)
         return cls(source, inputs, also=also, tie=tie, unroll=unroll, choice=choice)
 
     @classmethod
@@ -124,6 +125,12 @@ class Doors:
         return marked_space(cls, model, example, {"tie": tie, "also": also}, variables, call)
 
 
+def chosen(include: Any, freeze: Any, blocks: Any) -> Choice:
+    """What is to be searched, of patterns as they were given."""
+    patterns = checks.patterns
+    return Choice(patterns("include", include), patterns("freeze", freeze), patterns("blocks", blocks))
+
+
 _OPTIONS = ("also", "tie", "unroll")
 _CHOICES = ("include", "freeze", "blocks")
 
@@ -131,7 +138,6 @@ _CHOICES = ("include", "freeze", "blocks")
 def _space(cls: Any, make: Callable[..., Source], given: Any, inputs: Any, options: dict[str, Any], model: Any) -> Any:
     """A space of what an adapter makes of a model; options that are not the space's go to the model."""
     call = {key: value for key, value in options.items() if key not in (*_OPTIONS, *_CHOICES)}
-    patterns = {key: tuple(options.get(key, ())) for key in _CHOICES}
-    choice = Choice(patterns["include"], patterns["freeze"], patterns["blocks"])
+    choice = chosen(*(options.get(key, ()) for key in _CHOICES))
     rest = {key: options[key] for key in _OPTIONS if key in options}
     return cls(make(*given, **call), inputs, choice=choice, model=model, **rest)

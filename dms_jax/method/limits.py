@@ -33,17 +33,9 @@ class Limits:
     multiple: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
-        keep = (self.keep,) if isinstance(self.keep, str) else self.keep
-        if not isinstance(keep, Sequence) or not all(isinstance(pattern, str) for pattern in keep):
-            raise UserError(f'keep {keep!r} is not possible; give patterns on group names: ("stage1/*", "stem")')
-        object.__setattr__(self, "keep", tuple(keep))
+        object.__setattr__(self, "keep", checks.patterns("keep", self.keep))
         for what in ("least", "multiple"):
-            numbers = getattr(self, what)
-            if not isinstance(numbers, Mapping):
-                raise UserError(f'{what} {numbers!r} is not possible; say of which groups: {{"stage1/*": 8}}')
-            for pattern, number in numbers.items():
-                if not isinstance(pattern, str):
-                    raise UserError(f"{what}: {pattern!r} is no pattern on group names")
+            for pattern, number in checks.by_name(what, getattr(self, what), '{"stage1/*": 8}').items():
                 checks.whole(what, number, 1, f"for {pattern!r}")
 
     def counts(self, space: SearchSpace) -> dict[str, np.ndarray]:

@@ -28,12 +28,12 @@ def check_arguments(search: Any) -> None:
     kinds = {"space": SearchSpace, "limits": Limits, "importance": Importance, "strategy": Strategy}
     for name, kind in kinds.items():
         if not isinstance(getattr(search, name), kind):
-            raise UserError(f"{name} {getattr(search, name)!r} is not possible; give a `{kind.__name__}`")
+            raise UserError(f"{name} {checks.shown(getattr(search, name))} is not possible; give a `{kind.__name__}`")
     if not isinstance(search.optimizer, optax.GradientTransformation | None):
-        raise UserError(f"optimizer {search.optimizer!r} is not possible; give one of optax, or None")
+        raise UserError(f"optimizer {checks.shown(search.optimizer)} is not possible; give one of optax, or None")
     costs = search.space.costs
     if not isinstance(search.budget, Mapping):
-        raise UserError(f'budget {search.budget!r} does not say of what; give {{"macs": 0.5}}, say')
+        raise UserError(f'budget {checks.shown(search.budget)} does not say of what; give {{"macs": 0.5}}, say')
     if set(search.budget) - set(costs) or not search.budget:
         unknown = sorted(map(str, set(search.budget) - set(costs)))
         raise UserError(f"budget on {unknown or 'nothing'}: give one on {' or '.join(costs)}, or both")
@@ -45,6 +45,18 @@ def check_arguments(search: Any) -> None:
                 "leave one of the two out"
             )
     checks.whole("accumulate", search.accumulate, 1)
+
+
+def check_state(state: Any) -> None:
+    """Refuse what is no state of a search.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if not isinstance(state, SearchState):
+        raise UserError(
+            f"state {checks.shown(state)} is not possible; give what `Search.init` or `Search.step` returned"
+        )
 
 
 def check_finite(state: SearchState, weights: Any) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from dms_jax import checks
 from dms_jax.errors import UserError
 from dms_jax.space import SearchSpace
 
@@ -122,10 +123,10 @@ def budget(name: str, asked: float, full: int, smallest: int, network: str) -> i
       UserError: not a positive number, above `full`, or below `smallest`.
     """
     label = {"macs": "MACs"}.get(name, name)
-    if not (isinstance(asked, Real) and math.isfinite(asked) and asked > 0):
+    if not (isinstance(asked, Real) and not isinstance(asked, bool) and math.isfinite(asked) and asked > 0):
         raise UserError(
-            f"budget {asked} {label} is not a positive number; give a fraction such as 0.25, or a number of {label} "
-            f"between {smallest:,} and {full:,} ({network})"
+            f"budget {checks.shown(asked)} {label} is not a positive number; give a fraction such as 0.25, or a number "
+            f"of {label} between {smallest:,} and {full:,} ({network})"
         )
     wanted = math.floor(asked * full) if asked <= 1 else math.floor(asked)
     shown = f"{asked:g} ({wanted:,} {label})" if asked <= 1 else f"{wanted:,} {label}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dms_jax import checks
 from dms_jax.errors import UserError
+
+MOST_STEPS = 2**31 - 1
+"""They are counted in int32."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,11 @@ class Schedule:
     refine: float = 0.2
 
     def __post_init__(self):
-        whole = all(hasattr(n, "__index__") and not isinstance(n, bool) for n in (self.steps, self.warmup))
-        if not (whole and self.steps >= 1 and 0 <= self.warmup < self.steps):
+        steps, warmup = checks.whole("steps", self.steps, 1), checks.whole("warmup", self.warmup, 0)
+        if warmup >= steps or steps > MOST_STEPS:
             raise UserError(
-                f"a search of {self.steps!r} steps with {self.warmup!r} of warm-up is not possible; give "
-                "whole numbers: at least one step must follow"
+                f"a search of {steps:,} steps with {warmup:,} of warm-up is not possible; at least one step must "
+                f"follow, and at most {MOST_STEPS:,} can be counted"
             )
         checks.number("decay", self.decay, "(0, 1]")
         checks.number("refine", self.refine, "[0, 1)")
@@ -41,3 +45,8 @@ class Schedule:
     def active(self) -> int:
         """Steps after the warm-up."""
         return self.steps - self.warmup
+
+    @property
+    def refined_from(self) -> int:
+        """The step from which depth and heads stand still."""
+        return math.ceil(self.steps - self.refine * self.active)

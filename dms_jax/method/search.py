@@ -10,7 +10,6 @@ One step trains weights and pruning ratios together and evaluates the elements, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,7 +106,8 @@ class Search:
           params: the supernet's variables, the whole tree, random or pretrained; "masks" is ignored. They are copied:
             a step that donates its state leaves them alone.
         """
-        params = owned(self.space.arrays(without_masks(params)))
+        parameters = self.space.parameters
+        params = owned(parameters.called(parameters.full(without_masks(params))))
         ratios = self.strategy.init(self.layout)
         weight = 1.0 if self.resource_weight is None else self.resource_weight
         return SearchState(
@@ -123,6 +123,7 @@ class Search:
 
     def masks(self, state: SearchState) -> dict[str, jax.Array]:
         """The masks of a state, {group: [N]}, without noise."""
+        refusals.check_state(state)
         flat = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
         return self.space.by_group(flat)
 
@@ -157,8 +158,7 @@ class Search:
 
     def _frozen(self, step: jax.Array) -> jax.Array:
         """`[groups]` bool: depth and heads while refining."""
-        refining = step >= math.ceil(self.schedule.steps - self.schedule.refine * self.schedule.active)
-        return refining & self.layout.settles_early
+        return (step >= self.schedule.refined_from) & self.layout.settles_early
 
     # --- one step ---
 
@@ -266,6 +266,7 @@ class Search:
 
     def reached(self, state: SearchState) -> dict[str, float]:
         """The resources of the network that the masks keep, as fractions of the full one: before any projection."""
+        refusals.check_state(state)
         masks = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
         fractions = self.space.fractions(self.strategy.kept(self.layout, masks))
         return {name: float(fractions[name]) for name in self.targets}
@@ -281,6 +282,7 @@ class Search:
           UserError: the search diverged, or ended without having learned which elements of a group matter that has to
             lose some.
         """
+        refusals.check_state(state)
         refusals.check_finite(state, self.space.partition(state.params)[0])
         importance = self.space.flat(state.importance)
         found = self.strategy.decide(self.layout, state.ratios, self._context(importance, state.step))

@@ -96,8 +96,7 @@ class Strategy(ABC):
     def __post_init__(self):
         checks.number("rate", self.rate, "(0, inf)", "of the structure parameters")
         checks.number("together", self.together, "[0, 1)", "of the rate")
-        if self.schedule not in ("cosine", "constant"):
-            raise UserError(f"schedule {self.schedule!r} of the rate is not possible; give 'cosine' or 'constant'")
+        checks.one_of("schedule of the rate", self.schedule, "cosine", "constant")
         if self.together and not self.ratios:
             raise UserError(f"{self.title} has no ratios that could move together; leave `together` out")
         for name in ("on_target", "effects"):

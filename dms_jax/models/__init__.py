@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dms_jax import checks
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
 from dms_jax.models import efficientnet, llama, mobilenet, resnet, swin, vit
@@ -25,8 +26,8 @@ def create(name: str, **arguments: Any) -> Searchable:
     Raises:
       UserError: an unknown name or argument.
     """
-    if name not in MODELS:
-        raise UserError(f"unknown model {name!r}; there are: {', '.join(sorted(MODELS))}")
+    if not isinstance(name, str) or name not in MODELS:
+        raise UserError(f"unknown model {checks.shown(name)}; there are: {', '.join(sorted(MODELS))}")
     try:
         return MODELS[name](**arguments)
     except TypeError as error:

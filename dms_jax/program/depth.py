@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dms_jax.errors import TracingError
+from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, resolve
 from dms_jax.program.branches import Branch, Element, find_branches
@@ -48,9 +48,10 @@ def find_depth(
         if branch.block
         if branch.key[0] or all(count[frozenset()] == counts[0][frozenset()] for count in counts)
     ]
+    stems = [common_module(parameters.paths[leaf] for leaf in branch.leaves) for branch in usable]
+    _check_blocks(choice.blocks, stems)
     streams: dict[Any, dict[Any, list[Branch]]] = {}
-    for branch in usable:
-        stem = common_module(parameters.paths[leaf] for leaf in branch.leaves)
+    for branch, stem in zip(usable, stems, strict=True):
         block = _block(stem, choice.blocks)
         streams.setdefault(branch.stream, {}).setdefault(block or branch.key, []).append(branch)
     groups: dict[str, Group] = {}
@@ -87,6 +88,13 @@ def find_depth(
         missing = {element: own for (own, _), element in elements.items() if element not in found and own}
         sums.append(found | gates_by_use(program, leaves, branches, missing, state))
     return Depth(groups, owned, elements, sums, stacked, dict(counts[0]))
+
+
+def _check_blocks(patterns: Sequence[str], stems: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(_block(stem, (pattern,)) for stem in stems):
+            there = f"there are {', '.join(dict.fromkeys(stems[:6]))}" if stems else "this network has none"
+            raise UserError(f"pattern {pattern!r} of blocks matches no module of a residual branch; {there}")
 
 
 def _block(stem: str, patterns: Sequence[str]) -> str | None:

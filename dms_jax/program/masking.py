@@ -80,7 +80,7 @@ class Readings:
 
         def run(params: Any, masks: Masks, *args: Any) -> Any:
             found = self.plan(fn, args, fold, writes)
-            arrays = multiplied(found, self.classes.parameters.arrays(params), masks)
+            arrays = multiplied(found, self.classes.parameters.full(params), masks)
             arguments = [x if hasattr(x, "shape") else jnp.asarray(x) for x in jax.tree.leaves(args)]
             reading = found.reading
             reading.check(element for element in reading.elsewhere if element[0] in masks)
@@ -111,7 +111,7 @@ class Readings:
         """(parameters with masks multiplied in, the masks that cannot be)."""
         found = self.plan(fn, args, True, True)
         folded = {name: mask for name, mask in masks.items() if found.plan.folds(name)}
-        arrays = multiplied(found, self.classes.parameters.arrays(params), folded)
+        arrays = multiplied(found, self.classes.parameters.full(params), folded)
         rest = {name: mask for name, mask in masks.items() if name not in folded}
         return self.classes.parameters.tree(arrays), rest
 

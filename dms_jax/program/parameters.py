@@ -121,6 +121,23 @@ class Parameters:
             raise UserError(f"these are parameters of another network: {path_of(strange)} is not among this one's")
         return [found.get(keys) for keys in self.keys]
 
+    def full(self, tree: Any) -> list[Any]:
+        """The arrays of a tree of the full network: all of them, of its shapes.
+
+        Raises:
+          UserError: one is missing, or has another shape.
+        """
+        arrays = self.arrays(tree)
+        for path, array, shape in zip(self.paths, arrays, self.shapes, strict=True):
+            if not is_array(array):
+                raise UserError(f"{path} is missing; give the parameters of the full network, all of them")
+            if tuple(array.shape) != tuple(shape.shape):
+                raise UserError(
+                    f"{path} has shape {tuple(array.shape)}, the full network's {tuple(shape.shape)}: these are "
+                    "parameters of another network, or of a smaller one"
+                )
+        return arrays
+
     def laid_out(self, leaves: dict[Any, Any]) -> dict[Any, Any]:
         """Key paths to leaves, with rows for the arrays that are still stacked."""
         for keys, count in self.stacked.items():

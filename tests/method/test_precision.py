@@ -1,5 +1,7 @@
 """A whole search where JAX promotes no dtype by itself, and where numbers are 64 bits wide."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,8 @@ def searched(dtype, strategy):
     search = Search(
         space, loss, optimizer, {"macs": 0.4, "params": 0.6}, steps=Schedule(16, warmup=4), strategy=strategy
     )
-    state, step = search.init(params), jax.jit(search.step)
+    step: Any = jax.jit(search.step)
+    state = search.init(params)
     before = jax.tree.map(lambda a: (a.shape, a.dtype), state)
     for _ in range(16):
         state, metrics = step(state, (x, x[:, :2]), jax.random.key(0))

@@ -195,8 +195,8 @@ def test_one_pattern_is_a_pattern_and_not_its_letters(space):
         (dict(least={"a": 1.5}), "least 1.5 for 'a' is not possible; give a whole number of at least 1"),
         (dict(least={"a": True}), "least True for 'a' is not possible"),
         (dict(multiple={"a": "8"}), "multiple '8' for 'a' is not possible"),
-        (dict(least=8), "least 8 is not possible; say of which groups"),
-        (dict(multiple={1: 8}), "multiple: 1 is no pattern"),
+        (dict(least=8), "least 8 is not possible; give names with what they stand for"),
+        (dict(multiple={1: 8}), "multiple {1: 8} is not possible; give names"),
     ],
 )
 def test_limits_of_another_kind_are_one_line(wrong, message):

@@ -117,7 +117,7 @@ def test_the_rate_of_the_ratios_falls_from_twice_its_mean_to_nothing(space):
     np.testing.assert_allclose(constant, mean, rtol=1e-4)
     rival = _rates(searcher(space, strategy=GradientEstimated()))
     np.testing.assert_allclose(rival, GradientEstimated().rate / 16, rtol=1e-4)
-    with pytest.raises(UserError, match="schedule 'linear' of the rate is not possible"):
+    with pytest.raises(UserError, match="schedule of the rate 'linear' is not possible"):
         DMS(schedule="linear")
 
 
