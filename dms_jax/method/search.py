@@ -106,8 +106,7 @@ class Search:
           params: the supernet's variables, the whole tree, random or pretrained; "masks" is ignored. They are copied:
             a step that donates its state leaves them alone.
         """
-        parameters = self.space.parameters
-        params = owned(parameters.called(parameters.full(without_masks(params))))
+        params = owned(self.space.parameters.only_full(without_masks(params)))
         ratios = self.strategy.init(self.layout)
         weight = 1.0 if self.resource_weight is None else self.resource_weight
         return SearchState(

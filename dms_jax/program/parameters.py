@@ -173,6 +173,10 @@ class Parameters:
         """The tree with None for leaves that are no arrays."""
         return self._filled(self.arrays(tree))
 
+    def only_full(self, tree: Any) -> Any:
+        """`only`, of a tree of the full network. Raises as `full` does."""
+        return self._filled(self.full(tree))
+
     @property
     def marks(self) -> Any:
         """The tree of `only` with booleans: whether a leaf is trained."""
