@@ -4,7 +4,8 @@ structure.json                what was kept of which group
 program/program.json          names, shapes and dtypes of parameters and inputs
 program/params.safetensors    the parameters, by their paths
 program/inference.stablehlo   (parameters, *inputs) -> outputs, for any batch where that is possible
-program/loss.stablehlo        (parameters, batch, key data) -> loss, with its derivative; only where a loss was given
+program/loss.stablehlo        (parameters, batch, key data) -> loss, with its derivative, for any batch where that is
+                              possible; only where a loss was given
 
 To load it takes JAX; neither the network's framework nor its code. (`jax.export` reads with flatbuffers.)
 """
@@ -37,7 +38,8 @@ class Program:
 
     Attributes:
       loss: `(params, batch, key) -> (loss, {"state": ..., "metrics": ...})` with a derivative, as `dms_jax.Search` and
-        `dms_jax.training.supervised` take it, for batches of the shapes it was saved with; None where none was saved.
+        `dms_jax.training.supervised` take it, for batches of any leading size where no number in it depends on that
+        but as what a mean divides by, else of the shapes it was saved with; None where none was saved.
       trained: {path: bool}: what an optimizer changes.
       structure: what was kept.
     """
@@ -89,8 +91,10 @@ def save(
     shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in plain.items()}
     exported, symbolic = _inference(space.shrunk(fn, structure), tree, shapes, space.example)
     _write(folder / "inference.stablehlo", exported, 0)
+    trains_any = False
     if loss is not None:
-        _write(folder / "loss.stablehlo", _loss(space, loss, structure, tree, shapes, batch), 1)
+        exported, trains_any = _loss(space, loss, structure, tree, shapes, batch)
+        _write(folder / "loss.stablehlo", exported, 1)
     try:
         save_file({path: np.asarray(array, order="C") for path, array in plain.items()}, folder / "params.safetensors")
     except Exception as error:  # dtypes that it does not know raise what they like
@@ -101,6 +105,7 @@ def save(
         "title": space.title,
         "any_batch": symbolic,
         "loss": loss is not None,
+        "loss_any_batch": trains_any,
         "keys": keys,
         "trained": {p: bool(t) for p, t in zip(paths, space.parameters.trained, strict=True) if p in flat},
         "full": _template(space),
@@ -155,27 +160,32 @@ def load(directory: str | os.PathLike[str], *, fn: Any = None, host: bool = Fals
 
 def _inference(small: Any, tree: Any, shapes: Any, example: Sequence[Any]) -> tuple[Any, bool]:
     """The exported program, and whether it takes any batch: what has the first input's leading size."""
-    from dms_jax.elements import portable
 
     def flat(params: Any, *inputs: Any) -> Any:
         return small(tree(params), *inputs)
 
-    first = next((x.shape[0] for x in jax.tree.leaves(example) if getattr(x, "shape", ())), None)
+    return _opened(jax.jit(flat), shapes, example)
+
+
+def _opened(program: Any, shapes: Any, inputs: Sequence[Any], *rest: Any) -> tuple[Any, bool]:
+    """`(shapes, *inputs, *rest)`, exported for any batch where that is possible, and whether it is."""
+    from dms_jax.elements import portable
+
+    first = next((x.shape[0] for x in jax.tree.leaves(inputs) if getattr(x, "shape", ())), None)
     (batch,) = jax.export.symbolic_shape("batch")
 
     def opened(x: Any) -> Any:
         return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) if x.shape[:1] == (first,) else x
 
-    export = jax.export.export(jax.jit(flat), platforms=PLATFORMS)
+    export = jax.export.export(program, platforms=PLATFORMS)
     with portable():
         try:
-            return export(shapes, *jax.tree.map(opened, example)), True
+            return export(shapes, *jax.tree.map(opened, inputs), *rest), True
         except Exception:  # numbers in it depend on the batch: what fails, and how, is the network's own
-            return export(shapes, *example), False
+            return export(shapes, *inputs, *rest), False
 
 
-def _loss(space: SearchSpace, loss: Any, structure: Structure, tree: Any, shapes: Any, batch: Any) -> Any:
-    from dms_jax.elements import portable
+def _loss(space: SearchSpace, loss: Any, structure: Structure, tree: Any, shapes: Any, batch: Any) -> tuple[Any, bool]:
     from dms_jax.method.loss import outcome
     from dms_jax.partition import merged
 
@@ -192,11 +202,10 @@ def _loss(space: SearchSpace, loss: Any, structure: Structure, tree: Any, shapes
         return value, state, metrics
 
     if batch is None:
-        raise UserError("a loss is saved for batches of one shape: give batch=, arrays or shapes")
+        raise UserError("a loss is saved for batches of one kind: give batch=, arrays or shapes")
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), batch)
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    with portable():
-        return jax.export.export(jax.jit(flat), platforms=PLATFORMS)(shapes, batch, key)
+    return _opened(jax.jit(flat), shapes, (batch,), key)
 
 
 def _write(path: Path, exported: Any, order: int) -> None:

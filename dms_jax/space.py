@@ -390,7 +390,8 @@ class SearchSpace(Doors):
           params: of the small network (`dms_jax.shrink`).
           structure: what stays.
           loss: `(params, batch, key)` of the full network: written with its derivative, to train on.
-          batch: arrays or shapes that the loss is written for.
+          batch: arrays or shapes that the loss is written for; of any leading size where numbers in it depend on that
+            in means alone.
 
         Returns:
           The folder of the programs.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dms_jax.errors import TracingError, UserError
-from dms_jax.program.axes import resolve
+from dms_jax.program.axes import Atom, resolve
 from dms_jax.program.branches import Element
 from dms_jax.program.evaluate import Change, Evaluator
 from dms_jax.program.frames import Node, Program
@@ -72,7 +72,7 @@ class Small:
         stays = reading.stays(self._gone)
 
         def recount(program: Program, masks: Any = None) -> dict[Node, Change]:
-            return {mean.node: _recounted(mean, sizes) for mean in means(program, reading.owned)}
+            return {mean.node: _recounted(mean, sizes) for mean in means(program, _counted(reading, sizes.free))}
 
         wanted = self._wanted(reading) if self._gone else None
         evaluator = Evaluator(reading.program, sizes, stays, recount(reading.program), wanted, rebuild=recount)
@@ -108,12 +108,18 @@ class Small:
         return jax.tree.unflatten(tree, shapes)
 
     def _check_symbolic(self, reading: Reading, leaves: Sequence[Any], tree: Any) -> None:
-        """No number of the program may depend on a symbolic size."""
+        """No number of the program may depend on a symbolic size, but for that of a mean."""
         other = self._read(self._standing(leaves, tree, SURROGATES[1]))
+        shapes = [getattr(x, "shape", ()) for x in leaves]
+        recounted, again = _operands_of_means(reading, shapes), _operands_of_means(other, shapes)
         pairs = zip(reading.program.nodes, other.program.nodes, strict=False)
         same = len(reading.program.nodes) == len(other.program.nodes)
         for a, b in pairs:
-            constants = [(x.constant, y.constant) for x, y in zip(a.inputs, b.inputs, strict=False)]
+            constants = [
+                (x.constant, y.constant)
+                for i, (x, y) in enumerate(zip(a.inputs, b.inputs, strict=False))
+                if (a, i) not in recounted or (b, i) not in again
+            ]
             if a.name != b.name or any(x != y and not (x != x and y != y) for x, y in constants):
                 same = False
             if not same:
@@ -135,6 +141,17 @@ class Small:
                 what = "is missing" if found is None else f"has shape {found}"
                 raise UserError(f"{path} {what}; this structure's has {tuple(shape.shape)} (see dms_jax.shrink)")
         return arrays
+
+
+def _counted(reading: Reading, free: Mapping[Atom, Any]) -> dict[Atom, tuple[str, int]]:
+    """The atoms whose positions a mean counts: those of groups, and those of inputs that are of another size."""
+    return {**dict.fromkeys(free, ("an input", 0)), **reading.owned}
+
+
+def _operands_of_means(reading: Reading, shapes: Sequence[Sequence[Any]]) -> set[tuple[Node, int]]:
+    """(node, operand) of every number by which a mean divides, for inputs of these shapes."""
+    owned = _counted(reading, bind(reading.arguments, shapes))
+    return {(mean.node, mean.operand) for mean in means(reading.program, owned)}
 
 
 def _recounted(mean: Mean, sizes: Sizes) -> Change:
