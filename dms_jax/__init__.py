@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from dms_jax import baselines, layers, method, models, topk
     from dms_jax.elements import Elements, Searchable
     from dms_jax.errors import TracingError, UserError
-    from dms_jax.fit import Fitted, Task, fit
+    from dms_jax.fit import Task, fit
+    from dms_jax.fitted import Fitted
     from dms_jax.groups import Group
     from dms_jax.method.importance import Importance
     from dms_jax.method.limits import Limits
@@ -72,7 +73,7 @@ _WHERE = {
     "Structure": "structure",
     "TracingError": "errors",
     "UserError": "errors",
-    "Fitted": "fit",
+    "Fitted": "fitted",
     "Task": "fit",
     "fit": "fit",
     "load": "saved",

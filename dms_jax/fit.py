@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dms_jax.conduct import Experiment, conduct, say, warm_cosine
+from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data.stepping import by_step
-from dms_jax.errors import UserError, one_line
+from dms_jax.errors import UserError
+from dms_jax.fitted import Fitted, fitted
 from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
 from dms_jax.method.loss import Loss, outcome
@@ -32,12 +33,12 @@ from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from dms_jax.training.evaluation import drawn, possible_batches, quality_of, runnable
+from dms_jax.training.evaluation import drawn, possible_batches, quality_of
 from dms_jax.training.job import Job
 from dms_jax.training.mesh import make_mesh, on_devices, place
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
-from dms_jax.training.runs import Run, load_params
+from dms_jax.training.runs import Run
 
 RATE = 1e-3
 """Peak learning rate of the AdamW that trains where no optimizer is given; the search runs at a constant half of it."""
@@ -61,29 +62,6 @@ class Task:
     evaluate: Callable[..., Any] | Quality | None = None
     example: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """What `fit` found.
-
-    Attributes:
-      fn: `(params, *inputs) -> outputs` of the small network, jitted; any batch size.
-      params: its parameters, a tree like the full network's.
-      structure: what was kept of which group.
-      results: the content of results.json: "rows" has one entry a network, with its MACs, parameters and quality.
-      report: the page to look at; None where matplotlib is missing.
-      directory: of the run; `dms_jax.load(directory)` gives the network back anywhere.
-      space: of the full network; `space.shrunk(any_function, structure)` runs others small.
-    """
-
-    fn: Callable[..., Any]
-    params: Any
-    structure: Structure
-    results: Mapping[str, Any]
-    report: Path | None
-    directory: Path
-    space: SearchSpace
 
 
 def fit(
@@ -203,7 +181,7 @@ def fit(
             latency_batches=possible_batches(space, latency_batches),
         )
     )
-    return _fitted(Path(workdir), space, loss, draw)
+    return fitted(Path(workdir), space, loss, draw)
 
 
 def _read(
@@ -265,35 +243,3 @@ def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any
         "resource_weight": search.resource_weight,
         "accumulate": search.accumulate,
     }
-
-
-def _fitted(directory: Path, space: SearchSpace, loss: Loss, draw: Callable[[int], Any]) -> Fitted:
-    """What a finished run directory holds; its programs are written where they are not."""
-    structure = Structure.load(directory / "structure.json")
-    params = load_params(directory, space, structure)
-    if not (directory / "program" / "program.json").exists():
-        _save(directory, space, params, structure, loss, draw)
-    report = directory / "report.html"
-    return Fitted(
-        fn=runnable(space, space.shrunk(space.fn, structure)),
-        params=space.whole(params),
-        structure=structure,
-        results=json.loads((directory / "results.json").read_text()),
-        report=report if report.exists() else None,
-        directory=directory,
-        space=space,
-    )
-
-
-def _save(
-    directory: Path, space: SearchSpace, params: Any, structure: Structure, loss: Loss, draw: Callable[[int], Any]
-) -> None:
-    """The programs, so that anybody loads them; with the loss if that can be written."""
-    failed = ""
-    for how in ({"loss": loss, "batch": draw(0)}, {}):
-        try:
-            space.save(directory, space.fn, params, structure, **how)
-            return
-        except Exception as error:  # an export fails in many ways, and the job is done without it
-            failed = one_line(error)[:200]
-    say(f"no program written ({failed}); dms_jax.load(directory, fn=space) runs the network")

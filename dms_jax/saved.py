@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +26,13 @@ import numpy as np
 
 from dms_jax import checks
 from dms_jax.errors import UserError, one_line
+from dms_jax.programs import as_key, inference, is_key, loss_of, read, write
 from dms_jax.structure import Structure
 
 if TYPE_CHECKING:
     from dms_jax.space import SearchSpace
 
 FOLDER, FORMAT, VERSION = "program", "dms_jax.program", 1
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class Program:
@@ -39,27 +41,41 @@ class Program:
     Attributes:
       loss: `(params, batch, key) -> (loss, {"state": ..., "metrics": ...})` with a derivative, as `dms_jax.Search` and
         `dms_jax.training.supervised` take it, for batches of any leading size where no number in it depends on that
-        but as what a mean divides by, else of the shapes it was saved with; None where none was saved.
+        but as what a mean divides by, else of the shapes it was saved with, which `save` warns of; None where none was
+        saved.
       trained: {path: bool}: what an optimizer changes.
       structure: what was kept.
     """
 
     def __init__(self, folder: Path, described: Mapping[str, Any], structure: Structure):
         self.structure, self.trained = structure, dict(described["trained"])
-        self._call = jax.jit(_deserialized(folder / "inference.stablehlo").call)
+        self._call = jax.jit(read(folder / "inference.stablehlo").call)
         self._keys: dict[str, str] = described["keys"]
-        self.loss = self._loss(_deserialized(folder / "loss.stablehlo").call) if described["loss"] else None
+        self._fixed: dict[str, str] = described.get("fixed", {})
+        self.loss = self._loss(read(folder / "loss.stablehlo").call) if described["loss"] else None
 
     def __call__(self, params: Mapping[str, Any], *inputs: Any) -> Any:
-        return self._call(self._plain(params), *inputs)
+        with self._said("inference"):
+            return self._call(self._plain(params), *inputs)
 
     def _loss(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def loss(params: Mapping[str, Any], batch: Any, key: jax.Array) -> Any:
-            value, state, metrics = call(self._plain(params), batch, jax.random.key_data(key))
-            state = {path: _as_key(array, self._keys.get(path)) for path, array in state.items()}
+            with self._said("loss"):
+                value, state, metrics = call(self._plain(params), batch, jax.random.key_data(key))
+            state = {path: as_key(array, self._keys.get(path)) for path, array in state.items()}
             return value, {"state": state, "metrics": metrics}
 
         return loss
+
+    @contextmanager
+    def _said(self, name: str) -> Iterator[None]:
+        """Why a program that was saved for one batch size does not take another."""
+        try:
+            yield
+        except ValueError as error:
+            if name not in self._fixed:
+                raise
+            raise UserError(f"{one_line(error, 200)}: the {name} program {self._fixed[name]}") from error
 
     def _plain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Typed keys as their data, which is what programs take."""
@@ -82,19 +98,19 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     paths, arrays = space.parameters.paths, space.parameters.arrays(params)
     flat = {path: array for path, array in zip(paths, arrays, strict=True) if array is not None}
-    keys = {path: str(jax.random.key_impl(array)) for path, array in flat.items() if _is_key(array)}
+    keys = {path: str(jax.random.key_impl(array)) for path, array in flat.items() if is_key(array)}
     plain = {path: jax.random.key_data(array) if path in keys else array for path, array in flat.items()}
 
     def tree(given: Mapping[str, Any]) -> Any:
-        return space.parameters.tree([_as_key(given.get(path), keys.get(path)) for path in paths])
+        return space.parameters.tree([as_key(given.get(path), keys.get(path)) for path in paths])
 
     shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in plain.items()}
-    exported, symbolic = _inference(space.shrunk(fn, structure), tree, shapes, space.example)
-    _write(folder / "inference.stablehlo", exported, 0)
-    trains_any = False
+    fixed: dict[str, str] = {}
+    exported, fixed["inference"] = inference(space.shrunk(fn, structure), tree, shapes, space.example)
+    write(folder / "inference.stablehlo", exported, 0)
     if loss is not None:
-        exported, trains_any = _loss(space, loss, structure, tree, shapes, batch)
-        _write(folder / "loss.stablehlo", exported, 1)
+        exported, fixed["loss"] = loss_of(space, loss, structure, tree, shapes, batch)
+        write(folder / "loss.stablehlo", exported, 1)
     try:
         save_file({path: np.asarray(array, order="C") for path, array in plain.items()}, folder / "params.safetensors")
     except Exception as error:  # dtypes that it does not know raise what they like
@@ -103,15 +119,16 @@ def save(
         "format": FORMAT,
         "version": VERSION,
         "title": space.title,
-        "any_batch": symbolic,
         "loss": loss is not None,
-        "loss_any_batch": trains_any,
+        "fixed": {name: why for name, why in fixed.items() if why},
         "keys": keys,
         "trained": {p: bool(t) for p, t in zip(paths, space.parameters.trained, strict=True) if p in flat},
         "full": _template(space),
     }
     (folder / "program.json").write_text(json.dumps(described, indent=1) + "\n")
     structure.save(Path(directory) / "structure.json")
+    for name, why in described["fixed"].items():
+        warnings.warn(f"the {name} program {why}", stacklevel=3)
     return folder
 
 
@@ -158,72 +175,6 @@ def load(directory: str | os.PathLike[str], *, fn: Any = None, host: bool = Fals
     return space.shrunk(space.fn, structure), space.parameters.tree([flat.get(p) for p in space.parameters.paths])
 
 
-def _inference(small: Any, tree: Any, shapes: Any, example: Sequence[Any]) -> tuple[Any, bool]:
-    """The exported program, and whether it takes any batch: what has the first input's leading size."""
-
-    def flat(params: Any, *inputs: Any) -> Any:
-        return small(tree(params), *inputs)
-
-    return _opened(jax.jit(flat), shapes, example)
-
-
-def _opened(program: Any, shapes: Any, inputs: Sequence[Any], *rest: Any) -> tuple[Any, bool]:
-    """`(shapes, *inputs, *rest)`, exported for any batch where that is possible, and whether it is."""
-    from dms_jax.elements import portable
-
-    first = next((x.shape[0] for x in jax.tree.leaves(inputs) if getattr(x, "shape", ())), None)
-    (batch,) = jax.export.symbolic_shape("batch")
-
-    def opened(x: Any) -> Any:
-        return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) if x.shape[:1] == (first,) else x
-
-    export = jax.export.export(program, platforms=PLATFORMS)
-    with portable():
-        try:
-            return export(shapes, *jax.tree.map(opened, inputs), *rest), True
-        except Exception:  # numbers in it depend on the batch: what fails, and how, is the network's own
-            return export(shapes, *inputs, *rest), False
-
-
-def _loss(space: SearchSpace, loss: Any, structure: Structure, tree: Any, shapes: Any, batch: Any) -> tuple[Any, bool]:
-    from dms_jax.method.loss import outcome
-    from dms_jax.partition import merged
-
-    evaluate, paths = outcome(space.shrunk(loss, structure)), space.parameters.paths
-
-    def flat(params: Any, batch: Any, key: Any) -> Any:
-        whole = tree(params)
-        value, (changed, metrics) = evaluate(whole, batch, jax.random.wrap_key_data(key))
-        rest = space.parameters.partition(whole)[1]
-        new = space.parameters.arrays(merged(rest, changed))
-        old = space.parameters.arrays(rest)
-        pairs = zip(paths, new, old, strict=True)
-        state = {p: jax.random.key_data(x) if _is_key(x) else x for p, x, y in pairs if x is not None and x is not y}
-        return value, state, metrics
-
-    if batch is None:
-        raise UserError("a loss is saved for batches of one kind: give batch=, arrays or shapes")
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), batch)
-    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    return _opened(jax.jit(flat), shapes, (batch,), key)
-
-
-def _write(path: Path, exported: Any, order: int) -> None:
-    try:
-        path.write_bytes(exported.serialize(vjp_order=order))
-    except ImportError as error:
-        raise UserError("jax.export writes with flatbuffers, which is missing: install dms_jax[export]") from error
-
-
-def _deserialized(path: Path) -> Any:
-    try:
-        return jax.export.deserialize(bytearray(path.read_bytes()))
-    except ImportError as error:
-        raise UserError("jax.export reads with flatbuffers, which is missing: install dms_jax[export]") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); save the network again") from None
-
-
 def _described(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "program.json").read_text())
@@ -238,7 +189,7 @@ def _arrays(folder: Path, described: Mapping[str, Any], host: bool) -> dict[str,
     found = _safetensors().load_file(folder / "params.safetensors")
     if not host:
         found = {path: jnp.asarray(array) for path, array in found.items()}
-    return {path: _as_key(array, described["keys"].get(path)) for path, array in found.items()}
+    return {path: as_key(array, described["keys"].get(path)) for path, array in found.items()}
 
 
 def _template(space: SearchSpace) -> dict[str, Any] | None:
@@ -249,7 +200,7 @@ def _template(space: SearchSpace) -> dict[str, Any] | None:
         (kind == "DictKey" and isinstance(key, str)) or kind == "SequenceKey" for keys in kinds for kind, key in keys
     )
     inputs = all(hasattr(x, "shape") for x in space.example)
-    if not (plain and inputs and len(p) == len(jax.tree.leaves(p.template)) and not any(map(_is_key, p.shapes))):
+    if not (plain and inputs and len(p) == len(jax.tree.leaves(p.template)) and not any(map(is_key, p.shapes))):
         return None
     leaves = [
         {"keys": [key for _, key in keys], "shape": list(s.shape), "dtype": str(s.dtype), "path": path, "trained": t}
@@ -294,11 +245,3 @@ def _safetensors() -> Any:
         return safetensors.numpy
     except ImportError as error:
         raise UserError("weights are kept as safetensors, which is missing: install dms_jax[export]") from error
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _as_key(array: Any, impl: str | None) -> Any:
-    return array if impl is None or array is None else jax.random.wrap_key_data(array, impl=impl)

@@ -396,6 +396,9 @@ class SearchSpace(Doors):
         Returns:
           The folder of the programs.
 
+        Warns:
+          UserWarning: a program runs with one leading size alone; the operation and its line, or what else keeps it.
+
         Raises:
           UserError: flatbuffers or safetensors is missing, or parameters that cannot be written.
         """

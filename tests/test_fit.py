@@ -236,7 +236,7 @@ def test_a_fresh_process_with_jax_alone_runs_it_and_trains_on(whole):
     np.testing.assert_allclose(out, whole.fn(whole.params, X), atol=FLOAT32_LOGITS)
     first, _ = loss(whole.params, {"x": X[:8], "y": Y[:8]}, None)
     assert float(done.stdout) == pytest.approx(float(first), rel=1e-4)
-    assert json.loads((whole.directory / "program" / "program.json").read_text())["any_batch"]
+    assert not json.loads((whole.directory / "program" / "program.json").read_text())["fixed"]
 
 
 def test_the_users_function_is_run_smaller(whole, tmp_path):

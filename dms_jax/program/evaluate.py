@@ -153,7 +153,8 @@ class Evaluator(Nested):
         for i, (new, old) in enumerate(zip(shape, np.shape(array), strict=True)):
             if new is old or (isinstance(new, int) and new == old):
                 continue
-            one = jax.lax.slice_in_dim(jnp.asarray(array), 0, 1, axis=i)
+            with jax.ensure_compile_time_eval():
+                one = jax.lax.slice_in_dim(jnp.asarray(array), 0, 1, axis=i)
             if isinstance(array, Tracer) or not np.array_equal(np.broadcast_to(one, np.shape(array)), array):
                 raise TracingError(
                     f"a constant array of shape {np.shape(array)} varies along an axis of {old} positions that is to "

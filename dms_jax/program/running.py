@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dms_jax.errors import TracingError, UserError
-from dms_jax.program.axes import Atom, resolve
+from dms_jax.program.axes import resolve
 from dms_jax.program.branches import Element
 from dms_jax.program.evaluate import Change, Evaluator
 from dms_jax.program.frames import Node, Program
@@ -17,9 +17,7 @@ from dms_jax.program.masking import Readings
 from dms_jax.program.means import Mean, means
 from dms_jax.program.reading import Reading
 from dms_jax.program.sizes import Sizes, bind
-
-SURROGATES = (61, 67)
-"""Sizes that stand for a symbolic dimension while a function is read; two, to see what depends on it."""
+from dms_jax.program.symbolic import SURROGATES, check_symbolic, counted, standing
 
 
 class Small:
@@ -55,9 +53,11 @@ class Small:
         leaves, tree = jax.tree.flatten(args)
         shapes = [getattr(x, "shape", ()) for x in leaves]
         symbolic = any(not isinstance(n, int) for shape in shapes for n in shape)
-        reading = self._read(self._standing(leaves, tree, SURROGATES[0]) if symbolic else args)
         if symbolic:
-            self._check_symbolic(reading, leaves, tree)
+            reading, other = (self._read(tree.unflatten(standing(leaves, size))) for size in SURROGATES)
+            check_symbolic(reading, other, shapes)
+        else:
+            reading = self._read(args)
         evaluator = self.evaluator(reading, shapes)
         outs = evaluator.run([*arrays, *(x if hasattr(x, "shape") else jnp.asarray(x) for x in leaves)])
         return jax.tree.unflatten(reading.out_tree, outs)
@@ -72,7 +72,7 @@ class Small:
         stays = reading.stays(self._gone)
 
         def recount(program: Program, masks: Any = None) -> dict[Node, Change]:
-            return {mean.node: _recounted(mean, sizes) for mean in means(program, _counted(reading, sizes.free))}
+            return {mean.node: _recounted(mean, sizes) for mean in means(program, counted(reading, sizes.free))}
 
         wanted = self._wanted(reading) if self._gone else None
         evaluator = Evaluator(reading.program, sizes, stays, recount(reading.program), wanted, rebuild=recount)
@@ -94,42 +94,6 @@ class Small:
     def _read(self, args: Sequence[Any]) -> Reading:
         return self._readings.read(self.fn, args)
 
-    def _standing(self, leaves: Sequence[Any], tree: Any, size: int) -> Any:
-        """Shapes with numbers for symbolic dimensions: the same one for the same symbol."""
-        numbers: dict[str, int] = {}
-
-        def number(n: Any) -> int:
-            return n if isinstance(n, int) else numbers.setdefault(str(n), size + 12 * len(numbers))
-
-        shapes = [
-            jax.ShapeDtypeStruct(tuple(number(n) for n in x.shape), x.dtype) if hasattr(x, "shape") else x
-            for x in leaves
-        ]
-        return jax.tree.unflatten(tree, shapes)
-
-    def _check_symbolic(self, reading: Reading, leaves: Sequence[Any], tree: Any) -> None:
-        """No number of the program may depend on a symbolic size, but for that of a mean."""
-        other = self._read(self._standing(leaves, tree, SURROGATES[1]))
-        shapes = [getattr(x, "shape", ()) for x in leaves]
-        recounted, again = _operands_of_means(reading, shapes), _operands_of_means(other, shapes)
-        pairs = zip(reading.program.nodes, other.program.nodes, strict=False)
-        same = len(reading.program.nodes) == len(other.program.nodes)
-        for a, b in pairs:
-            constants = [
-                (x.constant, y.constant)
-                for i, (x, y) in enumerate(zip(a.inputs, b.inputs, strict=False))
-                if (a, i) not in recounted or (b, i) not in again
-            ]
-            if a.name != b.name or any(x != y and not (x != x and y != y) for x, y in constants):
-                same = False
-            if not same:
-                from dms_jax.program.trace import describe
-
-                raise UserError(
-                    f"the inputs cannot have a symbolic size here: {describe(a)} computes with a number that depends "
-                    "on it; export at a fixed size"
-                )
-
     def _checked(self, small: Any) -> list[Any]:
         arrays = self.parameters.arrays(small)
         for path, array, shape in zip(self.parameters.paths, arrays, self.shapes, strict=True):
@@ -141,17 +105,6 @@ class Small:
                 what = "is missing" if found is None else f"has shape {found}"
                 raise UserError(f"{path} {what}; this structure's has {tuple(shape.shape)} (see dms_jax.shrink)")
         return arrays
-
-
-def _counted(reading: Reading, free: Mapping[Atom, Any]) -> dict[Atom, tuple[str, int]]:
-    """The atoms whose positions a mean counts: those of groups, and those of inputs that are of another size."""
-    return {**dict.fromkeys(free, ("an input", 0)), **reading.owned}
-
-
-def _operands_of_means(reading: Reading, shapes: Sequence[Sequence[Any]]) -> set[tuple[Node, int]]:
-    """(node, operand) of every number by which a mean divides, for inputs of these shapes."""
-    owned = _counted(reading, bind(reading.arguments, shapes))
-    return {(mean.node, mean.operand) for mean in means(reading.program, owned)}
 
 
 def _recounted(mean: Mean, sizes: Sizes) -> Change:

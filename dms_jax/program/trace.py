@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.core import Tracer as Unknown
 from jax.extend import core
 
 from dms_jax.program.axes import Axis, Ties
@@ -37,6 +38,7 @@ class Tracer(Loops):
         self.repeats: AxesOf | None = ()  # the loops around the current operation; None in a `while` loop
         self.node: Node = Node("start", [], [])
         self.callers: tuple[Any, ...] = ()
+        self.short: dict[Value, Any] = {}  # constant arrays of few entries
 
     # --- what rules may say ---
 
@@ -72,6 +74,10 @@ class Tracer(Loops):
     def constant(self, value: Any) -> Value:
         """An array made in Python; running smaller slices it, so it may have any axes."""
         axes = fresh(np.shape(value))
+        if len(axes) == 1 and axes[0].size <= _SHORT and not isinstance(value, Unknown):
+            found = Value(axes)
+            self.short[found] = value
+            return found
         if not axes and isinstance(value, int | float | np.number | np.ndarray) and np.isrealobj(value):
             return Value(axes, float(value))
         return Value(axes)
@@ -108,8 +114,10 @@ class Tracer(Loops):
         node.outputs = [Value(a) for a in axes]
         if name in _UNIFORM and ins[0].constant is not None:
             node.outputs[0].constant = ins[0].constant
-        if name in _ARITHMETIC and not axes[0] and all(value.constant is not None for value in ins):
-            node.outputs[0].constant = _ARITHMETIC[name](*(value.constant for value in ins))
+        if name in _NUMBERS and not axes[0] and all(value.constant is not None for value in ins):
+            node.outputs[0].constant = float(_NUMBERS[name](*(value.constant for value in ins)))
+        if name == "reduce_prod" and not axes[0] and ins[0] in self.short:
+            node.outputs[0].constant = float(np.prod(self.short[ins[0]]))
         self.program.nodes.append(node)
         return Step(eqn, ins, node.outputs, node, [])
 
@@ -125,10 +133,17 @@ class Tracer(Loops):
         return frame
 
 
+COMPARISONS = frozenset("eq ne lt le gt ge".split())
+
 _UNIFORM = frozenset("broadcast_in_dim reshape convert_element_type squeeze transpose copy".split())
 
-_ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}
-"""Numbers that are computed from numbers: a variance divides by N - 0."""
+_NUMBERS = {
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", *COMPARISONS)},
+    "select_n": lambda which, *cases: cases[int(which)],
+}
+"""Numbers that are computed from numbers: a variance divides by N - 0, Keras by N where N is not 0, else by 1."""
+
+_SHORT = 8  # entries of a constant array that may be a shape: Keras takes its product
 
 
 def constants_of(inner: Any) -> Sequence[Any]:
