@@ -16,6 +16,7 @@ X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def model():
+    keras.utils.clear_session()  # names are numbered through a process
     keras.utils.set_random_seed(0)
     inputs = keras.Input((3,))
     x = keras.layers.BatchNormalization(name="norm")(keras.layers.Dense(4, name="dense")(inputs))
