@@ -162,7 +162,7 @@ def figures(story: Story) -> dict[str, Figure]:
     return {
         "operator": method_pictures.operator(),
         "ranks": method_pictures.ranks(widths_of(story.importance, story.structure)),
-        "resources": pictures.resources(story.metrics),
+        "resources": pictures.resources(story.metrics, {"macs": "MACs"}),
         "masks": pictures.masks(story.masks, story.structure),
         "widths": method_pictures.widths(story.masks, story.structure),
         "losses": pictures.losses(story.metrics),

@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dms_jax import baselines, layers, method, models, topk
+    from dms_jax import baselines, budgets, layers, method, models, topk
+    from dms_jax.budgets.own import Resource
     from dms_jax.elements import Elements, Searchable
     from dms_jax.errors import TracingError, UserError
     from dms_jax.fit import Task, fit
@@ -36,6 +37,7 @@ __all__ = [
     "Group",
     "Importance",
     "Limits",
+    "Resource",
     "Schedule",
     "Search",
     "SearchSpace",
@@ -46,6 +48,7 @@ __all__ = [
     "TracingError",
     "UserError",
     "baselines",
+    "budgets",
     "fit",
     "layers",
     "load",
@@ -63,6 +66,7 @@ _WHERE = {
     "Group": "groups",
     "Importance": "method.importance",
     "Limits": "method.limits",
+    "Resource": "budgets.own",
     "Schedule": "method.schedule",
     "Search": "method.search",
     "SearchSpace": "space",

@@ -21,7 +21,7 @@ class Row:
     kind: str
     size: int
     least: int
-    costs: Mapping[str, int]
+    costs: Mapping[str, float]
     mask: str
 
 
@@ -33,16 +33,30 @@ def human(number: float) -> str:
     return f"{number:g}"
 
 
+def label(name: str, unit: str) -> str:
+    """The name of a resource for people: its unit where that is the name in other letters."""
+    return unit if unit.lower() == name.lower() else name
+
+
+def exactly(number: float) -> str:
+    """Every digit of a whole number; six of another."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.6g}"
+
+
 def table(
     title: str,
     rows: Sequence[Row],
-    full: Mapping[str, int],
-    smallest: Mapping[str, int],
+    full: Mapping[str, float],
+    smallest: Mapping[str, float],
+    said: Mapping[str, tuple[str, str]],
     left: Mapping[str, str] | None = None,
 ) -> str:
-    """The summary of a space: one line a group, the resources reachable, and what is not searched and why."""
-    names = {"macs": "MACs"}
-    each = [f"{names.get(name, name)} each" for name in full]
+    """The summary of a space: one line a group, the resources reachable, and what is not searched and why.
+
+    Args:
+      said: of every resource its unit and its note.
+    """
+    each = [f"{label(name, said[name][0])} each" for name in full]
     head = ("group", "kind", "elements", "least", *each, "mask on")
     cells = [
         (r.name, r.kind, f"{r.size:,}", f"{r.least:,}", *(human(r.costs[name]) for name in full), r.mask) for r in rows
@@ -56,7 +70,9 @@ def table(
 
     total = f"{len(rows)} groups, {sum(r.size for r in rows):,} elements"
     reach = [
-        f"{name}: {smallest[name]:,} ({human(smallest[name])}) to {full[name]:,} ({human(full[name])})" for name in full
+        f"{name}: {exactly(smallest[name])} ({human(smallest[name])}) to {exactly(full[name])} ({human(full[name])})"
+        + (f"; {said[name][1]}" if said[name][1] else "")
+        for name in full
     ]
     others = [f"not searched: {name} ({why})" for name, why in (left or {}).items()]
     return "\n".join([title, show(head), "  ".join("-" * w for w in widths), *map(show, cells), total, *reach, *others])

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dms_jax import budgets
+from dms_jax.budgets import Cost, Network
 from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data.stepping import by_step
 from dms_jax.errors import UserError
@@ -70,7 +72,7 @@ def fit(
     *,
     loss: Loss,
     batches: Any,
-    budget: Mapping[str, float],
+    budget: Mapping[str, float | str],
     steps: int,
     workdir: str | os.PathLike[str],
     example: Any = None,
@@ -82,6 +84,7 @@ def fit(
     warmup: int = 0,
     retrain: Literal["sliced", "scratch"] = "sliced",
     fresh: Callable[[Structure, jax.Array], Any] | None = None,
+    resources: Sequence[Callable[[Network], Cost]] = (),
     limits: Limits | None = None,
     importance: Importance | None = None,
     strategy: Strategy | None = None,
@@ -108,7 +111,7 @@ def fit(
       loss: `(params, batch, key)` -> a scalar, or (it, {"state": new values of what is not trained, "metrics": ...}).
       batches: from the number of a step to its batch, the same one whenever asked; or a list of batches, or what gives
         an iterator of them anew (a loader, a generator function), which is gone through again and again.
-      budget: {"macs": x, "params": y}, either or both: fractions of the full network in (0, 1], or numbers above 1.
+      budget: {"macs": x, ...}, one or several: fractions of the full network in (0, 1], numbers above 1, or "2MB".
       steps: of the search.
       workdir: the run directory: new, or of this very job, which then goes on.
       example: one input or a tuple of all, arrays or shapes; MACs are counted for these: batch 1 for MACs per image.
@@ -121,6 +124,7 @@ def fit(
       warmup: steps at the beginning of the search in which the structure stays as it is.
       retrain: "sliced": finetune what the search left; "scratch": new parameters, by `fresh`.
       fresh: from a structure and a key to new parameters of those sizes.
+      resources: as `SearchSpace.with_resources` takes them.
       limits, importance, strategy, resource_weight, accumulate: as `Search` takes them.
       calibrate: batches over which running statistics are estimated anew after training; 0 keeps the running ones.
       average: decay of a moving average of the weights after the search.
@@ -142,9 +146,10 @@ def fit(
     outcome(loss)  # which refuses what is no loss
     draw = by_step(batches)
     space, params, inputs = _read(fn, params, loss, draw, example, reading)
+    space = space.with_resources(*resources)
     make, searching = _optimizers(optimizer, steps)
     plan = Steps(pretrain, steps, steps if finetune is None else finetune, compare=compare)
-    chosen = {"limits": limits, "importance": importance, "strategy": strategy}
+    chosen: dict[str, Any] = {"limits": limits, "importance": importance, "strategy": strategy}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     search = Search(
         space,
@@ -160,11 +165,12 @@ def fit(
 
     def phases(run: Run) -> Finished:
         job = Job(run, loss, on_devices(draw, mesh), mesh, key, accumulate, calibrate)
-        words = {"name": title}
         how = {"retrain": retrain, "fresh": fresh, "average": average, "trained": True}
-        return Pipeline(job, search, plan, make, words, inputs, **how).run(place(space.arrays(params), mesh))
+        return Pipeline(job, search, plan, make, {"name": title}, inputs, **how).run(place(space.arrays(params), mesh))
 
     options = {"warmup": warmup, "retrain": retrain, "calibrate": calibrate, "average": average, "seed": seed}
+    own = {name: space.costs[name].full for name in search.budget if resources or name not in budgets.makers()}
+    options |= {"resources": own} if own else {}
     conduct(
         Experiment(
             directory=workdir,

@@ -6,6 +6,7 @@ is written for it.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from flax.traverse_util import unflatten_dict
 from dms_jax import budgets, checks, explanation, groups
 from dms_jax.adapters.doors import Doors
 from dms_jax.adapters.source import Source
-from dms_jax.budgets import Network, Resource
+from dms_jax.budgets import Cost, Network
 from dms_jax.budgets.polynomial import Variables
 from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
@@ -63,7 +64,7 @@ class SearchSpace(Doors):
       groups: name -> `Group`, in the order of the network.
       counted: names of groups that have one ratio and one count together; most stand alone.
       leaves: path -> `Leaf`, for every array of the parameters.
-      costs: {"macs": ..., "params": ...}: `Resource`s, see `dms_jax.budgets`.
+      costs: {"macs": ..., "params": ...}: what a budget can bound, see `dms_jax.budgets`.
       uncounted: resources that this network does not have, with the reason.
       left: classes of axes that could be groups and are not searched, with the reason.
       fn: the inference function that was traced, `(params, *inputs)`.
@@ -99,6 +100,7 @@ class SearchSpace(Doors):
         self.left = self._found.left
         self.counted = groups.counted_together(self.groups, tie)
         self._variables = Variables(self.groups, self._owned)
+        self._network = self._read_network()
         self.costs, self.uncounted = self._resources()
         self._readings = masking.Readings(self._found.classes)
         self._readings.know(self.fn, self.example, self._found.staged)
@@ -106,26 +108,52 @@ class SearchSpace(Doors):
 
     # --- costs ---
 
-    def _resources(self) -> tuple[dict[str, Resource], dict[str, str]]:
-        leaves = zip(self._found.leaves, self._found.classes.gates, self.parameters.trained, strict=True)
-        trained = {value: gates for value, gates, train in leaves if train}
-        network = Network(self._found.program, self._variables, self._found.behind, trained)
+    def _read_network(self) -> Network:
+        rows = zip(
+            self._found.leaves, self._found.classes.gates, self.parameters.shapes, self.parameters.trained, strict=True
+        )
+        arrays, trained = {}, {}
+        for value, gates, shape, train in rows:
+            arrays[value] = gates, shape.dtype
+            if train:
+                trained[value] = gates
+        return Network(self._found.program, self._variables, self._found.behind, trained, arrays)
+
+    def _resources(self) -> tuple[dict[str, Cost], dict[str, str]]:
         found, missing = {}, {}
         for name, make in budgets.makers().items():
             try:
-                found[name] = make(network)
+                found[name] = make(self._network)
             except TracingError as error:
                 missing[name] = str(error)
         return found, missing
 
-    def resources(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
-        """Exact resources: {"macs": multiply-adds of one call with the example, "params": trainable numbers}.
+    def with_resources(self, *resources: Callable[[Network], Cost]) -> SearchSpace:
+        """This space with further resources to bound, or with others in the places of those of the same name.
+
+        Args:
+          *resources: `dms_jax.Resource`s, or such as `dms_jax.budgets.weights.Weights(dtype="bfloat16")`.
+
+        Raises:
+          UserError: something else, or what cannot be computed for this network.
+        """
+        for resource in resources:
+            if not callable(resource):
+                raise UserError(f"resource {resource!r} is not possible; give a `dms_jax.Resource`")
+        made = [resource(self._network) for resource in resources]
+        other = copy.copy(self)
+        other.costs = {**self.costs, **{cost.name: cost for cost in made}}
+        other.__dict__.pop("smallest", None)  # it was of the resources before
+        return other
+
+    def resources(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
+        """Exact resources: {"macs": multiply-adds of one call with the example, "params": trainable numbers, ...}.
 
         Raises:
           UserError: the structure does not fit this space.
         """
         counts = self._variables.counts(self.kept(structure))
-        return {name: int(cost.exact(counts)) for name, cost in self.costs.items()}
+        return {name: np.asarray(cost.exact(counts)).item() for name, cost in self.costs.items()}
 
     def variable_counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
         """`[variables]` int64: what the polynomials of `costs` are evaluated at, for kept elements of every group."""
@@ -149,7 +177,7 @@ class SearchSpace(Doors):
         return {name: cost.fraction(counts) for name, cost in self.costs.items()}
 
     @cached_property
-    def smallest(self) -> dict[str, int]:
+    def smallest(self) -> dict[str, Any]:
         """The smallest resources reachable: every group at its `least` elements."""
         return self.resources({name: tuple(range(group.least)) for name, group in self.groups.items()})
 
@@ -453,7 +481,8 @@ class SearchSpace(Doors):
             cost = {key: value - fewer[key] for key, value in whole.items()}
             where = "parameters" if plan.folds(name) else "activations"
             rows.append(explanation.Row(name, group.kind, group.size, group.least, cost, where))
-        return explanation.table(self.title, rows, whole, self.smallest, {**self.left, **self.uncounted})
+        said = {name: (cost.unit, cost.note) for name, cost in self.costs.items()}
+        return explanation.table(self.title, rows, whole, self.smallest, said, {**self.left, **self.uncounted})
 
     def explain(self, path: str) -> str:
         """Which groups slice which axes of one parameter, and through which operations they are tied.

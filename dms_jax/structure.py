@@ -14,7 +14,7 @@ import numpy as np
 
 from dms_jax import files, reading
 from dms_jax.errors import UserError
-from dms_jax.reading import flag, mapping, one_of, optional, record, text, whole
+from dms_jax.reading import flag, mapping, number, one_of, optional, record, text, whole
 
 FORMAT, VERSION = "dms_jax.structure", 1
 
@@ -25,8 +25,7 @@ MOST_GROUPS = 2**14
 
 KINDS = ("width", "heads", "depth")
 
-_COUNT = whole(0, 2**80)
-_RESOURCES = mapping(mapping(_COUNT, 16), 16)
+_RESOURCES = mapping(mapping(number(0, 2**80), 64), 16)
 _GROUP = record(
     {"kept": reading.anything},
     {"size": optional(whole(1, MOST_ELEMENTS)), "kind": optional(one_of(*KINDS)), "removed": flag},
@@ -49,7 +48,7 @@ class Structure:
       sizes: group name -> number of elements in the full network, where known.
       kinds: group name -> "width", "heads" or "depth", where known.
       model: {"name": ..., "arguments": {...}} as `dms_jax.models.create` takes them, or None.
-      resources: {"before": {"macs": int, "params": int}, "after": {...}}, or None. MACs of one forward pass of the
+      resources: {"before": {"macs": int, "params": int, ...}, "after": {...}}, or None. MACs of one forward pass of the
         example the space was made with.
       removed: groups that went with a removed block; what `kept` says of them is of no effect.
 
@@ -62,7 +61,7 @@ class Structure:
     sizes: Mapping[str, int] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] | None = None
-    resources: Mapping[str, Mapping[str, int]] | None = None
+    resources: Mapping[str, Mapping[str, Any]] | None = None
     removed: frozenset[str] = frozenset()
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dms_jax.errors import UserError, shortened
+from experiments.flags import Budgets
 
 _MOST_STEPS = 10**9
 
@@ -82,7 +83,7 @@ BOUNDS: dict[str, Bounds] = {
 }
 """Field of a command's configuration -> the numbers it takes. Where it is None, there is nothing to check."""
 
-OF_THE_SEARCH = frozenset(("flops", "macs", "multiple", "params", "ratio_rate"))
+OF_THE_SEARCH = frozenset(("flops", "multiple", "ratio_rate", *(field.name for field in dataclasses.fields(Budgets))))
 """Whose range depends on the network or the strategy: the search refuses them, likewise before a run is claimed."""
 
 _MOST_TEXT = 4096

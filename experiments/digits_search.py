@@ -13,7 +13,7 @@ import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,24 +36,16 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments import bounds
-from experiments.flags import Searching
+from experiments.flags import Budgets, Searching
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 COMMAND = "python -m experiments.digits_search"
-
-
-def _amount(default: str) -> Any:
-    return tyro.conf.arg(metavar="FRACTION|NUMBER", help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
 class Config:
     """Search, shrink and retrain a small ResNet on scikit-learn's digits."""
 
-    macs: Annotated[float | None, _amount("0.04, or none where --params is given")] = None
-    """Budget of MACs: a fraction of the full network's (0.04), or a number above 1 (2e6)."""
-    params: Annotated[float | None, _amount("none")] = None
-    """Budget of parameters, likewise; with --macs both hold."""
     pipeline: Literal["p", "np", "p-"] = "p"
     """p: pretrain, search, finetune. np: search from random weights, retrain. p-: pretrain, search structure alone."""
     model: str = "resnet20"
@@ -74,22 +66,21 @@ class Config:
     """Of weights, batches and everything drawn."""
     workdir: str = "runs/digits"
     """The run directory: new, or that of this job, which then goes on."""
+    budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
 
     @property
-    def budget(self) -> dict[str, float]:
-        """The budgets asked for."""
-        asked = {"macs": self.macs, "params": self.params}
-        return {name: value for name, value in asked.items() if value is not None} or {"macs": 0.04}
+    def budget(self) -> dict[str, float | str]:
+        """The budgets asked for; 0.04 of the MACs where there is none."""
+        return self.budgets.amounts or {"macs": 0.04}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
-        given = {n: value for n, value in dataclasses.asdict(self).items() if n not in ("workdir", "searching")}
-        return {
-            "experiment": "digits_search", **given, **self.searching.identity, "macs": None, "params": None,
-            **self.budget,
-        }  # fmt: skip
+        idle = ("workdir", "budgets", "searching")
+        given = {n: value for n, value in dataclasses.asdict(self).items() if n not in idle}
+        asked = self.budgets.identity(self.budget)
+        return {"experiment": "digits_search", **given, **self.searching.identity, **asked}
 
     @property
     def phases(self) -> Steps:
@@ -140,7 +131,7 @@ def _search(config: Config) -> Search:
     model = models.create(config.model, num_classes=digits.CLASSES)
     warmup = config.steps // 2 if config.pipeline == "np" else 0
     return Search(
-        SearchSpace.from_model(model, EXAMPLE),
+        SearchSpace.from_model(model, EXAMPLE).with_resources(*config.budgets.resources),
         supervised.classification_loss(model),
         None if config.pipeline == "p-" else sgd(optax.constant_schedule(config.learning_rate / 5)),
         config.budget,

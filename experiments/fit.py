@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -27,14 +27,10 @@ from dms_jax import Task
 from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error, one_line
 from experiments import bounds
-from experiments.flags import Searching, default
+from experiments.flags import Budgets, Searching, default
 
 COMMAND = "python -m experiments.fit"
 T = TypeVar("T")
-
-
-def _amount(what: str) -> Any:
-    return tyro.conf.arg(metavar="FRACTION|NUMBER", help_behavior_hint=f"(default: {what})")
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,6 @@ class Config:
 
     file: tyro.conf.Positional[Path]
     """A Python file with a function task() that returns a dms_jax.Task."""
-    macs: Annotated[float | None, _amount("0.5, or none where --params is given")] = None
-    """Budget of MACs: a fraction of the full network's (0.5), or a number above 1 (2e6)."""
-    params: Annotated[float | None, _amount("none")] = None
-    """Budget of parameters, likewise; with --macs both hold."""
     steps: int = 400
     """Steps of the search."""
     pretrain_steps: Annotated[int | None, default("none")] = None
@@ -71,13 +63,8 @@ class Config:
     """Random seed."""
     workdir: Annotated[Path | None, default("runs/ and the name of the file")] = None
     """The run directory: new, or an existing one of this job, resumed."""
+    budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
-
-    @property
-    def budget(self) -> dict[str, float]:
-        """The budgets asked for."""
-        asked = {"macs": self.macs, "params": self.params}
-        return {name: value for name, value in asked.items() if value is not None} or {"macs": 0.5}
 
     def check(self) -> None:
         """Refuse what no run can be made of, before the file is read."""
@@ -97,7 +84,7 @@ def fit_file(config: Config, command: str) -> None:
     config.check()
     task = _naming(config.file, lambda: read_task(config.file))
     flags = {
-        "budget": config.budget,
+        "resources": (*task.options.get("resources", ()), *config.budgets.resources),
         "steps": config.steps,
         "pretrain": config.pretrain_steps or 0,
         "finetune": config.finetune_steps if config.finetune else 0,
@@ -113,7 +100,14 @@ def fit_file(config: Config, command: str) -> None:
         "command": command,
         **config.searching.options,
     }
-    own = {"loss": task.loss, "batches": task.batches, "evaluate": task.evaluate, "example": task.example}
+    budget = config.budgets.amounts or task.options.get("budget") or {"macs": 0.5}
+    own = {
+        "budget": budget,
+        "loss": task.loss,
+        "batches": task.batches,
+        "evaluate": task.evaluate,
+        "example": task.example,
+    }
     _naming(config.file, lambda: dms_jax.fit(task.fn, task.params, **{**task.options, **own, **flags}))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import tyro
 
-from dms_jax import baselines
+from dms_jax import baselines, budgets
 from dms_jax.errors import UserError
 from dms_jax.method.limits import Limits
 from dms_jax.method.strategy import Strategy
@@ -26,6 +26,66 @@ else:  # whatever files `dms_jax.baselines` has
 def default(what: str) -> Any:
     """Help of a flag that is None unless given."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {what})")
+
+
+_ALWAYS = ("macs", "params")
+"""Names that jobs had from when there were these two alone; of others they say nothing."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Budgets on a command line: a flag for every file of `dms_jax.budgets`, and one for each of its options."""
+
+    @property
+    def amounts(self) -> dict[str, float | str]:
+        """Those that are given, as `dms_jax.Search` takes them."""
+        asked = {name: getattr(self, name) for name in budgets.makers()}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    @property
+    def resources(self) -> tuple[Any, ...]:
+        """Resources with options other than usual, for `SearchSpace.with_resources`.
+
+        Raises:
+          UserError: an option that is not possible.
+        """
+        makers = {name: maker for name, maker in budgets.makers().items() if dataclasses.is_dataclass(maker)}
+        found = [
+            dataclasses.replace(maker, **{f.name: getattr(self, f"{name}_{f.name}") for f in dataclasses.fields(maker)})
+            for name, maker in makers.items()
+        ]
+        return tuple(made for made, usual in zip(found, makers.values(), strict=True) if made != usual)
+
+    def identity(self, budget: dict[str, float | str]) -> dict[str, Any]:
+        """What of it makes a job the one it is, with the budgets that hold."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
+        return {**dict.fromkeys(_ALWAYS), **given, **budget}
+
+
+def _flags_of_resources() -> list[tuple[str, Any, Any]]:
+    """Name, type and default of every flag."""
+    found = []
+    for name, module in budgets.modules().items():
+        what = (module.__doc__ or name).strip().splitlines()[0].rstrip(".")
+        text = f"Budget. {what}. A fraction of the full network's, a number above 1, or one with a unit."
+        kind = Annotated[float | str | None, tyro.conf.arg(help=text, metavar="FRACTION|NUMBER", help_behavior_hint="")]
+        found.append((name, kind, None))
+        if dataclasses.is_dataclass(module.resource):
+            hints = get_type_hints(type(module.resource))
+            for option in dataclasses.fields(module.resource):
+                kind = Annotated[hints[option.name], tyro.conf.arg(help=option.metadata["help"])]
+                found.append((f"{name}_{option.name}", kind, getattr(module.resource, option.name)))
+    return found
+
+
+if TYPE_CHECKING:
+
+    class Budgets(Asked):
+        def __init__(self, **flags: Any) -> None: ...
+
+else:
+    Budgets = dataclasses.make_dataclass("Budgets", _flags_of_resources(), bases=(Asked,), frozen=True)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import tyro
 
 from dms_jax.adapters import marked
+from dms_jax.budgets.amounts import amount
 from dms_jax.command_line import parse
 from dms_jax.conduct import Experiment, conduct
 from dms_jax.errors import UserError, exit_on_user_error
@@ -32,7 +33,7 @@ from dms_jax.training import place, processes
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.runs import Run
 from experiments import bounds, recipes
-from experiments.flags import Hosts, Searching, default
+from experiments.flags import Budgets, Hosts, Searching, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import pretrained_images
 from experiments.image_task import Task, prepare
@@ -46,18 +47,14 @@ ROWS = "A row of the paper. " + " | ".join(f"{name}: {preset.describe()}" for na
 class Config:
     """Fit an image classification network to a budget."""
 
-    flops: Annotated[
-        float | None, tyro.conf.arg(aliases=("--macs",), help_behavior_hint="(default: the preset's, or 0.6e9)")
-    ] = None
-    """Budget of MACs of one image, which papers on architecture search call FLOPs; or a fraction of the supernet's."""
-    params: Annotated[float | None, default("none")] = None
-    """Budget of parameters, likewise; with --flops both hold."""
+    flops: Annotated[float | None, default("the preset's, or 0.6e9")] = None
+    """--macs by the name that papers on architecture search give MACs."""
     preset: Annotated[str | None, tyro.conf.arg(help=ROWS, help_behavior_hint="(default: none)")] = None
     model: Annotated[str | None, default("the preset's, or what the paper's rule gives the budget")] = None
     """The supernet: any image network of the zoo."""
     pipeline: Literal["np", "p", "p-"] = "np"
     """np: search from random weights, retrain. p: pretrain, search, finetune. p-: pretrain, search structure alone."""
-    weights: Annotated[Path | None, default("none: pipelines p and p- train the supernet first")] = None
+    pretrained: Annotated[Path | None, default("none: pipelines p and p- train the supernet first")] = None
     """Pretrained supernet for p and p-: Hugging Face directory."""
     search_epochs: Annotated[float | None, default("the preset's")] = None
     """Of the search; may be a fraction."""
@@ -73,6 +70,7 @@ class Config:
     """Of weights, batches and everything drawn."""
     workdir: Path = Path("runs/imagenet")
     """The run directory: new, or that of this job, which then goes on."""
+    budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
     data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
     training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
@@ -86,22 +84,32 @@ class Config:
             row = PRESETS[self.preset]
             return dataclasses.replace(row, model=self.model, arguments={}) if self.model else row
         if self.model is None:
-            return recipes.of_budget(self.flops if self.flops and self.flops > 1 else 0.6e9)
+            return recipes.of_budget(self.macs or 0.6e9)
         recipe = recipes.of_model(self.model)
         return Preset(self.model, 224, 0.6e9, recipe.epochs / 10, recipe, recipes.UNTRIED)
 
-    def budget(self, row: Preset) -> dict[str, float]:
+    @property
+    def _asked(self) -> dict[str, float | str]:
+        return self.budgets.amounts | ({} if self.flops is None else {"macs": self.flops})
+
+    @property
+    def macs(self) -> float | None:
+        """The absolute number of MACs asked for, if any."""
+        asked = amount("macs", self._asked["macs"], "MACs") if "macs" in self._asked else None
+        return None if asked is None or asked.relative else asked.value
+
+    def budget(self, row: Preset) -> dict[str, float | str]:
         """The budgets asked for."""
-        asked = {"macs": self.flops, "params": self.params}
-        given = {name: value for name, value in asked.items() if value is not None}
-        usual = {"macs": row.macs}
-        return usual | given if self.preset is not None else given or usual
+        usual: dict[str, float | str] = {"macs": row.macs}
+        return usual | self._asked if self.preset is not None else self._asked or usual
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
         bounds.check(self)
-        if self.weights is not None and self.pipeline == "np":
-            raise UserError("--weights are for pipelines p and p-; np searches from random weights")
+        if self.flops is not None and "macs" in self.budgets.amounts:
+            raise UserError("--flops and --macs are one budget; give one of them")
+        if self.pretrained is not None and self.pipeline == "np":
+            raise UserError("--pretrained weights are for pipelines p and p-; np searches from random weights")
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
         self.searching.check()
@@ -148,7 +156,7 @@ def _why(config: Config, row: Preset) -> str:
         return f"preset {config.preset}{changed}"
     if config.model is not None:
         return "as --model says"
-    if "macs" not in config.budget(row) or config.budget(row)["macs"] <= 1:
+    if config.macs is None:
         return "what the paper takes for small budgets of MACs"
     return f"the paper's rule for {row.macs:.3g} MACs (EfficientNet-B4 as far as it reaches, B7 above)"
 
@@ -159,10 +167,9 @@ def _identity(config: Config, row: Preset, work: Task, search: Search, steps: St
         "experiment": "imagenet_search",
         "model": row.model,
         "arguments": work.arguments(row.model, dict(row.arguments)),
-        "weights": None if config.weights is None else str(config.weights),
-        "macs": None,
-        "params": None,
-        **config.budget(row),
+        "weights": None,  # as jobs from before budgets of bytes have it
+        **({} if config.pretrained is None else {"pretrained": str(config.pretrained)}),
+        **config.budgets.identity(config.budget(row)),
         "pretrain_steps": steps.pretrain,
         "search_steps": steps.search,
         "search_warmup_steps": search.schedule.warmup,
@@ -178,7 +185,7 @@ def _search(config: Config, row: Preset, work: Task) -> tuple[Search, Steps]:
     model = work.create(row.model, dict(row.arguments))
     space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, work.size, work.size, 3), jnp.float32))
     search = Search(
-        space,
+        space.with_resources(*config.budgets.resources),
         work.untaught.loss(model),
         None if config.pipeline == "p-" else work.optimizer_at(work.search_rate(steps.search)),
         config.budget(row),
@@ -193,7 +200,7 @@ def _steps(config: Config, row: Preset, work: Task) -> Steps:
     search = config.search_epochs
     if search is None:
         search = recipes.DIGITS_SEARCH_EPOCHS if work.bundled else row.search_epochs
-    pretrain = config.pipeline != "np" and config.weights is None
+    pretrain = config.pipeline != "np" and config.pretrained is None
     finetune = config.pipeline != "p-"
     return Steps(
         work.steps(work.recipe.epochs) if pretrain else 0,
@@ -215,11 +222,11 @@ def _warmup(config: Config, row: Preset, work: Task, steps: int) -> int:
 
 def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Steps, run: Run) -> Finished:
     model: Any = search.space.model
-    if config.weights is None:
+    if config.pretrained is None:
         variables = work.new_variables(model)
     else:
         arguments = work.arguments(row.model, dict(row.arguments))
-        variables = place(pretrained_images(row.model, config.weights, arguments), work.mesh)
+        variables = place(pretrained_images(row.model, config.pretrained, arguments), work.mesh)
     pipeline = Pipeline(
         work.untaught.job(run, model),
         search,
@@ -228,7 +235,7 @@ def _phases(config: Config, row: Preset, work: Task, search: Search, steps: Step
         model={"name": row.model, "arguments": work.arguments(row.model, dict(row.arguments))},
         example=work.examples(),
         retrain=config.retrain,
-        trained=config.weights is not None,
+        trained=config.pretrained is not None,
         average=work.average,
         retaught=None if work.teacher is None else lambda _: work.job(run, model),
         fresh=marked.fresh(search.space),

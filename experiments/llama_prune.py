@@ -49,7 +49,7 @@ from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments import bounds
-from experiments.flags import Hosts, Searching, default
+from experiments.flags import Budgets, Hosts, Searching, default
 
 COMMAND = "python -m experiments.llama_prune"
 BUNDLED = "llama_bytes"
@@ -68,11 +68,6 @@ class Config:
     """Text to measure on. None: one document in ten of --data, by name."""
     column: str = "text"
     """Of parquet and jsonl files."""
-    macs: float | None = None
-    """Budget of MACs of one window: a fraction of the full network's, or a number above 1."""
-    params: float | None = None
-    """Budget of parameters, likewise; with --macs both hold. Without either: 0.8 of the parameters with --model, 0.2
-    of the MACs of the bundled decoder."""
     pipeline: Literal["p", "p-"] = "p"
     """p: search, then finetune. p-: search the structure alone, weights as they are."""
     tie: Literal["none", "layers"] = "none"
@@ -109,27 +104,24 @@ class Config:
     """The run directory: new, or that of this job, which then goes on."""
     cache: Annotated[Path | None, default("beside the workdir")] = None
     """Where the pretrained bundled decoder is kept, so that another budget needs no other pretraining."""
+    budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
     hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
 
     @property
-    def budget(self) -> dict[str, float]:
-        """The budgets asked for."""
-        given = {"macs": self.macs, "params": self.params}
-        default = {"macs": 0.2} if self.model is None else {"params": 0.8}
-        return {name: value for name, value in given.items() if value is not None} or default
+    def budget(self) -> dict[str, float | str]:
+        """The budgets asked for; else 0.8 of the parameters with --model, 0.2 of the MACs of the bundled decoder."""
+        return self.budgets.amounts or ({"macs": 0.2} if self.model is None else {"params": 0.8})
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
         # where and how it is computed is no part of it
-        idle = ("workdir", "cache", "fsdp", "remat", "hosts", "searching")
+        idle = ("workdir", "cache", "fsdp", "remat", "hosts", "budgets", "searching")
         given = {name: value for name, value in dataclasses.asdict(self).items() if name not in idle}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        return {
-            "experiment": "llama_prune", **plain, **self.searching.identity, "macs": None, "params": None,
-            **self.budget,
-        }  # fmt: skip
+        asked = self.budgets.identity(self.budget)
+        return {"experiment": "llama_prune", **plain, **self.searching.identity, **asked}
 
     @property
     def phases(self) -> Steps:
@@ -220,6 +212,7 @@ def _network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
 def _search(config: Config, model: Searchable, distillation: Distillation | None) -> Search:
     tie = TIED if config.tie == "layers" else ()
     space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, config.length), jnp.int32), tie=tie)
+    space = space.with_resources(*config.budgets.resources)
     return Search(
         space,
         language_loss(model, distillation),

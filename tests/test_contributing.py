@@ -77,9 +77,11 @@ from jax.extend import core
 from jax.interpreters import ad, mlir
 
 import dms_jax
-from experiments.flags import Searching
+from dms_jax.training.results import shares
+from experiments.flags import Budgets, Searching
 
 flags = tyro.cli(Searching, args=["--strategy=steeper", "--importance=sensitivity"])
+asked = tyro.cli(Budgets, args=["--activations=18 numbers"]).amounts
 
 # a family: made by name, searched with the strategy, the importance and the resource, made again from its file
 model = dms_jax.models.create("perceptron", hidden=16)
@@ -94,7 +96,8 @@ def loss(params, batch, key):
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
 
-search = dms_jax.Search(space, loss, optax.sgd(0.1), {"activations": 0.7}, steps=20, **flags.options)
+search = dms_jax.Search(space, loss, optax.sgd(0.1), asked, steps=20, **flags.options)
+assert shares(search) == "69.2 % of the numbers of activations"
 state = search.init(model.init(jax.random.key(0), jnp.zeros(example.shape)))
 draw = np.random.default_rng(0)
 step = jax.jit(search.step)
@@ -188,7 +191,8 @@ def test_one_call_tells_of_a_primitive_and_what_it_says_of_costs_is_believed(mad
 
     dms_jax.register_operation(made_up, axes, reads=lambda node: [Read(((0, 1), (1, 0)))])
     space = SearchSpace.from_function(network, params, x)
-    assert space.resources({"up": (0, 4)}) == {"macs": 2 * 2 * (5 + 3), "params": 2 * (5 + 3)}
+    found = space.resources({"up": (0, 4)})
+    assert (found["macs"], found["params"]) == (2 * 2 * (5 + 3), 2 * (5 + 3))
     assert space.verify(params, {"up": (0, 4)}, x) < FLOAT32_LOGITS
 
 

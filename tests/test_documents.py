@@ -1,6 +1,7 @@
 """Python in the documents runs and prints what stands below it; the modules, files and links that they name exist."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import re
@@ -13,6 +14,7 @@ import pytest
 
 import dms_jax
 from dms_jax.program.operations import OPERATIONS
+from experiments.flags import Budgets
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,7 +99,11 @@ def test_flags_are_there():
     commands = [*ROOT.glob("experiments/*.py"), *ROOT.glob("benchmarks/*.py"), ROOT / "dms_jax/data/prepare.py",
                 *ROOT.glob("tests/*/__main__.py")]  # fmt: skip
     text = "\n".join(path.read_text() for path in commands)
-    known = {"help"} | set(re.findall(r"^ +(\w+): ", text, re.MULTILINE)) | set(re.findall(r"\"--([\w-]+)\"", text))
+    known = (
+        {"help", *(field.name for field in dataclasses.fields(Budgets))}
+        | set(re.findall(r"^ +(\w+): ", text, re.MULTILINE))
+        | set(re.findall(r"\"--([\w-]+)\"", text))
+    )
     for path in DOCUMENTS:
         ours = re.sub(r"^ *gcloud .*", "", path.read_text(), flags=re.MULTILINE)
         for flag in re.findall(r"(?<![\w-])--([a-z][\w-]+)", ours):

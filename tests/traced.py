@@ -34,7 +34,7 @@ def check(model, *shape, seeds=(0,), dtype=np.float32, differentiable=True):
         made = jax.eval_shape(lambda key, small=small: small.init(key, x), jax.random.key(0))
         assert shapes(shrunk) == shapes({name: tree for name, tree in made.items() if name != "masks"})
         counted = {"macs": multiply_adds(small.apply, shrunk, x), "params": numbers(shrunk["params"])}
-        assert space.resources(structure) == counted
+        assert counted.items() <= space.resources(structure).items()
         if kept:
             masks = space.masks(structure)
             expected = np.asarray(masked({**variables, "masks": space.collection(space.flat(masks))}, x))

@@ -1,20 +1,28 @@
-"""What can be bounded. A resource is one file here with a function `resource(network) -> Resource`, found by itself."""
+"""What can be bounded. A resource is one file here with `resource(network) -> Cost`, found by itself."""
 
 from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 
-from dms_jax.budgets.resource import Network, Resource
-
-
-def makers() -> dict[str, Callable[[Network], Resource]]:
-    """{name: maker} of every resource in this folder."""
-    modules = {info.name: import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)}
-    return {
-        name: module.resource for name, module in sorted(modules.items()) if callable(getattr(module, "resource", None))
-    }
+from dms_jax.budgets.own import Resource
+from dms_jax.budgets.resource import Cost, Network
 
 
-__all__ = ["Network", "Resource", "makers"]
+def modules() -> dict[str, ModuleType]:
+    """{name: module} of every resource in this folder."""
+    found = {info.name: import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)}
+    return {name: module for name, module in sorted(found.items()) if callable(getattr(module, "resource", None))}
+
+
+def makers() -> dict[str, Callable[[Network], Cost]]:
+    """{name: maker} of every resource in this folder.
+
+    A maker that is an instance of a dataclass has options: its fields, "help" in the metadata of each.
+    """
+    return {name: module.resource for name, module in modules().items()}
+
+
+__all__ = ["Cost", "Network", "Resource", "makers", "modules"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dms_jax.budgets.polynomial import Polynomial, add
-from dms_jax.budgets.resource import Network, Resource
+from dms_jax.budgets.resource import Cost, Network
 from dms_jax.errors import TracingError
 
 
-def resource(network: Network) -> Resource:
+def resource(network: Network) -> Cost:
     """MACs as a polynomial.
 
     Raises:

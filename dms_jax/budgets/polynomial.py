@@ -53,6 +53,8 @@ class Polynomial:
       coefficients: exact integers.
       factors: `[terms, degree]` variable numbers; 0 is the constant 1.
       sizes: `[variables]` what every variable counts in the full network; sizes[0] = 1.
+      note: for people.
+      stepped: every element costs something.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Polynomial:
     coefficients: tuple[int, ...]
     factors: np.ndarray
     sizes: np.ndarray
+    note: str = ""
+    stepped: bool = False
 
     @staticmethod
     def of(name: str, unit: str, terms: Sum, sizes: np.ndarray) -> Polynomial:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -14,13 +14,15 @@ from dms_jax.program.axes import Axis
 from dms_jax.program.frames import Program, Value
 
 
-class Resource(Protocol):
-    """One number of a network that a budget can bound.
+class Cost(Protocol):
+    """One number of one network that a budget can bound.
 
     Attributes:
       name: as in a budget, {"macs": 0.5}.
-      unit: for people.
+      unit: for people, and what an amount is read in (see `amounts`).
       full: that of the full network.
+      stepped: whether more elements of what is there may cost the same, as in a table.
+      note: what else there is to say of it in `SearchSpace.summary`; often "".
     """
 
     @property
@@ -30,10 +32,16 @@ class Resource(Protocol):
     def unit(self) -> str: ...
 
     @property
-    def full(self) -> int: ...
+    def full(self) -> int | float: ...
+
+    @property
+    def stepped(self) -> bool: ...
+
+    @property
+    def note(self) -> str: ...
 
     def exact(self, counts: np.ndarray) -> np.ndarray:
-        """Exact integers `[...]` at counts of kept elements `[..., variables]` (see `polynomial.Variables`)."""
+        """Values `[...]`, integers of what is counted, at counts `[..., variables]` (see `polynomial.Variables`)."""
         ...
 
     def fraction(self, counts: jax.Array) -> jax.Array:
@@ -50,12 +58,14 @@ class Network:
       variables: counts of kept elements.
       behind: of every value that reaches an output, the gates that all of its ways there go through.
       parameters: values of trained parameters -> the gates that they go with.
+      arrays: values of all arrays, trained or not -> (gates, dtype).
     """
 
     program: Program
     variables: Variables
     behind: Mapping[Value, frozenset[tuple[str, int]]]
     parameters: Mapping[Value, frozenset[tuple[str, int]]]
+    arrays: Mapping[Value, tuple[frozenset[tuple[str, int]], Any]]
 
     def axes(self) -> Sequence[tuple[Axis, ...]]:
         """Of all trained parameters."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,6 @@ class Limits:
         return allowed if len(allowed) else np.array([group.size])
 
 
-def smallest(space: SearchSpace, limits: Limits) -> dict[str, int]:
+def smallest(space: SearchSpace, limits: Limits) -> dict[str, Any]:
     """The smallest resources reachable within limits."""
     return space.resources({name: tuple(range(int(allowed[0]))) for name, allowed in limits.counts(space).items()})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 
 from dms_jax import topk
 from dms_jax.errors import UserError
+from dms_jax.explanation import exactly
 from dms_jax.groups import Group
 from dms_jax.method.limits import Limits, smallest
 from dms_jax.space import SearchSpace
@@ -24,7 +26,7 @@ def project(
     space: SearchSpace,
     ratios: Mapping[str, float],
     ranking: Mapping[str, np.ndarray],
-    budget: Mapping[str, int],
+    budget: Mapping[str, float],
     limits: Limits | None = None,
     *,
     hold: bool = True,
@@ -39,7 +41,7 @@ def project(
       space: the search space.
       ratios: pruning ratio of every group.
       ranking: importance `[N]` of every group; the largest stay, ties by index as in the operator.
-      budget: {"macs": int, "params": int}, either or both.
+      budget: {"macs": number, ...}, of one or several resources.
       limits: smallest numbers, multiples, groups left alone.
       hold: whether a large piece may be held. False where the ratios come from importances compared across groups: what
         fell was worth less than what would have to make room.
@@ -71,7 +73,7 @@ class Problem:
         self,
         space: SearchSpace,
         ranking: Mapping[str, np.ndarray],
-        budget: Mapping[str, int],
+        budget: Mapping[str, float],
         allowed: Mapping[str, np.ndarray],
     ):
         self.space, self.budget = space, budget
@@ -86,7 +88,7 @@ class Problem:
 
     @staticmethod
     def of(
-        space: SearchSpace, ranking: Mapping[str, np.ndarray], budget: Mapping[str, int], limits: Limits | None
+        space: SearchSpace, ranking: Mapping[str, np.ndarray], budget: Mapping[str, float], limits: Limits | None
     ) -> Problem:
         """The problem of a budget that can be met.
 
@@ -98,7 +100,8 @@ class Problem:
         for name, most in budget.items():
             if least[name] > most:
                 raise UserError(
-                    f"no structure has at most {most:,} {name}; the smallest within the limits has {least[name]:,}"
+                    f"no structure has at most {exactly(most)} {name}; the smallest within the limits has "
+                    f"{exactly(least[name])}"
                 )
         return Problem(space, ranking, budget, limits.counts(space))
 
@@ -118,6 +121,20 @@ class Problem:
         total = np.sum([self.added(names, 0, k) for names, k in counts.items()], axis=0)
         total[0] = 1
         return total
+
+    @cached_property
+    def stepped(self) -> bool:
+        """Whether more elements of a block that is there may cost the same."""
+        return any(self.space.costs[name].stepped for name in self.budget)
+
+    def up_to(self, names: Together, numbers: np.ndarray) -> np.ndarray:
+        """What so many elements add to the variables, `[numbers, V]`."""
+        return np.stack([self.added(names, 0, int(n)) for n in numbers])
+
+    def costs_of(self, names: Together, k: int, numbers: np.ndarray, now: np.ndarray) -> np.ndarray:
+        """`[resources, numbers]`: how much more a network costs with these numbers of elements instead of k."""
+        more = np.stack([self.added(names, k, int(n)) for n in numbers])
+        return self.shares(now + more) - self.shares(now)[:, None]
 
     def shares(self, variables: np.ndarray) -> np.ndarray:
         """`[resources, ...]` float64: each resource as a share of its budget, for variables `[..., V]`."""
@@ -189,17 +206,18 @@ def shifted(
 def filled(problem: Problem, counts: Counts) -> Counts:
     """Take elements back while any fits, by importance per cost.
 
-    What costs nothing lies in removed blocks and comes last: taken first it would only make the blocks dearer.
+    Of numbers that cost the same, as on the steps of a table, the largest is taken. What costs nothing whatever its
+    number lies in removed blocks and comes last: taken first it would only make the blocks dearer.
     """
 
     def following(names: Together, k: int) -> tuple[int, np.ndarray, float]:
-        """The next number, what its elements add to the variables, and their importance."""
-        more = problem.allowed[names][problem.allowed[names] > k]
-        then = int(more[0]) if len(more) else k
+        """The next number that costs more, what its elements add to the variables, and their importance."""
+        then = next_step(problem, names, k, now)
         gain = sum(float(np.sum(problem.worth[name][problem.order[name][k:then]])) for name in names)
         return then, problem.added(names, k, then), gain
 
-    names, counts, now = list(counts), dict(counts), problem.variables(counts)
+    counts = settled(problem, counts)
+    names, now = list(counts), problem.variables(counts)
     steps = [following(each, counts[each]) for each in names]
     while True:
         after = now + np.stack([added for _, added, _ in steps])
@@ -215,6 +233,47 @@ def filled(problem: Problem, counts: Counts) -> Counts:
         most = int(problem.allowed[each][-1])
         if most > k and np.array_equal(problem.shares(now + problem.added(each, k, most)), problem.shares(now)):
             counts[each] = most
+        elif most > k and problem.stepped:
+            counts[each] = step_end(problem, each, k, now)
+    return counts
+
+
+def next_step(problem: Problem, names: Together, k: int, now: np.ndarray) -> int:
+    """The largest of the numbers of elements above k that cost the least more than k; the next one where none does."""
+    more = problem.allowed[names][problem.allowed[names] > k]
+    if not len(more):
+        return k
+    ends = problem.costs_of(names, k, more[[0, -1]], now)
+    if not len(more) > 1 or not np.any(ends[:, -1] > 0) or not problem.stepped:
+        return int(more[0])
+    costs = np.sum(problem.costs_of(names, k, more, now), axis=0)
+    dearer = np.flatnonzero(costs > 0)
+    return int(more[np.flatnonzero(costs == costs[dearer[0]])[-1]]) if len(dearer) else int(more[0])
+
+
+def step_end(problem: Problem, names: Together, k: int, now: np.ndarray) -> int:
+    """The largest of the numbers of elements that follow k and cost what k does."""
+    more = problem.allowed[names][problem.allowed[names] >= k]
+    free = np.all(problem.costs_of(names, k, more, now) == 0, axis=0)
+    return int(more[np.argmin(free) - 1]) if not free.all() else int(more[-1])
+
+
+def settled(problem: Problem, counts: Counts) -> Counts:
+    """Counts that lie within a step of a table, moved to the end of the step below: what they cost is free again.
+
+    A step is worth all of its elements or none, which `filled` then decides.
+    """
+    if not problem.stepped:
+        return dict(counts)
+    counts = dict(counts)
+    for names, k in counts.items():
+        allowed, now = problem.allowed[names], problem.variables(counts)
+        costs = np.sum(problem.shares(now - problem.added(names, 0, k) + problem.up_to(names, allowed)), axis=0)
+        at = costs[np.searchsorted(allowed, k)]
+        if costs[-1] == costs[0] or (k == allowed[-1] or costs[np.searchsorted(allowed, k) + 1] > at):
+            continue  # in a removed block, or at the end of its step
+        below = allowed[(allowed < k) & (costs < at)]
+        counts[names] = int(below[-1]) if len(below) else k
     return counts
 
 

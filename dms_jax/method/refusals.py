@@ -36,7 +36,10 @@ def check_arguments(search: Any) -> None:
         raise UserError(f'budget {checks.shown(search.budget)} does not say of what; give {{"macs": 0.5}}, say')
     if set(search.budget) - set(costs) or not search.budget:
         unknown = sorted(map(str, set(search.budget) - set(costs)))
-        raise UserError(f"budget on {unknown or 'nothing'}: give one on {' or '.join(costs)}, or both")
+        why = [f" ({search.space.uncounted[name]})" for name in unknown if name in search.space.uncounted]
+        raise UserError(
+            f"budget on {unknown or 'nothing'}{''.join(why[:1])}: give one on {' or '.join(costs)}, or on several"
+        )
     if search.resource_weight is not None:
         checks.number("resource_weight", search.resource_weight, "[0, inf)")
         if search.strategy.on_target:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from dms_jax import checks
+from dms_jax.budgets.amounts import Given, amount, words
+from dms_jax.budgets.resource import Cost
 from dms_jax.errors import UserError
+from dms_jax.explanation import exactly
 from dms_jax.space import SearchSpace
 
 
@@ -101,42 +102,40 @@ def _norm(gradient: Any) -> jax.Array:
     return jnp.linalg.norm(ravel_pytree(gradient)[0])
 
 
-def targets(space: SearchSpace, budgets: Mapping[str, float], least: Mapping[str, int]) -> dict[str, int]:
+def targets(space: SearchSpace, budgets: Mapping[str, Given], least: Mapping[str, float]) -> dict[str, Any]:
     """The budgets of a space in absolute numbers; `least` is the smallest reachable. Raises as `budget` does."""
-    full = space.resources()
-    return {name: budget(name, asked, full[name], least[name], space.title) for name, asked in budgets.items()}
+    return {name: budget(space.costs[name], asked, least[name], space.title) for name, asked in budgets.items()}
 
 
-def budget(name: str, asked: float, full: int, smallest: int, network: str) -> int:
+def budget(cost: Cost, asked: Given, smallest: float, network: str) -> Any:
     """What a budget means in absolute numbers, checked.
 
     Args:
-      name: "macs" or "params".
-      asked: a fraction of the full network in (0, 1], or an absolute number above 1.
-      full, smallest: the largest and smallest resources reachable.
+      cost: what is bounded.
+      asked: a fraction of the full network in (0, 1], an absolute number above 1, or a text with a unit: "2MB".
+      smallest: the smallest value reachable; the full network's is the largest.
       network: what to call the network in errors.
 
     Returns:
-      The largest number allowed.
+      The largest number allowed; whole where the resource counts something.
 
     Raises:
-      UserError: not a positive number, above `full`, or below `smallest`.
+      UserError: not a positive number or of an unknown unit, above the full network's, or below `smallest`.
     """
-    label = {"macs": "MACs"}.get(name, name)
-    if not (isinstance(asked, Real) and not isinstance(asked, bool) and math.isfinite(asked) and asked > 0):
-        raise UserError(
-            f"budget {checks.shown(asked)} {label} is not a positive number; give a fraction such as 0.25, or a number "
-            f"of {label} between {smallest:,} and {full:,} ({network})"
-        )
-    wanted = math.floor(asked * full) if asked <= 1 else math.floor(asked)
-    shown = f"{asked:g} ({wanted:,} {label})" if asked <= 1 else f"{wanted:,} {label}"
+    full = cost.full
+    possible = f"{exactly(smallest)} to {exactly(full)} can be reached ({network})"
+    given = amount(cost.name, asked, cost.unit, possible)
+    wanted = given.value * full if given.relative else given.value
+    wanted = math.floor(wanted) if isinstance(full, int) else wanted
+    number = f"{exactly(wanted)} {words(cost.name, cost.unit)}"
+    shown = number if not given.relative else f"{given.value:g} ({number})"
     if wanted > full:
         raise UserError(
-            f"budget {shown} is above the full network's {full:,} ({network}); nothing needs to be searched"
+            f"budget {shown} is above the full network's {exactly(full)} ({network}); nothing needs to be searched"
         )
     if wanted < smallest:
         raise UserError(
-            f"budget {shown} is below {smallest:,}, the smallest reachable ({network}; full: {full:,}); ask for more, "
-            "or let more groups be searched"
+            f"budget {shown} is below {exactly(smallest)}, the smallest reachable ({network}; full: "
+            f"{exactly(full)}); ask for more, or let more groups be searched"
         )
     return wanted

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dms_jax.budgets.amounts import Given
 from dms_jax.method import effects, projection, refusals, resources
 from dms_jax.method import importance as evaluation
 from dms_jax.method.dms import DMS
@@ -48,7 +49,7 @@ class Search:
       loss: `(params, batch, key)` -> the mean loss, or (it, {"state": ..., "metrics": ...}); see `dms_jax.method.loss`.
         It is traced, and its masks are put where it reads their axes: nothing in it knows of them.
       optimizer: for the weights; None trains the ratios alone (pipeline p-).
-      budget: {"macs": x, "params": y}, either or both: a fraction of the full network in (0, 1], or a number above 1.
+      budget: {"macs": x, ...}: shares of the full network in (0, 1], numbers above 1, or "2MB" (see `budgets.amounts`).
       steps: length of the search, or a `Schedule` with its warm-up, decay and refine.
       limits: groups to leave alone, smallest numbers, multiples.
       importance: how elements are evaluated.
@@ -59,7 +60,7 @@ class Search:
 
     Attributes:
       schedule: steps, warm-up, decay, refine.
-      targets: {resource: int} the budgets in absolute numbers.
+      targets: {resource: number} the budgets in absolute numbers.
       layout: the groups end to end, as the strategy sees them.
 
     Raises:
@@ -69,7 +70,7 @@ class Search:
     space: SearchSpace
     loss: Loss
     optimizer: optax.GradientTransformation | None
-    budget: Mapping[str, float]
+    budget: Mapping[str, Given]
     steps: int | Schedule
     limits: Limits = field(default_factory=Limits)
     importance: Importance = Importance()
@@ -77,7 +78,7 @@ class Search:
     resource_weight: float | None = None
     accumulate: int = 1
     schedule: Schedule = field(init=False)
-    targets: dict[str, int] = field(init=False)
+    targets: dict[str, Any] = field(init=False)
     layout: Layout = field(init=False)
     _loss: Any = field(init=False, repr=False)
     _movement: Movement = field(init=False, repr=False)

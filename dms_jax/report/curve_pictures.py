@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ from dms_jax.report.drawing import (
     rule_off,
     styled,
 )
-from dms_jax.report.quantities import RESOURCES, share
+from dms_jax.report.quantities import share
 from dms_jax.report.run_files import Record
 
 Points = list[tuple[float, float]]
@@ -39,19 +39,21 @@ _DASHES = ((0, ()), (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 
 
 def budgeted(records: Sequence[Record]) -> list[str]:
-    """Returns the resources that have a target in the search's records, in a fixed order."""
+    """Returns the resources that have a target in the search's records, by name."""
     search = _phase(records, "search")
-    return [name for name in RESOURCES if _points(search, f"{name}_target") and _points(search, name)]
+    known = sorted({key.removesuffix("_target") for record in search for key in record if key.endswith("_target")})
+    return [name for name in known if _points(search, f"{name}_target") and _points(search, name)]
 
 
 @styled
-def resources(records: Sequence[Record]) -> Figure:
+def resources(records: Sequence[Record], words: Mapping[str, str]) -> Figure:
     """Draws resources against their targets over the steps of a search, and the weight of the resource loss.
 
     Args:
       records: the lines of `metrics.jsonl`. Those of the phase "search" hold `macs` and `macs_target` (or
         `params` and `params_target`), fractions of the full network, and `weight_macs`, the multiplier
         (or the price, of either sign).
+      words: what to call each resource: {"macs": "MACs"}.
 
     Raises:
       ValueError: no record of the search has both a resource and its target.
@@ -63,12 +65,12 @@ def resources(records: Sequence[Record]) -> Figure:
     weighted = any(_points(search, f"weight_{name}") for name in names)
     subtitle = "Resources of the network that would be kept, in per cent of the full one."
     subtitle += _averaging(search, names[0])
-    figure = new_figure(4.1 if weighted else 3.05, _resources_title(search, names), subtitle)
+    figure = new_figure(4.1 if weighted else 3.05, _resources_title(search, names, words), subtitle)
     pitch = WIDTH / len(names)
     for index, name in enumerate(names):
         left, width = index * pitch + LABELS, pitch - LABELS - 0.15
         axes = place(figure, left, 0.1, width, 2.4)
-        _draw_resource(axes, search, name)
+        _draw_resource(axes, search, name, _called(name, words))
         if weighted:
             axes.set_xlabel("")
             axes.tick_params(labelbottom=False)
@@ -113,7 +115,7 @@ def losses(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _draw_resource(axes: Axes, search: Sequence[Record], name: str) -> None:
+def _draw_resource(axes: Axes, search: Sequence[Record], name: str, called: str) -> None:
     reached = _thin(_points(search, name, scale=100))
     target = _thin(_points(search, f"{name}_target", scale=100))
     axes.plot(*_xy(reached), color=BLUE, label="network kept", drawstyle="steps-post")
@@ -122,7 +124,7 @@ def _draw_resource(axes: Axes, search: Sequence[Record], name: str) -> None:
     logarithmic = max(values) > 5 * min(values) > 0
     _value_axis(axes, values, logarithmic)
     note = " (log scale)" if logarithmic else ""
-    axes.set_ylabel(f"{RESOURCES[name]}, % of full{note}")
+    axes.set_ylabel(f"{called}, % of full{note}")
     axes.legend(loc="upper right")
     _step_axis(axes, search, "step of the search")
 
@@ -236,12 +238,16 @@ def _color(panel: Sequence[str], index: int) -> str:
     return _COLORS[phase] if phase in _COLORS else _CONTROLS[controls.index(phase) % len(_CONTROLS)]
 
 
-def _resources_title(search: Sequence[Record], names: Sequence[str]) -> str:
+def _resources_title(search: Sequence[Record], names: Sequence[str], words: Mapping[str, str]) -> str:
     ends = []
     for name in names:
         reached, target = _points(search, name)[-1][1], _points(search, f"{name}_target")[-1][1]
-        ends.append(f"{RESOURCES[name]} {share(reached)} (target {share(target)})")
+        ends.append(f"{_called(name, words)} {share(reached)} (target {share(target)})")
     return f"At the end of the search: {', '.join(ends)}"
+
+
+def _called(name: str, words: Mapping[str, str]) -> str:
+    return printable(words.get(name, name), 30)
 
 
 def _averaging(records: Sequence[Record], name: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dms_jax import files
+from dms_jax.explanation import exactly
 from dms_jax.report import pictures
 from dms_jax.report.curve_pictures import budgeted
 from dms_jax.report.quantities import (
-    RESOURCES,
     count,
     duration,
     exact,
@@ -99,7 +99,8 @@ def _warnings(run: Run) -> str | None:
 def _table(run: Run) -> str:
     rows = run.results["rows"]
     batches = sorted({key for row in rows for key in row.get("latency_ms") or ()}, key=int)
-    heads = ["MACs", "of full", "parameters", run.results["quality"]["name"], *_also(run)]
+    first, *others = run.words.values()
+    heads = [first, "of full", *others, run.results["quality"]["name"], *_also(run)]
     heads += [f"ms at batch {batch}" for batch in batches] + ["steps"]
     numbers = "".join(f'<th scope="col" class="number">{_text(head)}</th>' for head in heads)
     result = result_row(run)
@@ -115,11 +116,13 @@ def _table(run: Run) -> str:
 
 def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
     latency = row.get("latency_ms") or {}
-    full = run.structure["resources"]["before"]["macs"]
+    before = run.structure["resources"]["before"]
+    counts = [_count_cell(row[name], word) for name, word in run.words.items()]
+    first = next(iter(before))
     cells = [
-        _count_cell(row["macs"], "macs"),
-        _number_cell(share(row["macs"] / full) if full else "–"),
-        _count_cell(row["params"], "params"),
+        counts[0],
+        _number_cell(share(row[first] / before[first]) if before[first] else "–"),
+        *counts[1:],
         _number_cell(quality(row.get("quality"), row.get("stderr"), run.results["quality"]["unit"])),
         *(_number_cell(quality(row.get(name), None, "")) for name in _also(run)),
         *(_number_cell(milliseconds(latency.get(batch))) for batch in batches),
@@ -135,8 +138,8 @@ def _also(run: Run) -> list[str]:
     return run.results["quality"].get("also") or []
 
 
-def _count_cell(value: int, resource: str) -> str:
-    return f'<td class="number" title="{_text(exact(value, resource))}">{_text(count(value))}</td>'
+def _count_cell(value: float, of: str) -> str:
+    return f'<td class="number" title="{_text(exact(value, of))}">{_text(count(value))}</td>'
 
 
 def _number_cell(text: str) -> str:
@@ -163,7 +166,7 @@ def _picture_sections(run: Run) -> Iterable[str]:
     )
     yield _picture(
         "Resources over the search",
-        lambda: pictures.resources(run.metrics),
+        lambda: pictures.resources(run.metrics, run.words),
         "resources",
         None if budgeted(run.metrics) else "metrics.jsonl holds no line of a search with a resource and its target",
         "The target shrinks to the budget; the resource loss is zero where the network is under it.",
@@ -201,8 +204,9 @@ def _details(run: Run) -> str:
     entries.append(("model", _text(f"{model['name']}({arguments})")))
     entries += [(name, _text(results[name])) for name in ("data", "pipeline", "seed", "machine")]
     for name, budget in results["budget"].items():
-        asked = f"asked {budget['asked']:g}: at most {budget['target']:,} of {budget['full']:,}"
-        entries.append((f"budget, {RESOURCES[name]}", _text(asked)))
+        asked = budget["asked"] if isinstance(budget["asked"], str) else f"{budget['asked']:g}"
+        text = f"asked {asked}: at most {exactly(budget['target'])} of {exactly(budget['full'])}"
+        entries.append((_text(f"budget, {run.words[name]}"), _text(text)))
     difference = (results.get("verify") or {}).get("max_abs_difference")
     if difference is not None:
         text = f"largest absolute difference of an output {difference:.2g}"

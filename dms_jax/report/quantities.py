@@ -2,10 +2,10 @@
 
 import math
 
+from dms_jax.explanation import exactly
+
 NARROW_SPACE = "\u202f"  # these two do not break a line: a number stays with its unit
 WIDE_SPACE = "\u00a0"
-
-RESOURCES = {"macs": "MACs", "params": "parameters"}
 
 
 def count(value: float) -> str:
@@ -17,9 +17,9 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else _three_digits(value)
 
 
-def exact(value: int, resource: str) -> str:
-    """Returns every digit of a count with its unit: `40,812,345 MACs`."""
-    return f"{value:,} {RESOURCES[resource]}"
+def exact(value: float, of: str) -> str:
+    """Returns every digit of a count with what it is of: `40,812,345 MACs`."""
+    return f"{exactly(value)} {of}"
 
 
 def share(fraction: float) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dms_jax import reading
+from dms_jax.budgets.amounts import words
 from dms_jax.errors import UserError, shortened
 from dms_jax.reading import Mismatch, listing, mapping, optional, record, whole
-from dms_jax.report.quantities import RESOURCES
 from dms_jax.structure import MOST_ELEMENTS, MOST_GROUPS
 from dms_jax.training.histories import MOST_BYTES
 
@@ -33,7 +33,6 @@ _RESULT_TYPES: dict[str, tuple[type, ...]] = {
     "quality": (dict,),
     "rows": (list,),
 }
-_ROW_TYPES: dict[str, tuple[type, ...]] = {"name": (str,), "macs": (int,), "params": (int,)}
 
 
 MOST_STEPS = 10**12
@@ -41,9 +40,17 @@ MOST_STEPS = 10**12
 _COUNT = whole(0, 2**80)
 _BATCH = re.compile("[0-9]{1,9}")
 _MODEL = record({"name": reading.text()}, {"arguments": optional(mapping(reading.anything, 64))})
-_RESOURCES = record({"macs": _COUNT, "params": _COUNT})
+_AMOUNT = reading.number(0, 2**80)
+_RESOURCES = mapping(_AMOUNT, 64)
+
+
+def _asked(value: Any, where: str) -> None:
+    """A number, or a text with a unit."""
+    (reading.text(64) if isinstance(value, str) else reading.number(0, 1e30))(value, where)
+
+
 _ROW = record(
-    {"name": reading.text(), "macs": _COUNT, "params": _COUNT},
+    {"name": reading.text()},
     {
         "stderr": optional(reading.number(0, 1e300)),
         "latency_ms": optional(mapping(reading.number(0, 1e12))),
@@ -54,13 +61,14 @@ _ROW = record(
 _RESULTS = record(
     {
         "seed": whole(0, 2**80),
-        "budget": mapping(record({"asked": reading.number(0, 1e30), "target": _COUNT, "full": _COUNT})),
+        "budget": mapping(record({"asked": _asked, "target": _AMOUNT, "full": _AMOUNT})),
         "quality": record(
             {"name": reading.text(), "unit": reading.text()}, {"also": optional(listing(reading.text(), most=16))}
         ),
         "rows": listing(_ROW),
     },
     {
+        "resources": mapping(reading.text(32), 64),
         "warnings": optional(listing(reading.text(), most=1000)),
         "verify": optional(record({"max_abs_difference": optional(reading.number(0, 1e300))})),
         "seconds": optional(mapping(reading.number(0, 1e12))),
@@ -84,6 +92,17 @@ class Run:
     metrics: list[Record]
     masks: list[Record]
 
+    @property
+    def words(self) -> dict[str, str]:
+        """name -> what stands behind its numbers, of every resource of the structure: `MACs`, `bytes of weights`."""
+        return resource_words(self.structure, self.results)
+
+
+def resource_words(structure: Record, results: Record) -> dict[str, str]:
+    """Of every resource that both files know; its name, where a run of an earlier version says no unit."""
+    units = results.get("resources") or {}
+    return {name: words(name, units.get(name, name)) for name in structure["resources"]["before"]}
+
 
 def read_run(directory: str | os.PathLike[str]) -> Run:
     """Reads and checks the files of a run directory.
@@ -99,7 +118,7 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
         if group.get("removed"):  # it went with its block, whatever the search kept of it
             group["kept"] = []
     results = _read_json(directory / "results.json")
-    _check(directory / "results.json", _check_results, results)
+    _check(directory / "results.json", lambda content: _check_results(content, structure), results)
     metrics = _read_lines(directory / "metrics.jsonl")
     _check(directory / "metrics.jsonl", _check_metrics, metrics)
     masks_path = directory / "masks.jsonl"
@@ -172,21 +191,31 @@ def _check_structure(content: Any) -> None:
         _expect(fits, f"group {name!r} keeps elements other than 0 to {size - 1}, once each")
     for when in ("before", "after"):
         resources = content["resources"].get(when)
-        _check_fields(resources, {"macs": (int,), "params": (int,)}, f"resources {when} the search")
+        _expect(isinstance(resources, dict), f"resources {when} the search is not an object")
+        _expect(bool(resources), f"there are no resources {when} the search")
         _RESOURCES(resources, f"resources {when} the search")
+    before, after = (content["resources"][when] for when in ("before", "after"))
+    _expect(before.keys() == after.keys(), "the resources before and after the search are not the same ones")
 
 
-def _check_results(content: Any) -> None:
+def _check_results(content: Any, structure: Record) -> None:
     _check_fields(content, _RESULT_TYPES, "the result")
     _expect(len(content["rows"]) <= 1000, f"there are {len(content['rows']):,} rows")
+    known = structure["resources"]["before"]
     for name, budget in content["budget"].items():
-        fields: dict[str, tuple[type, ...]] = {"asked": (int, float), "target": (int,), "full": (int,)}
+        fields: dict[str, tuple[type, ...]] = {
+            "asked": (int, float, str),
+            "target": (int, float),
+            "full": (int, float),
+        }
         _check_fields(budget, fields, f"the budget on {name!r}")
-        _expect(name in RESOURCES, f"there is a budget on {name!r}, expected one of {', '.join(RESOURCES)}")
+        _expect(name in known, f"there is a budget on {name!r}, expected one of {', '.join(known)}")
         _expect(budget["full"] > 0, f"the full network has {budget['full']} {name}")
     _check_fields(content["quality"], {"name": (str,), "unit": (str,)}, "the quality")
     for row in content["rows"]:
-        _check_fields(row, _ROW_TYPES, "a row")
+        _check_fields(row, {"name": (str,), **dict.fromkeys(known, (int, float))}, "a row")
+        for name in known:
+            _AMOUNT(row[name], f"row {reading.shown(row['name'])}.{name}")
         for name in ("quality", "stderr"):
             value, shares = row.get(name), content["quality"]["unit"] == "%"
             fits = value is None or (_is_number(value) and (0 <= value <= 1 or not shares))

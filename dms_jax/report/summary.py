@@ -1,6 +1,7 @@
 """What a run came to, in sentences."""
 
-from dms_jax.report.quantities import NARROW_SPACE, RESOURCES, count, milliseconds, quality, share
+from dms_jax.explanation import exactly
+from dms_jax.report.quantities import NARROW_SPACE, count, exact, milliseconds, quality, share
 from dms_jax.report.run_files import Record, Run
 
 
@@ -14,7 +15,7 @@ def warnings(run: Run) -> list[str]:
     """Returns the run's own warnings, and one for every budget that the structure exceeds."""
     after = run.structure["resources"]["after"]
     exceeded = [
-        f"The structure has {after[name]:,} {RESOURCES[name]}, over the {budget['target']:,} of its budget."
+        f"The structure has {exact(after[name], run.words[name])}, over the {exactly(budget['target'])} of its budget."
         for name, budget in run.results["budget"].items()
         if name in after and after[name] > budget["target"]
     ]
@@ -35,13 +36,13 @@ def full_row(run: Run) -> Record | None:
 
 def _rows_with(run: Run, resources: Record) -> list[Record]:
     rows = run.results["rows"]
-    return [row for row in rows if (row["macs"], row["params"]) == (resources["macs"], resources["params"])]
+    return [row for row in rows if all(row[name] == value for name, value in resources.items())]
 
 
 def _asked(run: Run) -> str:
     model, budget = run.structure["model"]["name"], run.results["budget"]
     asked = [
-        f"{count(b['target'])} {RESOURCES[name]} ({share(b['target'] / b['full'])} of the full network)"
+        f"{count(b['target'])} {run.words[name]} ({share(b['target'] / b['full'])} of the full network)"
         for name, b in budget.items()
     ]
     wish = f"The budget of {model} was {' and '.join(asked)}." if asked else f"{model} had no budget."
@@ -52,7 +53,7 @@ def _reached(run: Run) -> str:
     before, after = run.structure["resources"]["before"], run.structure["resources"]["after"]
     parts = [
         f"from {count(before[name])} to {count(after[name])} {word} ({share(after[name] / before[name])})"
-        for name, word in RESOURCES.items()
+        for name, word in run.words.items()
         if before[name]
     ]
     return f"The search took it {' and '.join(parts)}."

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from dms_jax.budgets.amounts import words
+from dms_jax.explanation import exactly, label
 from dms_jax.method.search import Search
 from dms_jax.training import latency
 from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.machine import machine
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
-
-RESOURCES = {"macs": "MACs", "params": "parameters"}
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,18 @@ def measure(
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
+    promised = (full["macs"], found["macs"]) if "macs" in full else None  # where they cannot be counted
     before = milliseconds[FULL if FULL in milliseconds else LONGER]
     return {
         "machine": machine(),
+        "resources": {name: cost.unit for name, cost in space.costs.items()},
         "budget": {n: {"asked": search.budget[n], "target": t, "full": full[n]} for n, t in search.targets.items()},
         "quality": {"name": quality.name, "unit": quality.unit, "also": list(quality.also)},
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
         "warnings": [
             *projection_warnings(search, finished.reached, found),
-            *latency.latency_warnings(before, milliseconds[FOUND], (full["macs"], found["macs"])),
+            *([] if promised is None else latency.latency_warnings(before, milliseconds[FOUND], promised)),
         ],
     }
 
@@ -96,7 +98,7 @@ FAR = 0.1
 """How far a projection may move resources, as a logarithm, before people are told."""
 
 
-def projection_warnings(search: Search, reached: Mapping[str, float], found: Mapping[str, int]) -> list[str]:
+def projection_warnings(search: Search, reached: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
     """A line where the projection moved resources far from what the search ended at: it chose much of the structure.
 
     Args:
@@ -105,11 +107,15 @@ def projection_warnings(search: Search, reached: Mapping[str, float], found: Map
       found: the resources of the structure.
     """
     full = search.space.resources()
-    moved = {name: math.log(found[name] / full[name] / max(reached[name], 1e-12)) for name in search.targets}
+    least = 1e-12  # a resource of one's own may be 0
+    moved = {
+        name: math.log(max(found[name] / full[name], least) / max(reached[name], least)) for name in search.targets
+    }
     name = max(moved, key=lambda n: abs(moved[n]))
     if abs(moved[name]) <= FAR:
         return []
-    ended = f"the search ended at {100 * reached[name]:.1f} % of the {RESOURCES[name]}"
+    title = words(name, search.space.costs[name].unit)
+    ended = f"the search ended at {100 * reached[name]:.1f} % of the {title}"
     how = "gave elements back" if moved[name] > 0 else "took more elements"
     asked = f"{100 * found[name] / full[name]:.1f} % ({100 * search.targets[name] / full[name]:.1f} % were asked)"
     held = search.strategy.on_target
@@ -127,8 +133,9 @@ def _on_one_device(variables: Any) -> Any:
 
 def shares(search: Search) -> str:
     """`4 % of the MACs and 10 % of the parameters`."""
-    full = search.space.resources()
-    return " and ".join(f"{100 * t / full[n]:.3g} % of the {RESOURCES[n]}" for n, t in search.targets.items())
+    costs = search.space.costs
+    parts = [f"{100 * t / costs[n].full:.3g} % of the {words(n, costs[n].unit)}" for n, t in search.targets.items()]
+    return " and ".join(parts)
 
 
 def print_table(results: Mapping[str, Any], quality: Quality) -> None:
@@ -136,15 +143,21 @@ def print_table(results: Mapping[str, Any], quality: Quality) -> None:
     batches = list(results["rows"][0]["latency_ms"])
     table = Table(title=results["title"], box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("network", no_wrap=True)
-    for head in ("MACs", "params", quality.name, *quality.also, *(f"ms x{batch}" for batch in batches), "steps"):
+    units = results["resources"]
+    for head in (
+        *(label(n, unit) for n, unit in units.items()),
+        quality.name,
+        *quality.also,
+        *(f"ms x{batch}" for batch in batches),
+        "steps",
+    ):
         table.add_column(head, justify="right", no_wrap=True)
     for row in results["rows"]:
         times = (f"{row['latency_ms'][batch]:.2f}" for batch in batches)
         reached = quality.show(row["quality"], row["stderr"])
         also = (f"{row[name]:.3f}" for name in quality.also)
-        table.add_row(
-            row["name"], f"{row['macs']:,}", f"{row['params']:,}", reached, *also, *times, f"{row['steps']:,}"
-        )
+        counts = (exactly(row[name]) for name in units)
+        table.add_row(row["name"], *counts, reached, *also, *times, f"{row['steps']:,}")
     console = Console()
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.width = max(console.width, needed)  # a number cut short is worse than a line that wraps

@@ -24,6 +24,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import latency, runs
 from dms_jax.training.pipeline import FULL, LONGER, UNIFORM
 from experiments import digits_search
+from experiments.flags import Budgets
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -314,15 +315,19 @@ def refused(capsys, *flags):
 @pytest.mark.parametrize(
     "flags, says",
     [
-        (["--macs=0"], ["budget 0.0 MACs is not a positive number", "2,551,424"]),
-        (["--macs=-0.5"], ["budget -0.5 MACs is not a positive number"]),
-        (["--macs=nan"], ["budget nan MACs"]),
-        (["--macs=inf"], ["budget inf MACs"]),
-        (["--params=nan"], ["budget nan params"]),
+        (["--macs=0"], ["budget 0.0 of MACs is not a positive number", "2,551,424"]),
+        (["--macs=-0.5"], ["budget -0.5 of MACs is not a positive number"]),
+        (["--macs=nan"], ["budget nan of MACs"]),
+        (["--macs=inf"], ["budget inf of MACs"]),
+        (["--params=nan"], ["budget nan of parameters"]),
         (["--macs=3e6"], ["budget 3,000,000 MACs is above the full network's 2,551,424"]),
         (["--params=272475"], ["above the full network's 272,474"]),
         (["--macs=1e-6"], ["is below 2,118, the smallest reachable", "2,551,424"]),
-        (["--macs=0.5", "--params=1.5"], ["params is below"]),
+        (["--macs=0.5", "--params=1.5"], ["parameters is below"]),
+        (["--macs=x"], ["budget x of MACs is not a positive number", "M, G, T, MACs"]),
+        (["--macs=2GB"], ["budget 2GB of MACs has the unknown unit 'GB'"]),
+        (["--weights=1PB"], ["budget 1PB of weights has the unknown unit 'PB'", "KiB"]),
+        (["--weights-factor=2"], ["factor of weights 2.0 is not possible"]),
         (["--keep=*"], ["is below 2,551,424, the smallest reachable"]),
         (["--model=resnet21"], ["unknown model 'resnet21'", "resnet20"]),
         (["--keep=stage9/*"], ["'stage9/*' matches no group", "stem"]),
@@ -359,7 +364,6 @@ def test_one_line_and_nothing_written(flags, says, capsys, tmp_path):
         ["--strategy=topk"],
         ["--retrain=no"],
         ["--steps=many"],
-        ["--macs=x"],
         ["--least", "stem"],
         ["--nonsense"],
     ],
@@ -374,7 +378,7 @@ def test_mistyped_flags_end_with_status_2(flags, capsys, tmp_path):
 
 def test_workdirs_of_others(capsys, tmp_path):
     flags = ["--macs=0.5", f"--workdir={tmp_path}"]
-    ours = digits_search.Config(macs=0.5).identity
+    ours = digits_search.Config(budgets=Budgets(macs=0.5)).identity
     config = tmp_path / "config.json"
     for content, says in [
         (json.dumps({**ours, "experiment": "text_search"}), "experiment 'text_search' there, 'digits_search' asked"),

@@ -16,6 +16,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import latency
 from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_search, recipes
+from experiments.flags import Budgets
 from experiments.recipes import PRESETS
 from tests import tiny
 
@@ -226,7 +227,7 @@ def test_digits_are_seen_whole_and_averages_begin_quickly():
         (["--preset=resnet51"], "unknown preset 'resnet51'; there are: efficientnet_450"),
         (["--model=resnet20", "--batch=9"], "--batch 9 cannot be cut over 8 devices"),
         (["--model=resnet20", "--batch=8", "--accumulate=3"], "in 3 parts; take a multiple of 24"),
-        (["--weights=somewhere"], "--weights are for pipelines p and p-"),
+        (["--pretrained=somewhere"], "--pretrained weights are for pipelines p and p-"),
         (["--pipeline=p-", "--retrain=scratch"], "needs a retraining"),
         (["--flops=1e12"], "above the largest supernet"),
         (["--model=llama_bytes"], "no recipe for 'llama_bytes'"),
@@ -281,9 +282,9 @@ def test_weights_that_saw_other_pixels_are_refused(photographs, tmp_path):
 
 
 def test_a_preset_keeps_its_budget_beside_another():
-    config = imagenet_search.Config(preset="resnet50", params=0.5)
+    config = imagenet_search.Config(preset="resnet50", budgets=Budgets(params=0.5))
     assert config.budget(config.row()) == {"macs": 4.09e9, "params": 0.5}
-    alone = imagenet_search.Config(model="resnet50", params=0.5)
+    alone = imagenet_search.Config(model="resnet50", budgets=Budgets(params=0.5))
     assert alone.budget(alone.row()) == {"params": 0.5}
 
 

@@ -111,7 +111,7 @@ def test_variables_and_resources_are_those_of_the_smaller_network(name):
         made = jax.eval_shape(small.init, jax.random.key(0), images(name))
         assert shapes(dms_jax.shrink(space, variables, structure)) == shapes(made)
         counted = {"macs": multiply_adds(small.apply, made, images(name)), "params": numbers(made["params"])}
-        assert space.resources(kept) == counted
+        assert counted.items() <= space.resources(kept).items()
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet20"])

@@ -5,6 +5,7 @@
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
 import math
+from dataclasses import dataclass
 
 import chex
 import jax
@@ -47,24 +48,41 @@ def test_straight_through():
     np.testing.assert_array_equal(pull(jnp.arange(6.0))[0], jnp.arange(6.0))
 
 
+@dataclass
+class Cost:
+    """What `budget` reads of a cost."""
+
+    name: str
+    unit: str
+    full: float
+
+
+def macs(full):
+    return Cost("macs", "MACs", full)
+
+
 def test_budgets():
-    assert resources.budget("macs", 0.04, 1001, 10, "net") == 40  # rounded down
-    assert resources.budget("macs", 1.0, 1001, 10, "net") == 1001
-    assert resources.budget("params", 500.9, 1001, 10, "net") == 500
-    assert resources.budget("params", np.float32(0.5), 1000, 10, "net") == 500
-    assert resources.budget("macs", np.int64(2**40), 2**41, 10, "net") == 2**40
+    assert resources.budget(macs(1001), 0.04, 10, "net") == 40  # rounded down
+    assert resources.budget(macs(1001), 1.0, 10, "net") == 1001
+    assert resources.budget(macs(1001), 500.9, 10, "net") == 500
+    assert resources.budget(macs(1000), np.float32(0.5), 10, "net") == 500
+    assert resources.budget(macs(2**41), np.int64(2**40), 10, "net") == 2**40
+    assert resources.budget(Cost("weights", "bytes", 3_000_000), "2MB", 10, "net") == 2_000_000
+    assert resources.budget(Cost("time", "ms", 5.5), "1.25 ms", 0.5, "net") == 1.25  # what is no count is not rounded
 
 
-@pytest.mark.parametrize("asked", [0, -1, -0.5, math.nan, math.inf, -math.inf, "0.5", None])
+@pytest.mark.parametrize("asked", [0, -1, -0.5, math.nan, math.inf, -math.inf, "half", None])
 def test_budgets_that_are_not_positive_numbers(asked):
-    with pytest.raises(UserError, match=r"is not a positive number.*between 10 and 1,000 \(net\)"):
-        resources.budget("macs", asked, 1000, 10, "net")
+    with pytest.raises(
+        UserError, match=r"of MACs is not a positive number; .* MACs; 10 to 1,000 can be reached \(net\)"
+    ):
+        resources.budget(macs(1000), asked, 10, "net")
 
 
 def test_budgets_out_of_reach_say_both_numbers():
     with pytest.raises(UserError, match=r"budget 2,000 MACs is above the full network's 1,000 \(net\)"):
-        resources.budget("macs", 2e3, 1000, 10, "net")
+        resources.budget(macs(1000), 2e3, 10, "net")
     with pytest.raises(
-        UserError, match=r"budget 0.005 \(5 params\) is below 10, the smallest reachable \(net; full: 1,000"
+        UserError, match=r"budget 0.005 \(5 bytes of weights\) is below 10, the smallest reachable \(net; full: 1,000"
     ):
-        resources.budget("params", 0.005, 1000, 10, "net")
+        resources.budget(Cost("weights", "bytes", 1000), 0.005, 10, "net")

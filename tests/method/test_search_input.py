@@ -33,7 +33,7 @@ def test_bad_budgets(space):
         with pytest.raises(UserError, match="is not a positive number"):
             searcher(space, budget={"macs": wrong})
     for wrong, what in (({"flops": 0.5}, r"\['flops'\]"), ({}, "nothing")):
-        with pytest.raises(UserError, match=f"budget on {what}: give one on macs or params, or both"):
+        with pytest.raises(UserError, match=f"budget on {what}: give one on .*macs or params"):
             searcher(space, budget=wrong)
 
 

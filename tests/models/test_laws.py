@@ -28,7 +28,7 @@ def test_masked_is_shrunk_and_costs_are_counted(name):
         made = jax.eval_shape(lambda key, small=small: small.init(key, x), jax.random.key(0))
         assert shapes(shrunk) == shapes(made)
         counted = {"macs": multiply_adds(small.apply, shrunk, x[:1]), "params": numbers(shrunk["params"])}
-        assert space.resources(structure) == counted
+        assert counted.items() <= space.resources(structure).items()
         assert bool(structure.removed) or kept is not smallest  # blocks that can go have gone
         if kept:
             expected = masked({**variables, "masks": space.collection(space.flat(space.masks(structure)))}, x)

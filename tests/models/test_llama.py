@@ -97,7 +97,7 @@ def test_costs_are_counted(name, data):
     network = space.model.clone(structure=structure)
     variables = dms_jax.shrink(space, random_variables(space), structure)
     counted = {"macs": multiply_adds(network.apply, variables, tokens(1)), "params": numbers(variables)}
-    assert space.resources(structure) == counted
+    assert counted.items() <= space.resources(structure).items()
 
 
 @pytest.mark.parametrize("kv_heads, tied", [(3, False), (1, True)])
@@ -112,7 +112,8 @@ def test_costs_by_formula(kv_heads, tied):
         weights = 2 * d * kv * g * hd + 2 * d * kv * hd + 3 * d * len(kept[f"layer{i}/feed_forward/hidden"])
         macs += t * weights + 2 * t * t * kv * g * hd
         params += weights + 2 * d
-    assert space.resources(kept) == {"macs": macs, "params": params}
+    found = space.resources(kept)
+    assert (found["macs"], found["params"]) == (macs, params)
 
 
 @pytest.mark.parametrize("name", ["grouped", "qwen2", "all biases", "width, tied"])

@@ -119,6 +119,7 @@ def _results() -> dict[str, Any]:
         "command": "python -m experiments.digits_search --macs=0.04",
         "machine": "2 CPU cores",
         "seed": 0,
+        "resources": {"macs": "MACs", "params": "parameters"},
         "budget": {"macs": {"asked": 0.04, "target": 1_632_493, "full": BEFORE["macs"]}},
         "quality": {"name": "accuracy", "unit": "%"},
         "pipeline": "p",

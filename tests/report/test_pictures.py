@@ -17,7 +17,7 @@ def test_every_picture_is_a_figure_that_saves_as_png(request, make_run, groups):
     drawn = [
         pictures.widths(run.structure),
         pictures.depth(run.structure),
-        pictures.resources(run.metrics),
+        pictures.resources(run.metrics, run.words),
         pictures.losses(run.metrics),
         pictures.masks(run.masks, run.structure),
     ]
@@ -94,7 +94,7 @@ def test_a_picture_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no depth groups"):
         pictures.depth(width_only)
     with pytest.raises(ValueError, match="no record of the search"):
-        pictures.resources([{"phase": "search", "step": 0, "loss": 1.0}])
+        pictures.resources([{"phase": "search", "step": 0, "loss": 1.0}], {})
     with pytest.raises(ValueError, match="no record has a finite loss"):
         pictures.losses([{"phase": "search", "step": 0, "loss": float("inf")}])
     with pytest.raises(ValueError, match="no masks"):
@@ -107,7 +107,7 @@ def test_a_run_of_one_step_and_one_element_is_drawn():
     for figure in (
         pictures.widths(structure),
         pictures.losses([record]),
-        pictures.resources([record]),
+        pictures.resources([record], {"macs": "MACs"}),
         pictures.masks([{"step": 0, "masks": {"a": "ff"}}], structure),
     ):
         figure.savefig(io.BytesIO(), format="png", dpi=30)
@@ -118,7 +118,7 @@ def test_every_weight_of_the_resource_loss_is_in_the_picture(weights):
     """On the target it is a price, which may be negative."""
     shares = {"macs": 0.5, "macs_target": 0.5}
     records = [{"phase": "search", "step": i, "weight_macs": w, **shares} for i, w in enumerate(weights)]
-    (axes,) = [a for a in pictures.resources(records).axes if "weight" in a.get_ylabel()]
+    (axes,) = [a for a in pictures.resources(records, {"macs": "MACs"}).axes if "weight" in a.get_ylabel()]
     low, high = axes.get_ylim()
     assert low < high and all(low <= w <= high for w in weights)
 

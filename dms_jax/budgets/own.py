@@ -1,0 +1,193 @@
+"""Resources of one's own: any function from counts of kept elements to a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dms_jax.budgets.fitted import Fitted
+from dms_jax.budgets.resource import Cost, Network
+from dms_jax.errors import UserError, shortened
+from dms_jax.program.axes import atoms, resolve
+
+RESERVED = frozenset(("also", "latency_ms", "loss", "name", "note", "quality", "stderr", "steps"))
+"""What else stands beside resources in the rows of results."""
+
+MOST_KNOWN = 2**16
+"""Values that are kept, of the function of one resource."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resource:
+    """A number that a function of counts gives, to be bounded like MACs: `space.with_resources(resource)`.
+
+    Args:
+      name: as in a budget, {"energy": 0.5}.
+      unit: what it is counted in: "mJ". A budget "3 mJ" is absolute.
+      exact: from {group: number of elements kept} to a number of at least 0. Elements of a group that went with a
+        removed block are not there: the group has 0. The depth groups count blocks. The projection asks this function
+        alone, so steps in it are used to the last element.
+      fraction: from {group: kept, real} to the share of the full network's, by JAX; what the search follows.
+        None: a smooth function that never falls is fitted to `exact` at random counts.
+
+    Raises:
+      UserError: a name that is no identifier, no unit, or what is no function.
+    """
+
+    name: str
+    unit: str
+    exact: Callable[[Mapping[str, int]], float]
+    fraction: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None
+
+    def __post_init__(self):
+        named = isinstance(self.name, str) and self.name.isidentifier() and len(self.name) <= 64
+        if not named or self.name in RESERVED:
+            raise UserError(
+                f"resource name {shortened(repr(self.name), 60)} is not possible; give an identifier: energy"
+            )
+        if (
+            not isinstance(self.unit, str)
+            or not self.unit.strip()
+            or len(self.unit) > 32
+            or not self.unit.isprintable()
+        ):
+            raise UserError(f"unit {shortened(repr(self.unit), 60)} of {self.name} is not possible; give one: mJ")
+        if not callable(self.exact) or not (self.fraction is None or callable(self.fraction)):
+            raise UserError(f"resource {self.name}: exact, and fraction where it is given, are functions of counts")
+
+    def __call__(self, network: Network) -> Cost:
+        """The resource of one network.
+
+        Raises:
+          UserError: the full network's is not above 0.
+        """
+        return Counted(self, Counts(network))
+
+
+class Counts:
+    """From variables of a network to numbers of kept elements of every group."""
+
+    def __init__(self, network: Network):
+        variables = network.variables
+        self.sizes = variables.sizes
+        self.of_group = {name: np.unique(numbers[numbers > 0]) for name, numbers in variables.of_elements.items()}
+        of_variable = {int(v): name for name, numbers in self.of_group.items() for v in numbers}
+        behind: dict[str, list[frozenset[tuple[str, int]]]] = {name: [] for name in self.of_group}
+        together = set()
+        for value, gates in network.parameters.items():
+            found = {
+                of_variable[variables.of_atom[a]]
+                for x in value.axes
+                for a in atoms(resolve(x))
+                if a in variables.of_atom
+            }
+            for name in found:
+                behind[name].append(gates)
+            together |= {(a, b) for a in found for b in found if a < b}
+        self.together = sorted(together)
+        self.gates = {
+            name: [variables.of_gate[g] for g in sorted(reduce(frozenset.intersection, each)) if g in variables.of_gate]
+            if each
+            else []
+            for name, each in behind.items()
+        }
+
+    def __call__(self, counts: Any) -> dict[str, Any]:
+        """{group: [...]} of counts `[..., variables]`, whole or soft: 0 where its block is removed."""
+        kept = {}
+        for name, numbers in self.of_group.items():
+            total = counts[..., numbers].sum(axis=-1)
+            for gate in self.gates[name]:
+                total = total * counts[..., gate]
+            kept[name] = total
+        return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """A user's resource of one network."""
+
+    resource: Resource
+    counts: Counts
+
+    def __post_init__(self):
+        if not self.full > 0:
+            raise UserError(f"resource {self.name} is {self.full} for the full network; it must be above 0")
+
+    @property
+    def name(self) -> str:
+        """As in a budget."""
+        return self.resource.name
+
+    @property
+    def unit(self) -> str:
+        """What it is counted in."""
+        return self.resource.unit
+
+    @property
+    def full(self) -> float:
+        """That of the full network."""
+        return float(self.exact(self.counts.sizes))
+
+    @property
+    def stepped(self) -> bool:
+        """A function of one's own may be a table."""
+        return True
+
+    @property
+    def note(self) -> str:
+        """How well the fit is, where there is one."""
+        return "" if self.resource.fraction is not None else self._fit.note
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, ...], float]:
+        return {}
+
+    def exact(self, counts: np.ndarray) -> np.ndarray:
+        """Values at integer counts `[..., variables]`, float64."""
+        kept = self.counts(np.asarray(counts))
+        rows = np.stack([np.asarray(each) for each in kept.values()], axis=-1)
+        found = [self._one(tuple(row)) for row in rows.reshape(-1, len(kept)).tolist()]
+        return np.array(found, np.float64).reshape(rows.shape[:-1])
+
+    def _one(self, row: tuple[int, ...]) -> float:
+        if row not in self._known:
+            value = self.resource.exact(dict(zip(self.counts.of_group, row, strict=True)))
+            right = isinstance(value, Real | np.ndarray | jax.Array) and np.ndim(value) == 0
+            number = float(value) if right else math.nan
+            if not (math.isfinite(number) and number >= 0):
+                counts = dict(zip(self.counts.of_group, row, strict=True))
+                raise UserError(
+                    f"resource {self.name} is {shortened(repr(value), 60)} at {shortened(str(counts), 200)}; its "
+                    "function must give a number of at least 0"
+                )
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[row] = number
+        return self._known[row]
+
+    def fraction(self, counts: jax.Array) -> jax.Array:
+        """The share of the full network's at real counts `[variables]`, float32, differentiable."""
+        kept = self.counts(counts)
+        if self.resource.fraction is None:
+            return self._fit(kept)
+        return jnp.asarray(self.resource.fraction(kept), jnp.float32)
+
+    @cached_property
+    def _fit(self) -> Fitted:
+        return Fitted.of(self.counts(self.counts.sizes), self.counts.together, self.samples, self.full)
+
+    def samples(self, draw: Callable[[int], np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Counts of every group and exact values, at shares `[samples, variables]` of what there is."""
+        sizes = self.counts.sizes
+        drawn = np.rint(draw(len(sizes)) * sizes).astype(np.int64)
+        drawn[:, 0] = 1
+        return self.counts(drawn), self.exact(drawn)
