@@ -199,6 +199,7 @@ def costs_are_counted(case: Case, kept: Kept, shared: bool = False) -> None:
     said = space.resources(kept)
     trained = zip(small, space.parameters.trained, strict=True)
     assert said["params"] == sum(prod(x.shape) for x, train in trained if train and x is not None)
+    assert said["weights"] == sum(prod(x.shape) * x.dtype.itemsize for x in small if x is not None)
     if "macs" in said:
         program = case_program(space, run)
         counted = multiply_adds(program, small, *case.inputs)
