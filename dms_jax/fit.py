@@ -84,7 +84,7 @@ def fit(
     warmup: int = 0,
     retrain: Literal["sliced", "scratch"] = "sliced",
     fresh: Callable[[Structure, jax.Array], Any] | None = None,
-    resources: Sequence[Callable[[Network], Cost]] = (),
+    resources: Sequence[Callable[[Network], Cost | None]] = (),
     limits: Limits | None = None,
     importance: Importance | None = None,
     strategy: Strategy | None = None,

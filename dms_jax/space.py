@@ -24,7 +24,7 @@ from dms_jax.adapters.doors import Doors
 from dms_jax.adapters.source import Source
 from dms_jax.budgets import Cost, Network
 from dms_jax.budgets.polynomial import Variables
-from dms_jax.errors import TracingError, UserError
+from dms_jax.errors import TracingError, UserError, shortened
 from dms_jax.groups import Group
 from dms_jax.program import checking, masking
 from dms_jax.program.axes import Axis
@@ -123,12 +123,13 @@ class SearchSpace(Doors):
         found, missing = {}, {}
         for name, make in budgets.makers().items():
             try:
-                found[name] = make(self._network)
+                cost = make(self._network)
+                found |= {} if cost is None else {name: cost}
             except TracingError as error:
                 missing[name] = str(error)
         return found, missing
 
-    def with_resources(self, *resources: Callable[[Network], Cost]) -> SearchSpace:
+    def with_resources(self, *resources: Callable[[Network], Cost | None]) -> SearchSpace:
         """This space with further resources to bound, or with others in the places of those of the same name.
 
         Args:
@@ -140,9 +141,14 @@ class SearchSpace(Doors):
         for resource in resources:
             if not callable(resource):
                 raise UserError(f"resource {resource!r} is not possible; give a `dms_jax.Resource`")
-        made = [resource(self._network) for resource in resources]
+        made = {}
+        for resource in resources:
+            cost = resource(self._network)
+            if cost is None:
+                raise UserError(f"{self.source.title} has nothing that {shortened(repr(resource), 100)} counts")
+            made[cost.name] = cost
         other = copy.copy(self)
-        other.costs = {**self.costs, **{cost.name: cost for cost in made}}
+        other.costs = {**self.costs, **made}
         other.__dict__.pop("smallest", None)  # it was of the resources before
         return other
 

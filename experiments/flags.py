@@ -74,7 +74,11 @@ def _flags_of_resources() -> list[tuple[str, Any, Any]]:
         if dataclasses.is_dataclass(module.resource):
             hints = get_type_hints(type(module.resource))
             for option in dataclasses.fields(module.resource):
-                kind = Annotated[hints[option.name], tyro.conf.arg(help=option.metadata["help"])]
+                usual = option.metadata.get("default")
+                hint = None if usual is None else f"(default: {usual})"
+                kind = Annotated[
+                    hints[option.name], tyro.conf.arg(help=option.metadata["help"], help_behavior_hint=hint)
+                ]
                 found.append((f"{name}_{option.name}", kind, getattr(module.resource, option.name)))
     return found
 

@@ -8,7 +8,8 @@ distilling from the original all the while, and writes a run directory with `rep
 Hugging Face format (`huggingface/`).
 
 With no --model, a small decoder of bytes is first pretrained on the source of the Python standard library and pruned to
-20 % of its MACs; another budget beside the same cache pretrains nothing. Stop it at any time; the same command goes on.
+20 % of its MACs; another budget beside that run directory pretrains nothing. Stop it at any time; the same command
+goes on.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Config:
     """Of batches and new weights."""
     workdir: Path = Path("runs/llama")
     """The run directory: new, or that of this job, which then goes on."""
-    cache: Annotated[Path | None, default("beside the workdir")] = None
+    pretrained: Annotated[Path | None, default("cache, beside the workdir")] = None
     """Where the pretrained bundled decoder is kept, so that another budget needs no other pretraining."""
     budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
@@ -117,7 +118,7 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """What makes the job the one it is, defaults filled in."""
         # where and how it is computed is no part of it
-        idle = ("workdir", "cache", "fsdp", "remat", "hosts", "budgets", "searching")
+        idle = ("workdir", "pretrained", "fsdp", "remat", "hosts", "budgets", "searching")
         given = {name: value for name, value in dataclasses.asdict(self).items() if name not in idle}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         asked = self.budgets.identity(self.budget)
@@ -266,8 +267,8 @@ def _pretrained(config: Config, job: Job, data: text.Split, variables: Any) -> A
     names = ("pretrain_steps", "batch", "length", "learning_rate", "dtype", "seed")
     identity = {"pretrained": BUNDLED, "data": data.name} | {name: config.identity[name] for name in names}
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    cache = config.workdir.parent / "cache" if config.cache is None else config.cache
-    with Run(cache / f"{BUNDLED}-{key}", identity) as run:
+    kept = config.workdir.parent / "cache" if config.pretrained is None else config.pretrained
+    with Run(kept / f"{BUNDLED}-{key}", identity) as run:
         optimizer = adamw(warm_cosine(config.learning_rate, config.pretrain_steps))
         return dataclasses.replace(job, run=run).train(
             "pretrain", job.loss, variables, optimizer, config.pretrain_steps

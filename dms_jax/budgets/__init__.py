@@ -1,4 +1,4 @@
-"""What can be bounded. A resource is one file here with `resource(network) -> Cost`, found by itself."""
+"""What can be bounded. A resource is one file here with `resource(network) -> Cost | None`, found by itself."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def modules() -> dict[str, ModuleType]:
     return {name: module for name, module in sorted(found.items()) if callable(getattr(module, "resource", None))}
 
 
-def makers() -> dict[str, Callable[[Network], Cost]]:
+def makers() -> dict[str, Callable[[Network], Cost | None]]:
     """{name: maker} of every resource in this folder.
 
-    A maker that is an instance of a dataclass has options: its fields, "help" in the metadata of each.
+    A maker gives None for a network that has nothing of the kind. One that is an instance of a dataclass has options:
+    its fields, "help" in the metadata of each, and "default" where that says more than the value.
     """
     return {name: module.resource for name, module in modules().items()}
 

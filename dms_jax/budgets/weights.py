@@ -33,7 +33,7 @@ class Weights:
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None, metadata={"help": "Deployed dtype of the weights, for --weights."}
+        default=None, metadata={"help": "Deployed dtype, for --weights.", "default": "that of each"}
     )
     factor: float = field(
         default=1.0,

@@ -87,7 +87,7 @@ def test_numbers_out_of_range_leave_no_directory(tmp_path, drawn):
     pair = [flag, "*", str(value)] if name == "least" else [f"{flag}={value}"]
     pair = [flag, str(value)] if name == "latency_batches" and value >= 0 else pair
     where = [f"--workdir={tmp_path / 'run'}"] if "workdir" in dict(fields(module.Config)) else []
-    where += [f"--cache={tmp_path / 'cache'}"] if module is llama_prune else []
+    where += [f"--pretrained={tmp_path / 'cache'}"] if module is llama_prune else []
     try:
         with pytest.raises(UserError) as caught:
             module.main([*NEEDED.get(module, []), *where, *pair])

@@ -328,6 +328,8 @@ def refused(capsys, *flags):
         (["--macs=2GB"], ["budget 2GB of MACs has the unknown unit 'GB'"]),
         (["--weights=1PB"], ["budget 1PB of weights has the unknown unit 'PB'", "KiB"]),
         (["--weights-factor=2"], ["factor of weights 2.0 is not possible"]),
+        (["--cache=1MB"], ["budget on ['cache']: give one on macs or params or weights"]),
+        (["--cache-length=9"], ["ResNet has nothing that Cache(length=9"]),
         (["--keep=*"], ["is below 2,551,424, the smallest reachable"]),
         (["--model=resnet21"], ["unknown model 'resnet21'", "resnet20"]),
         (["--keep=stage9/*"], ["'stage9/*' matches no group", "stem"]),

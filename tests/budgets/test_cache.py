@@ -1,0 +1,123 @@
+"""Bytes of keys and values: of decoders of every kind, and of nothing else."""
+
+# Some arguments are wrong on purpose:
+# pyright: reportArgumentType=false
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dms_jax import SearchSpace, UserError, models
+from dms_jax.budgets.cache import Cache
+from dms_jax.method.projection import project
+from tests.networks.network import relaxed
+
+LENGTH, HEAD = 10, 4
+TOKENS = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    model = models.create("llama_bytes", width=24, layers=3, heads=6, kv_heads=3, head_dim=HEAD, hidden=16)
+    return SearchSpace.from_model(model, TOKENS)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("given", [{}, {"length": 1000, "batch": 7, "dtype": "bfloat16"}, {"dtype": "int8"}])
+def test_a_llama_keeps_heads_of_the_layers_that_stay(llama, seed, given):
+    rng, kept = np.random.default_rng(seed), {}
+    for name, group in llama.groups.items():
+        kept[name] = tuple(range(int(rng.integers(group.least, group.size + 1))))
+    heads = [len(kept[f"layer{i}/attention/heads"]) for i in kept["depth"]]
+    size = jnp.dtype(given.get("dtype", "float32")).itemsize
+    numbers = given.get("batch", 1) * given.get("length", LENGTH) * HEAD * sum(heads)
+    assert llama.with_resources(Cache(**given)).resources(kept)["cache"] == 2 * size * numbers
+
+
+def test_a_budget_of_it_holds_and_prices_heads_and_layers_alone(llama):
+    slope = jax.grad(lambda m: llama.fractions(m)["cache"])(jnp.ones(sum(g.size for g in llama.groups.values())))
+    priced = {name for name, each in llama.by_group(slope).items() if np.any(np.asarray(each) != 0)}
+    assert priced == {"depth", *(f"layer{i}/attention/heads" for i in range(3))}
+    most = llama.resources()["cache"] // 2
+    ranking = {name: np.arange(group.size) for name, group in llama.groups.items()}
+    kept = project(llama, dict.fromkeys(llama.groups, 0.0), ranking, {"cache": most})
+    assert 0 < llama.resources(kept)["cache"] <= most
+
+
+def softmax(scores):
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def written_out(mask, repeat=2, loop=False, batch=1):
+    """A block of plain JAX: three key heads of four features, each for `repeat` queries."""
+    shapes = {"q": (8, 3 * repeat, HEAD), "k": (8, 3, HEAD), "v": (8, 3, HEAD), "o": (3 * repeat, HEAD, 8)}
+    if loop:
+        shapes = {name: (5, *shape) for name, shape in shapes.items()}
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+
+    def block(x, p):
+        q, k, v = (jnp.einsum("btd,dhe->bthe", x, p[name]) for name in "qkv")
+        k, v = (jnp.repeat(each, repeat, axis=2) for each in (k, v))
+        scores = jnp.einsum("bthe,bshe->bhts", q, k) / 2
+        return x + jnp.einsum("bhts,bshe,hed->btd", softmax(mask(scores)), v, p["o"])
+
+    def fn(params, x):
+        return jax.lax.scan(lambda x, p: (block(x, p), None), x, params)[0] if loop else block(x, params)
+
+    return SearchSpace.from_function(fn, params, jax.ShapeDtypeStruct((batch, LENGTH, 8), jnp.float32))
+
+
+def compared(scores):
+    position = jnp.arange(LENGTH)
+    return jnp.where((position[:, None] >= position[None])[None, None], scores, -1e9)
+
+
+def added(scores):
+    return scores + jnp.asarray(np.where(np.tril(np.ones((LENGTH, LENGTH))), 0, -1e9), jnp.float32)[None, None]
+
+
+@pytest.mark.parametrize("mask", [compared, added])
+@pytest.mark.parametrize(("repeat", "loop", "batch"), [(1, False, 1), (2, False, 1), (2, True, 1), (2, False, 3)])
+def test_heads_that_queries_share_count_once_and_layers_of_a_loop_each(mask, repeat, loop, batch):
+    space = written_out(mask, repeat, loop, batch)
+    assert space.resources()["cache"] == 2 * 4 * batch * LENGTH * 3 * HEAD * (5 if loop else 1)
+    assert space.with_resources(Cache(batch=8)).resources()["cache"] == space.resources()["cache"] * 8 // batch
+
+
+class Decoder(nnx.Module):
+    def __init__(self, rngs):
+        self.attend = nnx.MultiHeadAttention(4, 16, decode=False, rngs=rngs)
+        self.head = nnx.Linear(16, 16, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(x + self.attend(x, mask=nnx.make_causal_mask(x[..., 0])))
+
+
+def test_a_stock_module():
+    with jax.numpy_rank_promotion("allow"):
+        space = SearchSpace.from_nnx(Decoder(nnx.Rngs(0)), jax.ShapeDtypeStruct((2, LENGTH, 16), jnp.float32))
+    assert space.resources()["cache"] == 2 * 4 * 2 * LENGTH * 16
+
+
+@relaxed
+def no_decoder(name):
+    if name == "both ways":
+        return written_out(lambda scores: scores)
+    model, size = {"windows": ("swin_tiny", 224), "no attention": ("resnet20", 32)}[name]
+    return SearchSpace.from_model(models.create(model), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+
+
+@pytest.mark.parametrize("name", ["both ways", "no attention", "windows"])
+def test_what_is_no_decoder_has_none(name):
+    space = no_decoder(name)
+    assert "cache" not in space.resources() and "cache" not in space.summary()
+    with pytest.raises(UserError, match=r"has nothing that Cache\(length=None.* counts"):
+        space.with_resources(Cache())
+
+
+@pytest.mark.parametrize("wrong", [{"length": 0}, {"batch": 1.5}, {"dtype": "int3"}, {"length": "10"}])
+def test_impossible_options(wrong):
+    with pytest.raises(UserError, match="of cache"):
+        Cache(**wrong)
