@@ -127,8 +127,6 @@ class Searching:
         """
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
-        if self.ratio_on_target and self.weight is not None:
-            raise UserError("--weight says nothing with --ratio-on-target: leave one of the two out")
         _ = self.chosen  # which refuses what is no rate, or no share
 
     @property

@@ -5,9 +5,15 @@ most of what removal costs appears below one half. So in every step a block that
 own, and u runs evenly through (0, 1): the mean of dL/dm at u is the whole way from there to gone,
 
     E_u [dL/dm at u] = L(m = 1) - L(m = 0)
+
+Measured while a block is wide, that is more than its last elements will be worth. So it pulls at its ratio by its
+effect times the root of what is left of its cost: between the whole effect, with which no thin block ever goes, and the
+effect in proportion to the cost, with which blocks go as if they were as wide as at the start.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -63,3 +69,23 @@ def update(effects: jax.Array, gradient: jax.Array, probed: jax.Array) -> jax.Ar
     effect = -gradient.astype(jnp.float32)
     mean = jnp.where(effects == 0, effect, MEMORY * effects + (1.0 - MEMORY) * effect)
     return jnp.where(probed & jnp.isfinite(effect), mean, effects)
+
+
+def worth(effects: jax.Array, cost: Callable[[jax.Array], jax.Array], kept: jax.Array, blocks: np.ndarray) -> jax.Array:
+    """What blocks are worth at the widths they have now.
+
+        E_b sqrt(c_b / C_b),     c_b the cost of block b at its present widths, C_b of the full one
+
+    Args:
+      effects: E `[elements]`.
+      cost: of a network that keeps `[elements]` of 0 and 1, a scalar.
+      kept: `[elements]`.
+      blocks: `[elements]` bool, which of them gate blocks; costs are compared with all of them open.
+
+    Returns:
+      `[elements]`: the effects themselves where no block is.
+    """
+    of_block = jax.grad(cost)
+    now, full = of_block(jnp.where(blocks, 1.0, kept)), of_block(jnp.ones_like(kept))
+    left = jnp.clip(now / jnp.maximum(full, 1e-12), 0.0, 1.0)
+    return jnp.where(blocks, effects * jnp.sqrt(left), effects)

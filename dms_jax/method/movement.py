@@ -1,4 +1,4 @@
-"""How the ratios move in one step: on the target, or by the balanced (or the paper's plain) sum of two gradients."""
+"""How the ratios move in one step: along the sum of two gradients, balanced or plain, and onto the target."""
 
 from __future__ import annotations
 
@@ -72,26 +72,52 @@ class Movement:
     plain: bool
 
     def __call__(self, s: Situation) -> Moved:
-        """One step."""
-        return self._on_target(s) if self.strategy.on_target else self._balanced(s)
-
-    # --- on the target ---
-
-    def _on_target(self, s: Situation) -> Moved:
-        c, ratios = self.layout, s.state.ratios
-        (task,) = s.pull(s.gradient)
+        """One step: by the optimizer along the sum of both gradients, and on the target as far as the shift says."""
         fractions, to_masks = self._fractions(s.masks)
-        _, to_fractions = jax.vjp(lambda f: tracking.miss(f, s.goals), fractions)
-        (resource,) = s.pull(*to_masks(*to_fractions(jnp.float32(1.0))))
+        (task,) = s.pull(s.gradient)
+        slopes = self._slopes(s, fractions, to_masks)
+        held = self.strategy.on_target  # there the shift sees to the miss, and w stays
+        misses = {name: (goal if held else fractions[name], goal) for name, goal in s.goals.items()}
+        before = Balance(s.state.task_norm, s.state.weights)
+        gradient, after = resources.balance(task, slopes, misses, before, s.active, plain=self.plain)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32
+            updates, opt_state = self.optimizer.update(gradient, s.state.ratio_opt_state, s.state.ratios)
+        proposed = self.strategy.clip(self.layout, optax.apply_updates(s.state.ratios, updates))
+        fine = s.active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))  # else it would stay so for good
+        opt_state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), opt_state, s.state.ratio_opt_state)
 
+        def moved(new: jax.Array, old: jax.Array, owner: np.ndarray) -> jax.Array:
+            free = (fine & s.learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
+            return jnp.where(free, new, old)
+
+        ratios = jax.tree.map(moved, proposed, s.state.ratios, self.strategy.owners(self.layout))
+        ratios = self._on_target(s, ratios) if held else ratios
+        return Moved(ratios, opt_state, after, fractions, s.state.weights)
+
+    def _fractions(self, masks: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+        """r of the network that would be exported now, and its pull back to the masks."""
+        kept = self.strategy.kept(self.layout, masks)
+        return jax.vjp(lambda m: self.layout.space.fractions(resources.straight_through(m, kept)), masks)
+
+    def _slopes(self, s: Situation, fractions: dict[str, jax.Array], to_masks: Any) -> dict[str, Any]:
+        """{budget: the gradient of its loss on the ratios}: of a miss above, on the target of log r where it binds."""
+        on_target = self.strategy.on_target
+        miss = jax.grad(tracking.miss)(fractions, s.goals) if on_target else {}
+        slopes = {}
+        for name, goal in s.goals.items():
+            slope = miss[name] if on_target else jax.grad(resources.excess)(fractions[name], goal)
+            one = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
+            (slopes[name],) = s.pull(*to_masks(one))
+        return slopes
+
+    def _on_target(self, s: Situation, wanted: jax.Array) -> jax.Array:
+        """The ratios that the optimizer wants, shifted together so that r is the next target."""
+        c, ratios = self.layout, s.state.ratios
         informed = ~c.uninformative(c.space.flat(s.state.importance))  # others have masks of 1 wherever they stand
         free = c.to_ratios(s.active & s.learning & informed)
         reach = c.to_ratios(c.closed - c.open)
         common = c.to_ratios(c.moves_together)
         common = common if common.any() else np.ones_like(common)
-        gradient, price = tracking.reduced(task, resource, jnp.where(free & common, reach, 0.0))
-        proposed, opt_state, fine = self._proposed(s, gradient)
-        wanted = jnp.where(free & fine, proposed, ratios)
 
         def missed(ratios: jax.Array) -> jax.Array:
             kept = self.strategy.kept(c, s.next_masks(ratios))
@@ -110,44 +136,4 @@ class Movement:
         share = tracking.largest_share(lambda share: missed(shifted(partly(share), jnp.float32(-1.0))) >= 0)
         start = partly(share)
         order = (jnp.arange(len(reach)) + s.state.step) % len(reach)
-        shift = tracking.shift(lambda x: missed(shifted(start, x)), order)
-        before = Balance(s.state.task_norm, s.state.weights)
-        return Moved(shifted(start, shift), opt_state, before, fractions, dict.fromkeys(s.goals, price))
-
-    # --- by the sum of two gradients ---
-
-    def _balanced(self, s: Situation) -> Moved:
-        fractions, to_masks = self._fractions(s.masks)
-        slopes = {}
-        for name, goal in s.goals.items():
-            slope = jax.grad(resources.excess)(fractions[name], goal)
-            one = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
-            (slopes[name],) = s.pull(*to_masks(one))
-        misses = {name: (fractions[name], goal) for name, goal in s.goals.items()}
-        (task,) = s.pull(s.gradient)
-        before = Balance(s.state.task_norm, s.state.weights)
-        gradient, after = resources.balance(task, slopes, misses, before, s.active, plain=self.plain)
-        proposed, opt_state, fine = self._proposed(s, gradient)
-
-        def moved(new: jax.Array, old: jax.Array, owner: np.ndarray) -> jax.Array:
-            free = (fine & s.learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
-            return jnp.where(free, new, old)
-
-        ratios = jax.tree.map(moved, proposed, s.state.ratios, self.strategy.owners(self.layout))
-        return Moved(ratios, opt_state, after, fractions, s.state.weights)
-
-    # --- both ---
-
-    def _fractions(self, masks: jax.Array) -> tuple[dict[str, jax.Array], Any]:
-        """r of the network that would be exported now, and its pull back to the masks."""
-        kept = self.strategy.kept(self.layout, masks)
-        return jax.vjp(lambda m: self.layout.space.fractions(resources.straight_through(m, kept)), masks)
-
-    def _proposed(self, s: Situation, gradient: Any) -> tuple[Any, Any, jax.Array]:
-        """Where the optimizer would go, its state, and whether it may: not where it would stay for good."""
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32
-            updates, opt_state = self.optimizer.update(gradient, s.state.ratio_opt_state, s.state.ratios)
-        proposed = self.strategy.clip(self.layout, optax.apply_updates(s.state.ratios, updates))
-        fine = s.active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
-        opt_state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), opt_state, s.state.ratio_opt_state)
-        return proposed, opt_state, fine
+        return shifted(start, tracking.shift(lambda x: missed(shifted(start, x)), order))

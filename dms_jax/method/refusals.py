@@ -42,11 +42,6 @@ def check_arguments(search: Any) -> None:
         )
     if search.resource_weight is not None:
         checks.number("resource_weight", search.resource_weight, "[0, inf)")
-        if search.strategy.on_target:
-            raise UserError(
-                f"a resource weight of {search.resource_weight:g} says nothing where the search is held on its target: "
-                "leave one of the two out"
-            )
     checks.whole("accumulate", search.accumulate, 1)
 
 

@@ -28,23 +28,6 @@ def miss(fractions: Mapping[str, jax.Array], goals: Mapping[str, jax.Array]) -> 
     return jnp.max(jnp.stack([jnp.log(jnp.maximum(fractions[name], 1e-12) / goal) for name, goal in goals.items()]))
 
 
-def reduced(task: jax.Array, resource: jax.Array, direction: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The reduced gradient, and the price.
-
-    Args:
-      task: g `[ratios]`, the gradient of the task loss.
-      resource: the gradient `[ratios]` of log r.
-      direction: v `[ratios]`; 0 where a ratio takes no part in the shift.
-
-    Returns:
-      `[ratios]`, and a scalar; the task gradient itself, and 0, where no shift changes r.
-    """
-    change = jnp.vdot(direction, resource)
-    still = change == 0
-    price = jnp.where(still, 0.0, -jnp.vdot(direction, task) / jnp.where(still, 1.0, change))
-    return task + price * resource, price
-
-
 def largest_share(fits: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """The largest of the shares 1, 1/2, 1/4, 1/8 of a step that fits, or 0.
 

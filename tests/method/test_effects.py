@@ -69,6 +69,20 @@ def test_the_first_effect_stands_for_itself_and_what_is_not_finite_is_left_out()
     np.testing.assert_allclose(after, [2.0, 1.2, 1.0, 1.0], rtol=1e-6)
 
 
+def test_a_thin_block_is_worth_the_root_of_its_share_of_the_whole():
+    """By hand: a block multiplies stream x inner twice. Closed blocks are priced as if they were open."""
+    search, _ = search_of(Blocks(), {"macs": 0.5}, Schedule(10), DMS(effects=True), rate=0)
+    space, blocks = search.space, np.isin(np.arange(len(search.layout.of_element)), search.layout.blocks)
+    kept = {name: jnp.ones(group.size) for name, group in space.groups.items()}
+    kept |= {"stream": kept["stream"].at[:3].set(0), "inner1": kept["inner1"].at[:4].set(0)}
+    kept |= {"inner3": kept["inner3"].at[:7].set(0), "depth": kept["depth"].at[3].set(0)}
+    effect = jnp.arange(1.0, len(blocks) + 1)
+    found = effects.worth(effect, search._cost, space.flat(kept), blocks)
+    share = np.array([9 * k / (12 * 8) for k in (8, 4, 8, 1)])
+    np.testing.assert_allclose(found[blocks], effect[blocks] * np.sqrt(share), rtol=1e-5)
+    np.testing.assert_array_equal(found[~blocks], effect[~blocks])
+
+
 def test_a_block_that_does_nothing_goes_first():
     """Its local gradient is as small as that of the others at masks of one; its effect is 0."""
     search, state = search_of(

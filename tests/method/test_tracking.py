@@ -1,4 +1,4 @@
-"""A search on its target: the reduced gradient, the shift, and whole searches over drawn networks and budgets."""
+"""A search on its target: what moves the ratios, the shift, and whole searches over drawn networks and budgets."""
 
 # Linen's `apply` gives a value or a tuple, and some arguments are wrong on purpose:
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -19,6 +19,7 @@ from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.method import tracking
 from dms_jax.method.dms import DMS
 from dms_jax.training.results import projection_warnings
+from tests.moved import moved_by
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 5)), jnp.float32)
 Y = jnp.sum(jnp.square(X[:, :2]), axis=-1, keepdims=True)
@@ -111,23 +112,33 @@ def test_the_balanced_search_says_how_far_its_result_had_to_be_moved():
     assert not projection_warnings(search, {"macs": found["macs"] / search.space.resources()["macs"]}, found)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
-def test_the_reduced_gradient_leaves_nothing_of_the_shift(number, seed):
-    """<v, g + price d> = 0; and it is the slope of the loss along the surface, by moving and shifting back."""
-    draw = np.random.default_rng(seed)
-    task, resource, v = (jnp.asarray(x, jnp.float32) for x in draw.uniform(0.5, 2.0, (3, number)))
-    gradient, price = tracking.reduced(task, -resource, v)
-    np.testing.assert_allclose(jnp.vdot(v, gradient), 0, atol=1e-4)
-    for i in range(number):
-        back = resource[i] / jnp.vdot(v, resource)  # of the shift, for a step of ratio i
-        np.testing.assert_allclose(gradient[i], task[i] - back * jnp.vdot(v, task), atol=1e-4)
-    assert price > 0
+@pytest.mark.parametrize("budget", [{"macs": 0.5}, {"macs": 0.5, "params": 0.9}, {"macs": 0.9, "params": 0.5}])
+def test_what_moves_the_ratios_is_the_task_and_as_much_of_the_budget_that_binds(budget):
+    """g + n d / |d|, with d the gradient of log r on either side of the target, and n the moving norm of g; w stays."""
+    kept = optax.GradientTransformation(jnp.zeros_like, lambda g, state, params=None: (jnp.zeros_like(g), g))
+    strategy = moved_by(kept, DMS(on_target=True))
+    search, state = search_of(Blocks(), budget, Schedule(20, decay=0.5), strategy)
+    norm = 0.0
+    for _ in range(14):
+        before = state
+        state, metrics = search.step(before, (X, Y), KEY)
+        g, d = both(search, before, max(budget, key=lambda name, m=metrics: m[name] / m[f"{name}_target"]))
+        norm = jnp.linalg.norm(g) if norm == 0 else 0.9 * norm + 0.1 * jnp.linalg.norm(g)
+        size = jnp.linalg.norm(d)
+        expected = g + (norm * d / size if size > 0 else 0.0)
+        np.testing.assert_allclose(state.ratio_opt_state, expected, rtol=1e-3, atol=1e-6)
+        assert all(metrics[f"weight_{name}"] == 1 for name in budget)
+    assert norm > 0 and size > 0
 
 
-def test_no_shift_changes_anything():
-    gradient, price = tracking.reduced(jnp.array([1.0, 2.0]), jnp.zeros(2), jnp.ones(2))
-    assert list(gradient) == [1.0, 2.0] and price == 0
+def both(search, state, name):
+    """The gradients of the task and of log r on the ratios, each by itself."""
+    c, key = search.space.flat(state.importance), jax.random.fold_in(KEY, state.step)
+    masks, pull = jax.vjp(lambda a: search.flat_masks(a, c, state.step), state.ratios)
+    trained, rest = search.space.partition(state.params)
+    task = jax.grad(lambda m: search.task(trained, m, rest, (X, Y), key)[0])(masks)
+    hard = jnp.where(masks >= 0.5, 1.0, 0.0)
+    return pull(task)[0], pull(jax.grad(lambda m: jnp.log(search.space.fractions(m)[name]))(hard))[0]
 
 
 @settings(max_examples=25, deadline=None)
@@ -160,8 +171,3 @@ def test_refusals():
         GradientEstimated(effects=True)
     with pytest.raises(UserError, match="on_target 'yes' is not possible; give True or False"):
         DMS(on_target="yes")
-    space = SearchSpace.from_model(Blocks(), X[:1])
-    with pytest.raises(UserError, match="a resource weight of 1 says nothing"):
-        Search(
-            space, lambda p, b, k: 0.0, None, {"macs": 0.5}, 10, strategy=DMS(on_target=True), resource_weight=1.0
-        )  # fmt: skip
