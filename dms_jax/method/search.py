@@ -172,8 +172,7 @@ class Search:
 
         Returns:
           The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
-          "weight_r" (of its loss; on the target the price of a unit of log r in task loss, of either sign);
-          "importance_skipped"; and what `loss` returned.
+          "weight_r" (of its loss); "importance_skipped"; and what `loss` returned.
         """
         c, key = self.layout, jax.random.fold_in(key, state.step)
         importance = self.space.flat(state.importance)

@@ -60,9 +60,8 @@ class Strategy(ABC):
         still; "constant" is the paper's, and right where a falling one misses the target.
       together: share in [0, 1) of the rate at which the ratios of widths and heads move together; at the rest each
         moves by itself, and depth at all of it (`optimizer.adam_together`). 0 is the paper's.
-      on_target: after every step a common shift of the ratios brings r to the target, from either side, and each moves
-        along what is left of the task gradient there (`tracking`). The shift is what they have in common: it takes the
-        place of the movement together. False: by the sum of both losses' gradients, as the search balances them.
+      on_target: after every step a common shift of the ratios brings r to the target, from either side (`tracking`). It
+        takes the place of the movement together, and of a weight that follows the miss. False: these two.
       effects: blocks are judged, and pull at their ratio, by the finite effect of their removal (`effects`), in place
         of their gradient at the masks they have.
 

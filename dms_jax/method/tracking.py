@@ -1,13 +1,7 @@
 """Staying on the target: one common shift of the ratios is not searched but solved for, in every step.
 
-What is searched are the ratios on the surface r = r_t. There the common shift follows from all others, and the gradient
-of the task loss is the reduced gradient
-
-    g_i + price dlog r / da_i,     price = -<v, g> / <v, dlog r / da>
-
-with v the direction of the shift: what a common shift would change is no longer in it, and the price, what a unit of
-log r is worth in task loss, is Lagrange's multiplier. It has no sign that is forced on it: where the network falls
-below its target, the ratios open again.
+What moves each ratio by itself is the optimizer, along the sum of both gradients. What all have in common is whatever
+brings r to the next target, from either side: where the network fell below it, the ratios open again.
 """
 
 from __future__ import annotations

@@ -51,8 +51,7 @@ def resources(records: Sequence[Record], words: Mapping[str, str]) -> Figure:
 
     Args:
       records: the lines of `metrics.jsonl`. Those of the phase "search" hold `macs` and `macs_target` (or
-        `params` and `params_target`), fractions of the full network, and `weight_macs`, the multiplier
-        (or the price, of either sign).
+        `params` and `params_target`), fractions of the full network, and `weight_macs`, the multiplier.
       words: what to call each resource: {"macs": "MACs"}.
 
     Raises:
@@ -132,9 +131,7 @@ def _draw_resource(axes: Axes, search: Sequence[Record], name: str, called: str)
 def _draw_weight(axes: Axes, search: Sequence[Record], name: str) -> None:
     points = _points(search, f"weight_{name}")
     axes.plot(*_xy(points), color=MUTED, drawstyle="steps-post")
-    values = [y for _, y in points] or [1.0]
-    low, high = 1.15 * min(0.0, *values), 1.15 * max(0.0, *values)  # a price may be negative
-    axes.set_ylim(low, high if high > low else 1.0)
+    axes.set_ylim(0, 1.15 * max([y for _, y in points], default=1.0) or 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     rule_off(axes, "y")
     axes.set_ylabel("weight of the\nresource loss")
