@@ -56,6 +56,10 @@ def variants(base: Settings, alike: Settings) -> Variants:
             **{f"{x:g}": change(ratio_together=x) for x in (0.5, 0.95)},
             "0, and constant: as in the paper": change(ratio_together=0.0, ratio_schedule="constant"),
         },
+        "what holds the target (usual: a weight that follows the miss)": {
+            "a common shift": change(on_target=True),
+            "a common shift; blocks judged by finite effects": change(on_target=True, effects=True),
+        },
         "another strategy, moved as DMS is (usual: DMS)": {
             "gradient-estimated top-k, of its own length": alike,
         },

@@ -187,8 +187,7 @@ def test_texts_that_name_no_file(value):
         bounds.check(dataclasses.make_dataclass("Config", [("workdir", str)])(value))
 
 
-@pytest.mark.parametrize("flag", ["--weight=1", "--strategy=single"])
-def test_flags_that_contradict_a_search_on_its_target(flag, tmp_path):
-    with pytest.raises(UserError, match="leave (one of the two|`on_target`) out"):
-        digits_search.main([flag, "--ratio-on-target", f"--workdir={tmp_path / 'run'}"])
+def test_flags_that_contradict_a_search_on_its_target(tmp_path):
+    with pytest.raises(UserError, match="leave `on_target` out"):
+        digits_search.main(["--strategy=single", "--ratio-on-target", f"--workdir={tmp_path / 'run'}"])
     assert not list(tmp_path.iterdir())
