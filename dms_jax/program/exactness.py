@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from dms_jax.program.axes import Atom, Axis, atoms, resolve
+from dms_jax.program.bounds import differences
 from dms_jax.program.branches import Element
 from dms_jax.program.frames import Node, Program, Value
 from dms_jax.program.means import Mean, means
@@ -37,7 +38,10 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Insertion:
-    """A mask to multiply in before an operation reads: `how` says what is neutral to it (see `operations.Read`)."""
+    """A mask to multiply in before an operation reads: `how` says what is neutral to it (see `operations.Read`).
+
+    "bounded" is no read: what is dropped stays below what is subtracted from it (see `bounds`).
+    """
 
     node: Node
     operand: int
@@ -130,6 +134,8 @@ def plan(
             found.factors[name] = best.factors
         if best.insertions:
             found.insertions[name] = best.insertions
+    for name, node, axis in differences(program, owned):
+        found.insertions.setdefault(name, []).append(Insertion(node, 0, axis, "bounded"))
     for (name, element), sums in gates.items():
         folded = _gate_factors(graph, element, sums) if fold and writes else None
         if folded is None:

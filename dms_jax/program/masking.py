@@ -14,6 +14,7 @@ import numpy as np
 
 from dms_jax.errors import TracingError
 from dms_jax.program.axes import Atom, Axis, Concat, resolve
+from dms_jax.program.bounds import bounded
 from dms_jax.program.evaluate import Change, Evaluator
 from dms_jax.program.exactness import Factor, Insertion, Plan, plan
 from dms_jax.program.frames import Node, Program, Value, describe
@@ -238,7 +239,10 @@ def _inserted(insertion: Insertion, mask: jax.Array) -> Change:
     def change(ins: list[Any]) -> list[Any]:
         out = list(ins)
         x = jnp.asarray(ins[insertion.operand])
-        out[insertion.operand] = neutral(x, mask, insertion.axis, insertion.how)
+        if insertion.how != "bounded":
+            out[insertion.operand] = neutral(x, mask, insertion.axis, insertion.how)
+        elif jnp.issubdtype(x.dtype, jnp.floating):
+            out[insertion.operand] = bounded(x, ins[1], mask, insertion.axis)
         return out
 
     return change
@@ -251,9 +255,10 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
       x: any array.
       mask: `[n]` in [0, 1], n the size of the axis.
       axis: of `x`.
-      how: "sum": m x; "product": 1 + m (x - 1); "maximum": l + m (x - l), l the least along the axis, -inf
+      how: "sum": m x; "product": m x + 1 - m; "maximum": m x + (1 - m) l, l the least finite one along the axis, -inf
         at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or". "running" ones have a result at what is dropped,
-        too: there infinity is the largest number, as what reads it multiplies by 0.
+        too: there infinity is the largest number, as what reads it multiplies by 0. At a mask of 1 all are x to the
+        bit: a network may compare what it reads with what came out.
     """
     m = mask.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -262,15 +267,24 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
     if how == "sum":
         return x * m
     if how == "product":
-        return 1 + m * (x - 1)
+        return m * x + (1 - m)
     if how == "logsumexp":
         there = m > 0
         return jnp.where(there, x + jnp.log(jnp.where(there, m, 1)), jnp.finfo(x.dtype).min / 2)
     maximum = how.endswith("maximum")
-    least = jax.lax.stop_gradient((jnp.min if maximum else jnp.max)(x, axis=axis, keepdims=True))
+    least = _extreme(x, axis, maximum)
     never = jnp.finfo(x.dtype).max / 2 if how.startswith("running") else jnp.inf
     never = -never if maximum else never  # not even where all that is kept is the least
-    return jnp.where(m > 0, least + m * (x - least), jnp.asarray(never, x.dtype))
+    there = m > 0  # 0 times infinity is in neither branch, and in neither derivative
+    return jnp.where(there, m * jnp.where(there, x, 0) + (1 - m) * least, jnp.asarray(never, x.dtype))
+
+
+def _extreme(x: jax.Array, axis: int, least: bool) -> jax.Array:
+    """The least or the largest finite number along an axis; 0 where there is none. A constant to derivatives."""
+    x = jax.lax.stop_gradient(x)
+    found = jnp.isfinite(x)
+    reduced = (jnp.min if least else jnp.max)(jnp.where(found, x, jnp.inf if least else -jnp.inf), axis, keepdims=True)
+    return jnp.where(jnp.isfinite(reduced), reduced, 0)
 
 
 def _neutral_integers(x: jax.Array, there: jax.Array, axis: int, how: str) -> jax.Array:
