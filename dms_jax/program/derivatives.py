@@ -12,8 +12,19 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from dms_jax.program.axes import Ties
-from dms_jax.program.frames import Program, Step, Value
+from dms_jax.program.frames import Frame, Program, Step, Value
 from dms_jax.program.trace import trace
+
+
+def know(frame: Frame, ties: Ties) -> None:
+    """Trace the custom derivatives of a frame and of those inside; what these use in their turn, when it is run."""
+    for step in frame.steps:
+        if step.eqn.primitive.name == "custom_jvp_call":
+            jvp_rule(step, ties)
+        elif step.eqn.primitive.name == "custom_vjp_call":
+            vjp_rules(step, ties)
+        for inner in step.frames:
+            know(inner, ties)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import jax
 
 from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Ties
+from dms_jax.program.derivatives import know
 from dms_jax.program.frames import Program, Value
 from dms_jax.program.parameters import Parameters, is_array
 from dms_jax.program.trace import trace
@@ -80,9 +81,14 @@ def _unrolled(parameters: Parameters, fn: Callable[..., Any], shapes: Any) -> tu
 
 
 def traced(staged: Staged, leaves: Sequence[Value], ties: Ties) -> tuple[Program, list[Value]]:
-    """Read a staged function on given values of its parameters: the program, and values of its arguments."""
+    """Read a staged function on given values of its parameters: the program, and values of its arguments.
+
+    Its custom derivatives are read with it: what they tie and freeze holds before anything is taken out.
+    """
     arguments = [Value(_fresh(shape)) for shape in staged.arguments]
-    return trace(staged.closed, [*leaves, *arguments], ties), arguments
+    program = trace(staged.closed, [*leaves, *arguments], ties)
+    know(program.frame, ties)
+    return program, arguments
 
 
 def _abstract(leaf: Any) -> Any:
