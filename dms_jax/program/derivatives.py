@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
+from dms_jax.errors import TracingError
 from dms_jax.program.axes import Ties
-from dms_jax.program.frames import Frame, Program, Step, Value
+from dms_jax.program.frames import Frame, Node, Program, Step, Value, describe
 from dms_jax.program.trace import trace
 
 
@@ -28,19 +30,34 @@ def know(frame: Frame, ties: Ties) -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class Closed:
+    """A custom derivative that cannot be run again: it uses an array that was made outside, while the function ran."""
+
+    step: Step
+
+    def refuse(self) -> TracingError:
+        return TracingError(
+            f"{describe(Node('', [], [], self.step.eqn))} has a derivative of its own that uses an array made outside of "
+            "it, so that it cannot be differentiated here; hand the array in as an argument"
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class JvpRule:
     """The derivative of a `custom_jvp` function: operands and tangents to results and tangents.
 
     Attributes:
       program: traced on the operands' axes, twice.
       zeros: which tangents of results are zero.
+      consts: how many operands come first that are arrays the function holds; its derivative holds its own.
     """
 
     program: Program
     zeros: tuple[bool, ...]
+    consts: int
 
     def apply(self, evaluator: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
-        outs = evaluator.run([*primals, *tangents])
+        outs = evaluator.run([*primals[self.consts :], *tangents[self.consts :]])
         values, rest = outs[: len(self.zeros)], iter(outs[len(self.zeros) :])
         moved = [_zero_tangent(x) if zero else next(rest) for x, zero in zip(values, self.zeros, strict=True)]
         return tuple(values), tuple(moved)
@@ -52,17 +69,24 @@ def _zero_tangent(x: Any) -> Any:
     return np.zeros(jnp.shape(x), jax.dtypes.float0)
 
 
-def jvp_rule(step: Step, ties: Ties) -> JvpRule | None:
-    """The derivative of a `custom_jvp_call`; None where it has one of its own kind that cannot be traced."""
+def jvp_rule(step: Step, ties: Ties) -> JvpRule | Closed:
+    """The derivative of a `custom_jvp_call`."""
     if step.derivative is None:
         p = step.eqn.params
-        if p.get("num_consts"):
-            step.derivative = False
+        first = p.get("num_consts", 0)
+        own = step.ins[first:]
+        jaxpr, consts, zeros = p["jvp_jaxpr_fun"].call_wrapped(*[False] * len(own))
+        if _outside(consts):
+            step.derivative = Closed(step)
         else:
-            jaxpr, consts, zeros = p["jvp_jaxpr_fun"].call_wrapped(*[False] * len(step.ins))
-            values = [*step.ins, *(Value(value.axes) for value in step.ins)]
-            step.derivative = JvpRule(trace(ClosedJaxpr(jaxpr, consts), values, ties), tuple(zeros))
-    return step.derivative or None
+            values = [*own, *(Value(value.axes) for value in own)]
+            step.derivative = JvpRule(trace(ClosedJaxpr(jaxpr, consts), values, ties), tuple(zeros), first)
+    return step.derivative
+
+
+def _outside(consts: Sequence[Any]) -> bool:
+    """Whether arrays of a trace that is over are among the constants of a derivative."""
+    return any(isinstance(const, Tracer) for const in consts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +98,18 @@ class VjpRules:
       backward: all residuals and the cotangents of results to those of operands, where there is one.
       forwarded: of every residual, the number of the operand that it is, or None.
       there: of every operand, whether `backward` has a cotangent for it.
+      consts: how many operands come first that are arrays the function holds; its derivative holds its own.
     """
 
     forward: Program
     backward: Program
     forwarded: tuple[int | None, ...]
     there: tuple[bool, ...]
+    consts: int
 
-    def split(self, outs: Sequence[Any], arrays: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """What `forward` gives, as results and residuals."""
+    def ahead(self, evaluator: Any, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Results and residuals."""
+        outs = evaluator.run(arrays[self.consts :])
         made = sum(number is None for number in self.forwarded)
         new = iter(outs[:made])
         return tuple(outs[made:]), tuple(next(new) if n is None else arrays[n] for n in self.forwarded)
@@ -90,24 +117,26 @@ class VjpRules:
     def cotangents(self, outs: Sequence[Any]) -> tuple[Any, ...]:
         """What `backward` gives, as one for every operand; None where there is none."""
         rest = iter(outs)
-        return tuple(next(rest) if there else None for there in self.there)
+        return (*[None] * self.consts, *(next(rest) if there else None for there in self.there))
 
 
-def vjp_rules(step: Step, ties: Ties) -> VjpRules | None:
-    """The derivative of a `custom_vjp_call`; None where it has one of its own kind that cannot be traced."""
+def vjp_rules(step: Step, ties: Ties) -> VjpRules | Closed:
+    """The derivative of a `custom_vjp_call`."""
     if step.derivative is None:
-        step.derivative = _traced_vjp(step, ties) or False
-    return step.derivative or None
+        step.derivative = _traced_vjp(step, ties)
+    return step.derivative
 
 
-def _traced_vjp(step: Step, ties: Ties) -> VjpRules | None:
+def _traced_vjp(step: Step, ties: Ties) -> VjpRules | Closed:
     p = step.eqn.params
-    if p.get("num_consts") or p.get("symbolic_zeros"):
-        return None
-    jaxpr, consts = p["fwd_jaxpr_thunk"].call_wrapped(*[False] * len(step.ins))[:2]
+    first = p.get("num_consts", 0)
+    own = step.ins[first:]
+    jaxpr, consts = p["fwd_jaxpr_thunk"].call_wrapped(*[True] * len(own))[:2]  # all of them are differentiated by
+    if _outside(consts):
+        return Closed(step)
     forwarded = tuple(p["out_trees"]()[2])
     made = sum(number is None for number in forwarded)
-    forward = trace(ClosedJaxpr(jaxpr, consts), step.ins, ties)
+    forward = trace(ClosedJaxpr(jaxpr, consts), own, ties)
     new = iter(forward.outputs[:made])
     residuals = [next(new) if number is None else step.ins[number] for number in forwarded]
     fresh_avals = iter(var.aval for var in jaxpr.outvars[:made])
@@ -123,11 +152,13 @@ def _traced_vjp(step: Step, ties: Ties) -> VjpRules | None:
 
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*avals, *(var.aval for var in step.eqn.outvars))]
     closed = jax.make_jaxpr(backward_outputs)(*shapes)
+    if _outside(closed.consts):
+        return Closed(step)
     values = [Value(value.axes) for value in (*residuals, *step.outs)]
     backward = trace(closed, values, ties)
     outs = iter(backward.outputs)
-    for has, operand in zip(there, step.ins, strict=True):
+    for has, operand in zip(there, own, strict=True):
         if has:
             for a, b in zip(next(outs).axes, operand.axes, strict=True):
                 ties.tie(a, b, "a custom derivative")
-    return VjpRules(forward, backward, forwarded, tuple(there))
+    return VjpRules(forward, backward, forwarded, tuple(there), first)

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.extend import core
 
 from dms_jax.errors import TracingError, UserError
-from dms_jax.program.derivatives import vjp_rules
+from dms_jax.program.derivatives import Closed, vjp_rules
 from dms_jax.program.frames import Frame, Node, Program, Step, Value, describe
 from dms_jax.program.live import Live, Stays
 from dms_jax.program.nested import Nested
@@ -129,6 +129,7 @@ class Evaluator(Nested):
             self._touched[key] = (
                 any(self.sizes.changed(axis) for axis in axes)
                 or key in self.rows
+                or isinstance(step.derivative, Closed)  # to refuse it
                 or any(self._inside(frame) for frame in step.frames)
                 or self._changed_back(step)
             )
@@ -181,7 +182,7 @@ class Evaluator(Nested):
         if not self.masks or self.rebuild is None or step.eqn.primitive.name != "custom_vjp_call":
             return False
         rules = vjp_rules(step, self.program.ties)
-        return rules is not None and bool(self.rebuild(rules.backward, self.masks))
+        return not isinstance(rules, Closed) and bool(self.rebuild(rules.backward, self.masks))
 
     def _removed_inside(self, step: Step) -> bool:
         """Whether a branch is removed inside: then the derivative is that of what is left."""

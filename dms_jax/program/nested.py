@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dms_jax.program.derivatives import jvp_rule, vjp_rules
+from dms_jax.program.derivatives import Closed, jvp_rule, vjp_rules
 from dms_jax.program.frames import Frame, Program, Step
 from dms_jax.program.live import Live
 from dms_jax.program.loops import scan_counts
@@ -57,7 +57,7 @@ class Nested:
     def _custom_jvp_call(self, step: Step, ins: list[Any]) -> list[Any]:
         """With its own derivative, traced on the same axes; by masks inside, with that of what is computed."""
         rule = jvp_rule(step, self.program.ties)
-        if rule is None or self._removed_inside(step) or any(x is None for x in ins):
+        if self._removed_inside(step) or any(x is None for x in ins):
             return self.frame(step.frames[0], ins)
         masks = self.masks if self._changed_inside(step) else {}
 
@@ -68,6 +68,8 @@ class Nested:
         @run.defjvp
         def derivative(primals: Any, tangents: Any) -> Any:
             (masks, *arrays), (moving, *rest) = primals, tangents
+            if isinstance(rule, Closed):
+                raise rule.refuse()
             outs, out_tangents = rule.apply(self.of(rule.program, masks), arrays, rest)
             if masks:
                 by_masks = jax.jvp(lambda m: tuple(self.under(m).frame(step.frames[0], arrays)), (masks,), (moving,))[1]
@@ -79,7 +81,7 @@ class Nested:
     def _custom_vjp_call(self, step: Step, ins: list[Any]) -> list[Any]:
         """With its own derivative, forward and backward; by masks inside, with that of what is computed."""
         rules = vjp_rules(step, self.program.ties)
-        if rules is None or self._removed_inside(step) or any(x is None for x in ins):
+        if self._removed_inside(step) or any(x is None for x in ins):
             return self.frame(step.frames[0], ins)
         masks = self.masks if self._changed_inside(step) or self._changed_back(step) else {}
 
@@ -88,11 +90,14 @@ class Nested:
             return tuple(self.under(masks).frame(step.frames[0], arrays))
 
         def forward(masks: Any, *arrays: Any) -> Any:
-            outs, residuals = rules.split(self.of(rules.forward, masks).run(arrays), arrays)
+            if isinstance(rules, Closed):
+                raise rules.refuse()
+            outs, residuals = rules.ahead(self.of(rules.forward, masks), arrays)
             return outs, (residuals, masks, arrays if masks else ())
 
         def backward(saved: Any, cotangents: Any) -> Any:
             residuals, masks, arrays = saved
+            assert not isinstance(rules, Closed)  # it was refused on the way ahead
             own = rules.cotangents(self.of(rules.backward, masks).run([*residuals, *cotangents]))
             if not masks:
                 return masks, *own

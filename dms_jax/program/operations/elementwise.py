@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from dms_jax.program.axes import Axis
 from dms_jax.program.operations.operation import (
     AxesOf,
@@ -29,7 +31,7 @@ NAMES = """abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e 
     xor zeta random_clone random_fold_in pvary pcast pbroadcast unreduced_psum xla_metadata_value to_edtype from_edtype
     zeros_like""".split()
 
-SCALED = """copy_p convert_element_type reduce_precision neg name dms_name sharding_constraint mesh_cast reshard
+SCALED = """copy_p reduce_precision neg name dms_name sharding_constraint mesh_cast reshard
     layout_constraint relayout reduced_vary_cast vary_unreduced_cast""".split()
 """m f(x) = f(m x)."""
 
@@ -84,6 +86,14 @@ def _sharding(sizes: Any, step: Any) -> dict[str, Any]:
     return {"sharding": NamedSharding(sharding.mesh, kept)}
 
 
+def _converted(node: Any, place: Place, holds: Any) -> list[Scaled]:
+    """m cast(x) = cast(m x), unless integers or truth values are on the way."""
+    dtypes = (node.eqn.invars[0].aval.dtype, node.eqn.params["new_dtype"])
+    if not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+        raise Refused("a cast to or from integers")
+    return same_axes(node, place, holds)
+
+
 def _maximum(node: Any, place: Place, holds: Any) -> list[Scaled]:
     """max(x, 0), which a positive factor passes."""
     terms = [v for v in node.inputs if not is_zero(v)]
@@ -106,6 +116,7 @@ def _chosen(node: Any, place: Place, holds: Any) -> list[Scaled]:
 OPERATIONS: dict[str, Operation] = {
     **{name: Operation(elementwise) for name in NAMES},
     **{name: Operation(elementwise, passes=same_axes) for name in SCALED},
+    "convert_element_type": Operation(elementwise, passes=_converted),
     "sharding_constraint": Operation(elementwise, resize=_sharding, passes=same_axes),
     "add": Operation(elementwise, passes=all_terms),
     "add_any": Operation(elementwise, passes=all_terms),
