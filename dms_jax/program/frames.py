@@ -18,10 +18,17 @@ _OURS = (_HERE + "models" + os.sep,)  # networks of the zoo are a user's, as far
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """One array of the program. `constant` is its value where all of it is one known number."""
+    """One array of the program.
+
+    Attributes:
+      axes: one a dimension.
+      constant: its value where all of it is one known number.
+      fixed: whether it is made of constants alone, the same in every call.
+    """
 
     axes: AxesOf
     constant: float | None = None
+    fixed: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -25,6 +25,11 @@ class Sizes:
     kept: Mapping[Atom, np.ndarray]
     free: Mapping[Atom, Any] = field(default_factory=dict)
 
+    @property
+    def whole(self) -> Sizes:
+        """The full network's sizes, for the same inputs."""
+        return Sizes({}, self.free)
+
     def size(self, axis: Axis) -> Any:
         """How many positions an axis has."""
         axis = resolve(axis)

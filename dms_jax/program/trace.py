@@ -79,8 +79,8 @@ class Tracer(Loops):
             self.short[found] = value
             return found
         if not axes and isinstance(value, int | float | np.number | np.ndarray) and np.isrealobj(value):
-            return Value(axes, float(value))
-        return Value(axes)
+            return Value(axes, float(value), True)
+        return Value(axes, None, True)
 
     def run(self, jaxpr: Any, const_arrays: Sequence[Any], args: Sequence[Value]) -> Frame:
         consts = [self.constant(value) for value in const_arrays]
@@ -111,7 +111,8 @@ class Tracer(Loops):
         self.node = node = Node(name, ins, [], eqn, self.callers)
         rule = OPERATIONS[name].axes if name in OPERATIONS else unknown
         axes = rule(self, eqn, [value.axes for value in ins])
-        node.outputs = [Value(a) for a in axes]
+        fixed = all(value.fixed for value in ins) and not eqn.effects
+        node.outputs = [Value(a, None, fixed) for a in axes]
         if name in _UNIFORM and ins[0].constant is not None:
             node.outputs[0].constant = ins[0].constant
         if name in _NUMBERS and not axes[0] and all(value.constant is not None for value in ins):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from dms_jax.program.operations.elementwise import elementwise
 from dms_jax.program.operations.operation import AxesOf, Operation, Read, fresh, kept_axes, out_shapes
 
@@ -17,6 +20,34 @@ def draws(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 
 def _drawn_shape(sizes: Any, step: Any) -> dict[str, Any]:
     return {"shape": sizes.shape(step.outs[0])[len(step.ins[0].axes) :]}
+
+
+def _drawn(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
+    """A draw by a key that is always the same is a constant: it is drawn as ever, and kept positions stay.
+
+    Random features of a kernel, say: parameters have learned to live with those. Other draws are new in every call.
+    """
+    out, first = step.outs[-1], 0 if len(step.outs) > 1 else len(step.ins[0].axes)
+    cut = [i for i, axis in enumerate(out.axes) if i >= first and sizes.touched(axis)]
+    if not cut or not all(value.fixed for value in step.ins):
+        return None
+    whole = tuple(sizes.whole.size(axis) for axis in out.axes[first:])
+    found = step.eqn.primitive.bind(*arrays, **{**step.eqn.params, "shape": whole})
+    *state, drawn = found if step.eqn.primitive.multiple_results else (found,)
+    for i in cut:
+        drawn = drawn[(slice(None),) * i + (sizes.positions(out.axes[i]),)]
+    return [*state, drawn]
+
+
+def _gamma(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
+    """One draw a position, numbered in row-major order: with those that are gone in their places."""
+    out = step.outs[0]
+    cut = [axis for axis in out.axes if sizes.touched(axis)]
+    if not cut or not step.ins[0].fixed or step.ins[0].axes:
+        return None
+    at = jnp.ix_(*(sizes.positions(axis) if axis in cut else np.arange(sizes.size(axis)) for axis in out.axes))
+    shape = jnp.ones(tuple(sizes.whole.size(axis) for axis in out.axes), arrays[1].dtype).at[at].set(arrays[1])
+    return [step.eqn.primitive.bind(arrays[0], shape, **step.eqn.params)[at]]
 
 
 def seeds(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
@@ -98,13 +129,13 @@ def nothing(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "random_bits": Operation(draws, _drawn_shape),
-    "random_gamma": Operation(elementwise),
+    "random_bits": Operation(draws, _drawn_shape, apply=_drawn),
+    "random_gamma": Operation(elementwise, apply=_gamma),
     "random_seed": Operation(seeds),
     "random_wrap": Operation(seeds),
     "random_unwrap": Operation(seeds),
-    "random_split": Operation(split_keys, _drawn_shape),
-    "rng_bit_generator": Operation(bit_generator, _bits_shape),
+    "random_split": Operation(split_keys, _drawn_shape, apply=_drawn),
+    "rng_bit_generator": Operation(bit_generator, _bits_shape, apply=_drawn),
     "rng_uniform": Operation(
         lambda t, eqn, ins: [fresh(out_shapes(eqn)[0])], lambda s, x: {"shape": s.shape(x.outs[0])}
     ),
