@@ -102,6 +102,35 @@ class Polynomial:
         return jnp.sum(jnp.asarray(weights, jnp.float32) * jnp.prod(relative[self.factors], axis=-1))
 
 
+@dataclass(frozen=True, eq=False)
+class Maximum:
+    """The largest of several polynomials of one resource: a program that chooses costs what its dearest branch does."""
+
+    several: tuple[Polynomial, ...]
+
+    @property
+    def name(self) -> str:
+        return self.several[0].name
+
+    @property
+    def unit(self) -> str:
+        return self.several[0].unit
+
+    @property
+    def full(self) -> int:
+        """The value of the full network."""
+        return max(one.full for one in self.several)
+
+    def exact(self, counts: np.ndarray) -> np.ndarray:
+        """Values at integer counts `[..., variables]`, as exact integers `[...]`."""
+        return np.max(np.stack([one.exact(counts) for one in self.several]), axis=0)
+
+    def fraction(self, counts: jax.Array) -> jax.Array:
+        """Values at real counts `[variables]` as a fraction of the full network's, float32, differentiable."""
+        shares = [one.fraction(counts) * (one.full / self.full) for one in self.several if one.full]
+        return jnp.max(jnp.stack(shares))
+
+
 class Variables:
     """The variables of the cost polynomials: 0 is the constant 1, then a count for every owned atom and every gate."""
 

@@ -83,6 +83,13 @@ class ProductTerm:
 
 
 @dataclass(eq=False, slots=True)
+class Alternatives:
+    """Products of which one list runs; each may hold alternatives of its own."""
+
+    branches: list[list[ProductTerm | Alternatives]]
+
+
+@dataclass(eq=False, slots=True)
 class Scan:
     """A loop over rows: which axis the rows are, and what is carried."""
 
@@ -100,7 +107,8 @@ class Program:
     Attributes:
       inputs, outputs: its values, in order.
       nodes: all operations, laid flat, in the order in which they run.
-      products: all matrix products.
+      products: all matrix products; of a choice, those of the branch that is the most expensive at full size.
+      work: the same, with all branches of choices.
       uncounted: products whose number is not known, as text.
       marks: (node, value) of every `dms_jax.name`.
       scans: all loops over rows.
@@ -113,6 +121,7 @@ class Program:
     outputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     products: list[ProductTerm] = field(default_factory=list)
+    work: list[ProductTerm | Alternatives] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)
     scans: list[Scan] = field(default_factory=list)
     frame: Frame = field(init=False)

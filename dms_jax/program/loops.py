@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dms_jax.program.axes import Axis
-from dms_jax.program.frames import Frame, Node, ProductTerm, Program, Scan, Step, Value
+from dms_jax.program.frames import Alternatives, Frame, Node, ProductTerm, Program, Scan, Step, Value
 from dms_jax.program.operations import AxesOf, fresh
 
 
@@ -77,13 +77,16 @@ class Loops:
         return Step(eqn, ins, outs, None, [stop, body])
 
     def cond(self, eqn: Any, ins: list[Value]) -> Step:
-        """All branches tie; the cost is that of the most expensive branch at full size."""
-        frames, dearest, before = [], [], self.program.products
+        """All branches tie; the cost is that of the most expensive branch, which sizes decide."""
+        frames, dearest, before, work = [], [], self.program.products, self.program.work
+        alternatives = Alternatives([])
         for branch in eqn.params["branches"]:
-            self.program.products = []
+            self.program.products, self.program.work = [], []
             frames.append(self.call(eqn, branch, ins[1:]))
             dearest = max(dearest, self.program.products, key=_full_cost)
+            alternatives.branches.append(self.program.work)
         self.program.products = before + dearest
+        self.program.work = [*work, alternatives] if any(alternatives.branches) else work
         self.node = Node("cond", [], [], eqn, self.callers)
         outs = [Value(value.axes) for value in frames[0].outs]
         for frame in frames:

@@ -63,7 +63,9 @@ class Tracer(Loops):
         if self.repeats is None:
             self.cost_unknown()
         else:
-            self.program.products.append(ProductTerm((*self.repeats, *axes), self.node))
+            term = ProductTerm((*self.repeats, *axes), self.node)
+            self.program.products.append(term)
+            self.program.work.append(term)
 
     def cost_unknown(self) -> None:
         """The multiply-adds of the current operation cannot be counted."""
