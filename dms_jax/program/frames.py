@@ -11,7 +11,7 @@ from typing import Any
 from dms_jax.program.axes import Axis, Ties
 from dms_jax.program.operations import OPERATIONS, AxesOf, Operation
 
-_NOT_THE_USERS = ("jax", "jaxlib", "flax", "equinox", "keras", "haiku", "optax")
+_NOT_THE_USERS = ("jax", "jaxlib", "flax", "equinox", "keras", "haiku", "optax", "numpy", "scipy", "einops", "chex")
 _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _OURS = (_HERE + "models" + os.sep,)  # networks of the zoo are a user's, as far as messages go
 

@@ -178,6 +178,16 @@ def matrices(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
     return outs
 
 
+def triangular_solve(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """a x = b, or x a = b: the axis of b that no matrix is solved for passes."""
+    a, b = ins
+    free = len(b) - (1 if eqn.params["left_side"] else 2)
+    for one, other in zip(a[:-2], b[:-2], strict=True):
+        t.tie(one, other)
+    t.freeze(*a[-2:], b[len(b) - 1 if free == len(b) - 2 else len(b) - 2])
+    return [b]
+
+
 OPERATIONS: dict[str, Operation] = {
     "dot_general": Operation(dot_general, reads=_dot_reads, passes=_dot_passes),
     "ragged_dot_general": Operation(ragged_dot, reads=_ragged_reads),
@@ -186,5 +196,6 @@ OPERATIONS: dict[str, Operation] = {
         convolution, _convolution_resize, reads=_convolution_reads, passes=_convolution_passes
     ),
     "fft": Operation(fft, passes=_fft_passes),
-    **{name: Operation(matrices) for name in ("cholesky", "triangular_solve", "lu", "qr", "svd", "eigh", "eig")},
+    "triangular_solve": Operation(triangular_solve),
+    **{name: Operation(matrices) for name in ("cholesky", "lu", "qr", "svd", "eigh", "eig")},
 }

@@ -146,12 +146,20 @@ def unstack(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 
 def tile(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
     """n positions repeated r times are r x n, the copies being the slower factor."""
-    axes = []
-    for axis, r in zip(ins[0], eqn.params["reps"], strict=True):
-        (copies,) = fresh((r,))
-        t.freeze(copies)
-        axes.append(product((copies, axis)))
-    return [tuple(axes)]
+    copies = fresh(eqn.params["reps"])
+    return [tuple(product((r, axis)) for r, axis in zip(copies, ins[0], strict=True))]
+
+
+def _tile_resize(sizes: Any, step: Any) -> dict[str, Any]:
+    pairs = zip(step.outs[0].axes, step.ins[0].axes, strict=True)
+    return {"reps": tuple(sizes.size(out) // sizes.size(axis) for out, axis in pairs)}
+
+
+def runs(t: Any, size: int) -> Axis:
+    """Places in a run of so many, which have a meaning."""
+    (places,) = fresh((size,))
+    t.freeze(places)
+    return places
 
 
 def piece(t: Any, axis: Axis, start: int, stop: int, stride: int = 1) -> Axis:
@@ -160,7 +168,8 @@ def piece(t: Any, axis: Axis, start: int, stop: int, stride: int = 1) -> Axis:
         return axis
     cut = Atom(len(range(start, stop, stride)))
     if stride != 1:
-        t.freeze(axis, cut)
+        every = start < stride and cut.size * stride == axis.size  # one of each run of so many
+        t.tie(axis, product((cut, runs(t, stride)))) if every and cut.size > 1 else t.freeze(axis, cut)
         return UNIT if cut.size == 1 else cut
     if cut.size == 1:  # one chosen position: it must not be taken out, and its size-1 axis ties to nothing
         t.freeze(cut)
@@ -177,9 +186,12 @@ def slice_(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 
 def _slice_resize(sizes: Any, step: Any) -> dict[str, Any]:
     p = step.eqn.params
+    strides = p["strides"] or (1,) * len(step.ins[0].axes)
     bounds = [
-        sizes.bounds(axis, *bound)
-        for axis, *bound in zip(step.ins[0].axes, p["start_indices"], p["limit_indices"], strict=True)
+        sizes.bounds(axis, start, stop) if stride == 1 or not sizes.touched(axis) else (start, sizes.size(axis))
+        for axis, start, stop, stride in zip(
+            step.ins[0].axes, p["start_indices"], p["limit_indices"], strides, strict=True
+        )
     ]
     return {"start_indices": tuple(a for a, _ in bounds), "limit_indices": tuple(b for _, b in bounds)}
 
@@ -209,14 +221,18 @@ def _split_resize(sizes: Any, step: Any) -> dict[str, Any]:
 
 
 def pad(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """Padding is a constant: of it, too, go the positions that go from what it stands beside."""
     axes = []
-    for axis, (low, high, interior) in zip(ins[0], eqn.params["padding_config"], strict=True):
+    for axis, config in zip(ins[0], eqn.params["padding_config"], strict=True):
+        low, high, interior = map(int, config)
+        if interior and low >= 0 and high >= 0 and low + high == interior:  # what undoes x[low :: interior + 1]
+            axes.append(product((axis, runs(t, interior + 1))))
+            continue
         if interior:
             axis = t.meaningful(axis, axis.size + interior * max(axis.size - 1, 0))
         axis = piece(t, axis, max(-low, 0), axis.size - max(-high, 0))
         if low > 0 or high > 0:
             before, after = Atom(max(low, 0)), Atom(max(high, 0))
-            t.freeze(before, after)  # the padding is there in the small network too
             axis = concat(end_to_end(t, (before, axis, after)))
         axes.append(axis)
     return [tuple(axes)]
@@ -224,12 +240,18 @@ def pad(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 
 def _pad_resize(sizes: Any, step: Any) -> dict[str, Any]:
     config = []
-    for axis, (low, high, interior) in zip(step.ins[0].axes, step.eqn.params["padding_config"], strict=True):
+    places = zip(step.ins[0].axes, step.outs[0].axes, step.eqn.params["padding_config"], strict=True)
+    for axis, out, (low, high, interior) in places:
+        before, after = low, high
         if low < 0 or high < 0:  # what is cut away
             start, stop = sizes.bounds(axis, max(-low, 0), axis.size - max(-high, 0))
-            low = -start if low < 0 else low
-            high = stop - sizes.size(axis) if high < 0 else high
-        config.append((low, high, interior))
+            before = -start if low < 0 else low
+            after = stop - sizes.size(axis) if high < 0 else high
+        if (low > 0 or high > 0) and not interior and sizes.touched(out):
+            start, stop = sizes.bounds(out, max(low, 0), out.size - max(high, 0))
+            before = start if low > 0 else before
+            after = sizes.size(out) - stop if high > 0 else after
+        config.append((before, after, interior))
     return {"padding_config": tuple(config)}
 
 
@@ -266,7 +288,7 @@ OPERATIONS: dict[str, Operation] = {
     "concatenate": Operation(concatenate, passes=_concatenate_passes),
     "stack": Operation(stack),
     "unstack": Operation(unstack),
-    "tile": Operation(tile),
+    "tile": Operation(tile, _tile_resize),
     "slice": Operation(slice_, _slice_resize, passes=moves(_slice_moved)),
     "split": Operation(split, _split_resize),
     "pad": Operation(pad, _pad_resize, passes=_pad_passes),
