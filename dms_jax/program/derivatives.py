@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr
 
 from dms_jax.errors import TracingError
 from dms_jax.program.axes import Ties
-from dms_jax.program.frames import Frame, Node, Program, Step, Value, describe
+from dms_jax.program.frames import Frame, Program, Step, Value, describe_call
 from dms_jax.program.trace import trace
 
 
@@ -31,15 +31,19 @@ def know(frame: Frame, ties: Ties) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Closed:
-    """A custom derivative that cannot be run again: it uses an array that was made outside, while the function ran."""
+    """A custom derivative that cannot be run again: it uses an array that was made outside, say. `why` says it."""
 
     step: Step
+    why: str
 
     def refuse(self) -> TracingError:
         return TracingError(
-            f"{describe(Node('', [], [], self.step.eqn))} has a derivative of its own that uses an array made outside of "
-            "it, so that it cannot be differentiated here; hand the array in as an argument"
+            f"{describe_call(self.step)} has a derivative of its own that cannot be run at other sizes or with masks: "
+            f"{self.why}"
         )
+
+
+_OUTSIDE = "it uses an array that was made outside of it, while the function ran; hand the array in as an argument"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +79,21 @@ def jvp_rule(step: Step, ties: Ties) -> JvpRule | Closed:
         p = step.eqn.params
         first = p.get("num_consts", 0)
         own = step.ins[first:]
-        jaxpr, consts, zeros = p["jvp_jaxpr_fun"].call_wrapped(*[False] * len(own))
+        try:
+            jaxpr, consts, zeros = p["jvp_jaxpr_fun"].call_wrapped(*[False] * len(own))
+        except Exception as error:  # the user's own code runs here
+            step.derivative = Closed(step, _first_line(error))
+            return step.derivative
         if _outside(consts):
-            step.derivative = Closed(step)
+            step.derivative = Closed(step, _OUTSIDE)
         else:
             values = [*own, *(Value(value.axes) for value in own)]
             step.derivative = JvpRule(trace(ClosedJaxpr(jaxpr, consts), values, ties), tuple(zeros), first)
     return step.derivative
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _outside(consts: Sequence[Any]) -> bool:
@@ -123,7 +135,10 @@ class VjpRules:
 def vjp_rules(step: Step, ties: Ties) -> VjpRules | Closed:
     """The derivative of a `custom_vjp_call`."""
     if step.derivative is None:
-        step.derivative = _traced_vjp(step, ties)
+        try:
+            step.derivative = _traced_vjp(step, ties)
+        except Exception as error:  # the user's own code runs here
+            step.derivative = Closed(step, _first_line(error))
     return step.derivative
 
 
@@ -133,7 +148,7 @@ def _traced_vjp(step: Step, ties: Ties) -> VjpRules | Closed:
     own = step.ins[first:]
     jaxpr, consts = p["fwd_jaxpr_thunk"].call_wrapped(*[True] * len(own))[:2]  # all of them are differentiated by
     if _outside(consts):
-        return Closed(step)
+        return Closed(step, _OUTSIDE)
     forwarded = tuple(p["out_trees"]()[2])
     made = sum(number is None for number in forwarded)
     forward = trace(ClosedJaxpr(jaxpr, consts), own, ties)
@@ -153,7 +168,7 @@ def _traced_vjp(step: Step, ties: Ties) -> VjpRules | Closed:
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*avals, *(var.aval for var in step.eqn.outvars))]
     closed = jax.make_jaxpr(backward_outputs)(*shapes)
     if _outside(closed.consts):
-        return Closed(step)
+        return Closed(step, _OUTSIDE)
     values = [Value(value.axes) for value in (*residuals, *step.outs)]
     backward = trace(closed, values, ties)
     outs = iter(backward.outputs)

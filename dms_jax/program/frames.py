@@ -146,6 +146,18 @@ def describe(why: Any) -> str:
     return str(name)
 
 
+def describe_call(step: Step) -> str:
+    """The same, of an operation that runs other programs: what they hold knows the calls around it."""
+    inside = [step.frames[0]]
+    while inside:
+        for inner in inside.pop().steps:
+            if inner.node is not None and step.eqn in inner.node.callers:
+                callers = inner.node.callers
+                return describe(Node("", [], [], step.eqn, callers[: callers.index(step.eqn)]))
+            inside += inner.frames
+    return describe(Node("", [], [], step.eqn))
+
+
 def _libraries() -> tuple[str, ...]:
     """Folders of the frameworks that are loaded: no line of theirs is the user's."""
     files = [getattr(sys.modules.get(name), "__file__", None) for name in _NOT_THE_USERS]

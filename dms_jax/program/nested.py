@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dms_jax.errors import TracingError
 from dms_jax.program.derivatives import Closed, jvp_rule, vjp_rules
-from dms_jax.program.frames import Frame, Program, Step
+from dms_jax.program.frames import Frame, Program, Step, describe_call
 from dms_jax.program.live import Live
 from dms_jax.program.loops import scan_counts
 from dms_jax.program.sizes import Sizes
@@ -99,13 +100,24 @@ class Nested:
             residuals, masks, arrays = saved
             assert not isinstance(rules, Closed)  # it was refused on the way ahead
             own = rules.cotangents(self.of(rules.backward, masks).run([*residuals, *cotangents]))
-            if not masks:
-                return masks, *own
-            pull = jax.vjp(lambda m: tuple(self.under(m).frame(step.frames[0], arrays)), masks)[1]
-            return pull(cotangents)[0], *own
+            if not self._changed_inside(step):  # masks act on the way back alone
+                return jax.tree.map(jnp.zeros_like, masks), *own
+            return self._by_masks(step, masks, arrays, cotangents), *own
 
         run.defvjp(forward, backward)
         return list(run(masks, *ins))
+
+    def _by_masks(self, step: Step, masks: Any, arrays: Sequence[Any], cotangents: Any) -> Any:
+        """The cotangents of masks that act inside: of what is computed, as its own derivative does not know them."""
+        try:
+            pull = jax.vjp(lambda m: tuple(self.under(m).frame(step.frames[0], arrays)), masks)[1]
+            return pull(cotangents)[0]
+        except ValueError as error:  # a `while` loop, say
+            raise TracingError(
+                f"{describe_call(step)} has a derivative of its own, a mask acts inside of it, and by "
+                f"that it cannot be differentiated ({str(error).split('.')[0]}); leave the group that it computes with "
+                "alone (`freeze=`), or use `jax.lax.scan` inside"
+            ) from error
 
     def _scan(self, step: Step, ins: list[Any]) -> list[Any]:
         p = step.eqn.params

@@ -65,11 +65,16 @@ def ragged_dot(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
     (lc, rc), (lb, rb) = d.dot_dimension_numbers
     left, right = ins[0], ins[1]
     ragged, stacked = tuple(d.lhs_ragged_dimensions), tuple(d.rhs_group_dimensions)
-    if any(i in (*lc, *lb) for i in ragged):  # groups along the contraction or the batch
+    if any(i in lb for i in ragged):  # groups along the batch
         t.cost_unknown()
         return unknown(t, eqn, ins)
     for i, j in (*zip(lc, rc, strict=True), *zip(lb, rb, strict=True)):
         t.tie(left[i], right[j])
+    if any(i in lc for i in ragged):  # groups along the contraction: a matrix for each, as in gradients
+        t.cost_unknown()
+        groups = fresh(out_shapes(eqn)[0][:1])
+        t.freeze(*(left[i] for i in ragged), *groups, *(axis for v in ins[2:] for axis in v))
+        return [(*groups, *(left[i] for i in lb), *kept_axes(left, (*lb, *lc)), *kept_axes(right, (*rb, *rc)))]
     t.freeze(*(left[i] for i in ragged), *(right[j] for j in stacked), *(axis for v in ins[2:] for axis in v))
     out = (*(left[i] for i in lb), *kept_axes(left, (*lb, *lc)), *kept_axes(right, (*rb, *rc, *stacked)))
     t.multiply_adds((*out, *(left[i] for i in lc)))
