@@ -47,10 +47,11 @@ def find_candidates(
     found: list[Candidate] = []
     names: dict[str, int] = {}
     for atom, places in sorted(where.items(), key=lambda item: min(order.get(leaf, 1 << 30) for leaf, _ in item[1])):
-        if atom.size < 2 or atom in rows:
+        if atom.size < 2 or (atom in rows and (atom.frozen is None or isinstance(atom.frozen, str))):
             continue
         kind = _kind(atom, roles, axes)
         name = _name(atom, places, parameters, axes, order, readers.get(atom, set()), kind)
+        name = f"{name}/depth" if atom in rows else name
         why = None if atom.frozen is None else describe(atom.frozen)
         if not any(leaf in order for leaf, _ in places):
             why = UNUSED

@@ -109,7 +109,7 @@ class Program:
       nodes: all operations, laid flat, in the order in which they run.
       products: all matrix products; of a choice, those of the branch that is the most expensive at full size.
       work: the same, with all branches of choices.
-      uncounted: products whose number is not known, as text.
+      uncounted: why multiply-adds cannot be counted, where they cannot.
       marks: (node, value) of every `dms_jax.name`.
       scans: all loops over rows.
       ties: of its axes; programs of the same parameters share it.

@@ -59,7 +59,8 @@ class Loops:
             stacked.append(Value((axis, *value.axes)))
             self.program.nodes.append(Node("scan_stack", [value], [stacked[-1]], eqn, self.callers))
         step = Step(eqn, ins, [*carried, *stacked], None, [frame])
-        self.program.scans.append(Scan(step, axis, inside, frame.outs[:carry], stacked))
+        if carry:  # rows that nothing is carried over are a batch
+            self.program.scans.append(Scan(step, axis, inside, frame.outs[:carry], stacked))
         return step
 
     def while_(self, eqn: Any, ins: list[Value]) -> Step:

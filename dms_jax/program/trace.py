@@ -61,7 +61,10 @@ class Tracer(Loops):
 
     def multiply_adds(self, axes: AxesOf) -> None:
         if self.repeats is None:
-            self.cost_unknown()
+            self.program.uncounted.append(
+                f"how often {describe(self.node)} multiplies is not known; use `jax.lax.scan`, or `fori_loop` with fixed "
+                "bounds, instead of a `while` loop"
+            )
         else:
             term = ProductTerm((*self.repeats, *axes), self.node)
             self.program.products.append(term)
@@ -69,7 +72,10 @@ class Tracer(Loops):
 
     def cost_unknown(self) -> None:
         """The multiply-adds of the current operation cannot be counted."""
-        self.program.uncounted.append(describe(self.node))
+        self.program.uncounted.append(
+            f"how much {describe(self.node)} multiplies is not known; tell it (`dms_jax.register_operation`), or bound "
+            "another resource"
+        )
 
     # --- walking ---
 
@@ -112,6 +118,8 @@ class Tracer(Loops):
                 return Step(eqn, ins, frame.outs, None, [frame])
         self.node = node = Node(name, ins, [], eqn, self.callers)
         rule = OPERATIONS[name].axes if name in OPERATIONS else unknown
+        if name not in OPERATIONS and multiplies(eqn):
+            self.cost_unknown()
         axes = rule(self, eqn, [value.axes for value in ins])
         fixed = all(value.fixed for value in ins) and not eqn.effects
         node.outputs = [Value(a, None, fixed) for a in axes]
@@ -147,6 +155,18 @@ _NUMBERS = {
 """Numbers that are computed from numbers: a variance divides by N - 0, Keras by N where N is not 0, else by 1."""
 
 _SHORT = 8  # entries of a constant array that may be a shape: Keras takes its product
+
+
+def multiplies(eqn: Any) -> bool:
+    """Whether the programs that an operation runs multiply matrices."""
+    p = eqn.params
+    if eqn.primitive.name == "custom_linear_solve":  # its other programs are for derivatives
+        p = {"solve": p["jaxprs"].solve}
+    inner = list(core.jaxprs_in_params(p))
+    return any(e.primitive.name in _PRODUCTS or multiplies(e) for jaxpr in inner for e in jaxpr.eqns)
+
+
+_PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general", "ragged_dot")
 
 
 def constants_of(inner: Any) -> Sequence[Any]:
