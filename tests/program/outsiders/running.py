@@ -1,0 +1,326 @@
+"""Loops, choices, residual branches, experts, and programs with a derivative of their own."""
+
+from functools import partial
+
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.ode import odeint
+
+from tests.program.outsiders import Table, program
+
+TABLE: Table = {}
+WIDE = {"w": (5, 6), "o": (6, 3)}
+LAYERS = {"e": (5, 6), "l": {"a": (3, 6, 7), "b": (3, 7, 6), "g": (3,)}, "o": (6, 3)}
+SCALES = np.linspace(0.5, 2, 6).astype(np.float32)
+
+
+# --- derivatives ---
+
+
+@jax.custom_vjp
+def zeros_told(x):
+    return jnp.tanh(x)
+
+
+zeros_told.defvjp(lambda x: (jnp.tanh(x.value), x.value), lambda x, g: (g * 3.0,), symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def holding(x):
+    return x * SCALES
+
+
+holding.defjvp(lambda p, t: (holding(*p), t[0] * SCALES * SCALES))
+
+
+@jax.custom_vjp
+def holding_back(x):
+    return x * SCALES
+
+
+holding_back.defvjp(lambda x: (x * SCALES, x), lambda x, g: (g * SCALES * SCALES,))
+
+
+@jax.custom_vjp
+def centred_back(x):
+    return x * 2.0
+
+
+centred_back.defvjp(
+    lambda x: (x * 2.0, None),
+    lambda _, g: ((g - g.mean(-1, keepdims=True)) / (1e-3 + jnp.linalg.norm(g, axis=-1, keepdims=True)),),
+)
+
+
+@jax.custom_jvp
+def summed_ahead(x):
+    return jnp.tanh(x)
+
+
+summed_ahead.defjvp(lambda p, t: (summed_ahead(*p), jnp.cumsum(t[0], -1)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def twice(f, x):
+    return f(x)
+
+
+twice.defjvp(lambda f, p, t: (f(p[0]), 2 * t[0]))
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6})
+def derivative_that_is_told_of_zeros(p, x):
+    return zeros_told(x @ p["w"]) @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6}, plain=False)
+def derivatives_that_hold_arrays(p, x):
+    return holding(x @ p["w"]) @ p["o"] + holding_back(x @ p["w"]) @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 4, 5), groups={"w": 6}, plain=False)
+def derivatives_that_hold_arrays_in_a_loop(p, x):
+    def step(h, x_t):
+        h = holding_back(0.3 * holding(x_t @ p["w"] + h))
+        return h, h
+
+    return lax.scan(step, jnp.zeros((2, 6)), jnp.swapaxes(x, 0, 1))[1] @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6})
+def derivatives_that_run_over_channels(p, x):
+    return centred_back(x @ p["w"]) @ p["o"] + summed_ahead(x @ p["w"]) @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 4, 5), groups={"w": 6})
+def derivative_of_a_function_that_is_handed_in(p, x):
+    f = jax.checkpoint(lambda x: checkpoint_name(twice(jnp.tanh, x @ p["w"]), "h") @ p["o"], policy=None)
+    return jax.vmap(f)(x)
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6})
+def gradient_step_inside(p, x):
+    def loss(q):
+        return jnp.mean((jnp.tanh(x @ q["w"]) @ q["o"]) ** 2)
+
+    q = jax.tree.map(lambda a, b: a - 0.1 * b, p, jax.grad(loss)(p))
+    return jnp.tanh(x @ q["w"]) @ q["o"]
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6, "o": 3})
+def second_derivatives(p, x):
+    return jax.vmap(jax.hessian(lambda x: jnp.sum(jnp.tanh(x @ p["w"]) @ p["o"])))(x)
+
+
+@program(
+    TABLE, {"w": (5, 6), "a": (6, 7), "b": (7, 6), "o": (6, 3)}, (2, 5), groups={"a": 7}, freeze=["w"], inserted=False
+)
+def differential_equation(p, x):
+    def slope(h, t):
+        return jnp.tanh(h @ p["a"]) @ p["b"]
+
+    return odeint(slope, x @ p["w"], jnp.array([0.0, 1.0]))[-1] @ p["o"]
+
+
+# --- loops and choices ---
+
+
+@program(
+    TABLE, {"w": (5, 6), "a": (6, 7), "b": (7, 6), "o": (6, 3)}, (2, 5), groups={"w": 6, "a": 7}, backward=False
+)
+def adaptive_steps(p, x):
+    def step(carry):
+        h, t, dt = carry
+        first = jnp.tanh(h @ p["a"]) @ p["b"]
+        second = jnp.tanh((h + dt * first) @ p["a"]) @ p["b"]
+        error = jnp.max(jnp.abs(first - second))
+        return h + dt * (first + second) / 2, t + dt, jnp.clip(dt / (1 + error), 0.1, 0.5)
+
+    return lax.while_loop(lambda carry: carry[1] < 1, step, (x @ p["w"], 0.0, 0.3))[0] @ p["o"]
+
+
+@program(
+    TABLE,
+    {"w": (5, 6), "h": (6, 40), "o": (40, 3), "f": (3, 8), "f2": (8, 3)},
+    (2, 5),
+    (2, 3),
+    groups={"w": 6, "h": 40, "f": 8},
+)
+def choice_whose_dearer_branch_changes(p, x, y):
+    h = jnp.tanh(x @ p["w"])
+    return lax.cond(
+        jnp.sum(x) > 0, lambda: jnp.tanh(h @ p["h"]) @ p["o"], lambda: jnp.tanh(y @ p["f"]) @ p["f2"]
+    )
+
+
+@program(
+    TABLE,
+    {"w": (5, 6), "a": (6, 4), "b": (6, 8), "c": (8, 4), "o": (4, 3)},
+    (2, 5),
+    groups={"w": 6, "a": 4, "b": 8},
+)
+def switch_with_products(p, x):
+    ways = [lambda h: h @ p["a"], lambda h: jax.nn.relu(h @ p["b"]) @ p["c"], lambda h: jnp.tanh(h) @ p["a"]]
+    return lax.switch(jnp.int32(jnp.sum(x)) % 3, ways, x @ p["w"]) @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6})
+def mapped_over_channels(p, x):
+    """Nothing is carried from one channel to the next."""
+    return lax.map(lambda w: jnp.tanh(x @ w), p["w"].T).T @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6}, plain=False)
+def channels_with_a_name(p, x):
+    h = jax.vmap(lambda w: (x @ w) * (1 + lax.axis_index("c")), 1, 1, axis_name="c")(p["w"])
+    return jax.vmap(lambda c: c - lax.pmean(c, "c"), 1, 1, axis_name="c")(h) @ p["o"]
+
+
+@program(TABLE, {"q": (5, 6), "k": (5, 6), "v": (5, 7), "o": (7, 3)}, (2, 4, 5), groups={"k": 6, "v": 7})
+def cache_of_keys_and_values(p, x):
+    length = x.shape[1]
+
+    def step(carry, x_t):
+        keys, values, t = carry
+        keys = lax.dynamic_update_slice_in_dim(keys, (x_t @ p["k"])[:, None], t, 1)
+        values = lax.dynamic_update_slice_in_dim(values, (x_t @ p["v"])[:, None], t, 1)
+        scores = jnp.einsum("bd,btd->bt", x_t @ p["q"], keys)
+        scores = jax.nn.softmax(jnp.where(jnp.arange(length) <= t, scores, -1e9))
+        return (keys, values, t + 1), jnp.einsum("bt,btd->bd", scores, values)
+
+    empty = [jnp.zeros((len(x), length, p[name].shape[1])) for name in "kv"]
+    return lax.scan(step, (*empty, 0), jnp.swapaxes(x, 0, 1))[1] @ p["o"]
+
+
+@program(TABLE, {"w": (5, 6), "o": (6, 4), "t": (4, 4)}, (2, 7, 5), groups={"w": 6, "o": 4})
+def paths_through_a_chain(p, x):
+    e = jnp.tanh(x @ p["w"]) @ p["o"]
+    total = lax.fori_loop(1, 7, lambda t, a: jax.nn.logsumexp(a[:, :, None] + p["t"], 1) + e[:, t], e[:, 0])
+    best = lax.fori_loop(1, 7, lambda t, a: jnp.max(a[:, :, None] + p["t"], 1) + e[:, t], e[:, 0])
+    return jax.nn.logsumexp(total, -1) - jnp.max(best, -1)
+
+
+@program(
+    TABLE,
+    {"w": (5, 8), "dt": (8, 8), "B": (8, 4), "C": (8, 4), "A": (8, 4), "D": (8,), "o": (8, 3)},
+    (2, 4, 5),
+    groups={"w": 8, "B": 4},
+)
+def selective_state_space(p, x):
+    u = jax.nn.silu(x @ p["w"])
+    dt, b, c = jax.nn.softplus(u @ p["dt"]), u @ p["B"], u @ p["C"]
+    decay, drive = jnp.exp(-dt[..., None] * jnp.exp(p["A"])), dt[..., None] * b[..., None, :] * u[..., None]
+    _, h = lax.associative_scan(lambda l, r: (l[0] * r[0], l[1] * r[0] + r[1]), (decay, drive), axis=1)
+    return (jnp.einsum("btdn,btn->btd", h, c) + p["D"] * u) @ p["o"]
+
+
+@program(TABLE, {"wi": (5, 24), "wh": (6, 24), "b": (24,), "o": (6, 3)}, (2, 4, 5), groups={"wi/part0": 6})
+def lstm_by_hand(p, x):
+    def step(carry, x_t):
+        h, s = carry
+        i, g, f, o = jnp.split(x_t @ p["wi"] + h @ p["wh"] + p["b"], 4, -1)
+        s = jax.nn.sigmoid(f + 1) * s + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(s)
+        return (h, s), h
+
+    zero = jnp.zeros((2, p["wh"].shape[0]))
+    return lax.scan(step, (zero, zero), x.swapaxes(0, 1))[1] @ p["o"]
+
+
+@program(
+    TABLE, {"w": (5, 3, 4), "t": (3, 2, 4, 4), "o": (8, 3)}, (2, 5), groups={"heads": 3, "w": 4, "t/heads": 2},
+    plain=False,
+)  # fmt: skip
+def capsules_with_routing(p, x):
+    def squash(s):
+        squared = jnp.sum(s * s, -1, keepdims=True)
+        return squared / (1 + squared) * s / jnp.sqrt(squared + 1e-6)
+
+    votes = jnp.einsum("bcd,cjde->bcje", squash(jnp.einsum("bi,icd->bcd", x, p["w"])), p["t"])
+
+    def route(_, b):
+        v = squash(jnp.einsum("bcj,bcje->bje", jax.nn.softmax(b, 2), votes))
+        return b + jnp.einsum("bcje,bje->bcj", votes, v)
+
+    b = lax.fori_loop(0, 2, route, jnp.zeros(votes.shape[:3]))
+    return squash(jnp.einsum("bcj,bcje->bje", jax.nn.softmax(b, 2), votes)).reshape(2, -1) @ p["o"]
+
+
+# --- branches ---
+
+
+@program(TABLE, LAYERS, (2, 5), groups={"e": 6, "l": 7, "l/depth": 3})
+def gates_of_layers_in_a_loop(p, x):
+    def layer(h, l):
+        return h - l["g"] * (jnp.tanh(h @ l["a"]) @ l["b"]), None
+
+    return lax.scan(layer, x @ p["e"], p["l"], reverse=True)[0] @ p["o"]
+
+
+@program(TABLE, LAYERS, (2, 5), groups={"e": 6, "l": 7})
+def loop_that_keeps_what_every_layer_gives(p, x):
+    def layer(h, l):
+        h = h + jnp.tanh(h @ l["a"]) @ l["b"] * l["g"]
+        return h, h.mean(-1)
+
+    h, means = lax.scan(layer, x @ p["e"], p["l"])
+    return h @ p["o"], means.sum(0)
+
+
+@program(
+    TABLE,
+    {"w": (5, 6), "a": (6, 4), "b": (4, 6), "s1": (6, 2), "s2": (2, 6), "z": (), "c": (6, 4), "d": (4, 6), "o": (6, 3)},
+    (2, 4, 5),
+    groups={"w": 6, "a": 4, "s1": 2, "c": 4, "depth": 2},
+)
+def squeezed_and_rezeroed_branches(p, x):
+    h = x @ p["w"]
+    f = jax.nn.relu(h @ p["a"]) @ p["b"]
+    h = h + jax.nn.sigmoid(jax.nn.relu(f.mean(1, keepdims=True) @ p["s1"]) @ p["s2"]) * f
+    return (h - p["z"] * (jnp.tanh(h @ p["c"]) @ p["d"])) @ p["o"]
+
+
+@program(
+    TABLE, {"e": (5, 6), "a": (6, 7), "b": (7, 6), "s": (4, 6), "o": (6, 3)}, (2, 5), groups={"e": 6, "a": 7, "depth": 3}
+)
+def one_block_three_times(p, x):
+    h = x @ p["e"]
+    for i in range(3):
+        h = h + jnp.tanh((h + p["s"][i]) @ p["a"]) @ p["b"]
+        h = h * lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6)
+    return h @ p["o"]
+
+
+# --- experts ---
+
+EXPERTS = {"r": (5, 3), "e1": (3, 5, 7), "e2": (3, 7, 6), "o": (6, 2)}
+
+
+@program(TABLE, EXPERTS, (8, 5), groups={"heads": 3, "e1": 7, "e2": 6}, plain=False)
+def experts_by_capacity(p, x):
+    g = jax.nn.softmax(x @ p["r"])
+    chosen = jax.nn.one_hot(jnp.argmax(g, -1), 3)
+    place = ((jnp.cumsum(chosen, 0) - 1) * chosen).sum(-1).astype(int)
+    sent = chosen[..., None] * jax.nn.one_hot(place, 4)[:, None]
+    y = jnp.einsum("ech,ehd->ecd", jax.nn.relu(jnp.einsum("tec,td,edh->ech", sent, x, p["e1"])), p["e2"])
+    return jnp.einsum("tec,ecd->td", sent * g.max(-1)[:, None, None], y) @ p["o"]
+
+
+@program(TABLE, EXPERTS, (8, 5), groups={"e1#2": 7, "e2#2": 6})
+def experts_by_sorted_rows(p, x):
+    g, i = lax.top_k(jax.nn.softmax(x @ p["r"]), 1)
+    order, rows = jnp.argsort(i[:, 0]), jnp.bincount(i[:, 0], length=3)
+    y = lax.ragged_dot(jax.nn.relu(lax.ragged_dot(x[order], p["e1"], rows)), p["e2"], rows)
+    return y[jnp.argsort(order)] * g @ p["o"]
+
+
+@program(TABLE, {"g": (4, 6), "g2": (6, 5), "d": (5, 6), "d2": (6, 1)}, (3, 4), (3, 5), groups={"g": 6, "d": 6})
+def two_networks_and_a_gradient_penalty(p, z, x):
+    def critic(x):
+        return jax.nn.leaky_relu(x @ p["d"]) @ p["d2"]
+
+    made = jax.nn.relu(z @ p["g"]) @ p["g2"]
+    return critic(made), critic(x), jnp.mean(jax.vmap(jax.grad(lambda x: critic(x)[0]))(x) ** 2)
