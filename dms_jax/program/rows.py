@@ -53,13 +53,13 @@ def _residual_body(program: Program, scan: Scan, leaves: Mapping[Value, int]) ->
             if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
                 value = node.inputs[0]
                 continue
-            if node.name not in ("add", "add_any") or not alike(*node.inputs):
+            if node.name not in ("add", "add_any", "sub") or not alike(*node.inputs):
                 return None
             a, b = node.inputs
             if made_of(makers, index, b, [start]) and _leads(makers, a, start):
                 sums.append((node, 1))
                 value = a
-            elif made_of(makers, index, a, [start]) and _leads(makers, b, start):
+            elif node.name != "sub" and made_of(makers, index, a, [start]) and _leads(makers, b, start):
                 sums.append((node, 0))
                 value = b
             else:
@@ -82,4 +82,6 @@ def _leads(makers: Mapping[Value, Node], value: Value, start: Value) -> bool:
             stack.append(node.inputs[0])
         elif node.name in ("add", "add_any"):
             stack += node.inputs
+        elif node.name == "sub":  # x - f(x)
+            stack.append(node.inputs[0])
     return False

@@ -47,7 +47,7 @@ def padded_shortcut(p, x):
     return jax.nn.relu(jnp.pad(x @ p["a"], ((0, 0), (1, 2)), constant_values=0.7) + x @ p["b"]) @ p["o"]
 
 
-@program(TABLE, {"b": (5, 9), "a": (5, 6), "o": (8, 3)}, (4, 5), groups={"b/part0": 7, "a/part0": 5}, plain=False)
+@program(TABLE, {"b": (5, 9), "a": (5, 6), "o": (8, 3)}, (4, 5), groups={"b/part2": 5, "b/part0": 2, "b/part1": 2}, plain=False)
 def padded_and_cut(p, x):
     b = lax.pad(x @ p["b"], 0.0, ((0, 0, 0), (-2, 1, 0)))
     a = lax.pad(x @ p["a"], 0.5, ((0, 0, 0), (2, -1, 0)))

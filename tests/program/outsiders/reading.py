@@ -157,7 +157,7 @@ def weight_norm(p, x):
     return jax.nn.relu(x @ normed(p["v"], p["g"])) @ normed(p["v2"], p["g2"])
 
 
-@program(TABLE, {"w": (5, 6), "u": (6,), "o": (6, 3)}, (2, 5), groups={"u": 6})
+@program(TABLE, {"w": (5, 6), "u": (6,), "o": (6, 3)}, (2, 5), groups={"w": 6})
 def spectral_norm(p, x):
     u = p["u"]
     for _ in range(2):

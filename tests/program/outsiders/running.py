@@ -14,7 +14,7 @@ from tests.program.outsiders import Table, program
 TABLE: Table = {}
 WIDE = {"w": (5, 6), "o": (6, 3)}
 LAYERS = {"e": (5, 6), "l": {"a": (3, 6, 7), "b": (3, 7, 6), "g": (3,)}, "o": (6, 3)}
-SCALES = np.linspace(0.5, 2, 6).astype(np.float32)
+SCALES = np.linspace(0.5, 2, 6).astype(np.float32)[None]
 
 
 # --- derivatives ---
