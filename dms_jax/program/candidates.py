@@ -61,7 +61,25 @@ def find_candidates(
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name}#{names[name]}"
         found.append(Candidate(atom, name, kind, why, plain))
-    return found
+    return found + _taken_apart(parameters, axes, order, names)
+
+
+def _taken_apart(
+    parameters: Parameters, axes: Sequence[tuple[Axis, ...]], order: Mapping[int, int], names: dict[str, int]
+) -> list[Candidate]:
+    """Axes of which every position is looked at by itself: they have no class, but a reason."""
+    found: dict[Atom, Candidate] = {}
+    for leaf, terms in enumerate(axes):
+        for axis in terms if leaf in order else ():
+            parts = list(atoms(resolve(axis)))
+            first = next((a for a in parts if a.frozen is not None and not isinstance(a.frozen, str)), None)
+            if axis.size < 2 or first is None or first in found or any(a.size > 1 for a in parts):
+                continue
+            name = module_of(parameters.paths[leaf])
+            names[name] = names.get(name, 0) + 1
+            name = name if names[name] == 1 else f"{name}#{names[name]}"
+            found[first] = Candidate(first, name, "width", describe(first.frozen))
+    return list(found.values())
 
 
 def _places(axes: Sequence[tuple[Axis, ...]]) -> dict[Atom, list[tuple[int, int]]]:

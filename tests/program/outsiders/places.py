@@ -47,7 +47,13 @@ def padded_shortcut(p, x):
     return jax.nn.relu(jnp.pad(x @ p["a"], ((0, 0), (1, 2)), constant_values=0.7) + x @ p["b"]) @ p["o"]
 
 
-@program(TABLE, {"b": (5, 9), "a": (5, 6), "o": (8, 3)}, (4, 5), groups={"b/part2": 5, "b/part0": 2, "b/part1": 2}, plain=False)
+@program(
+    TABLE,
+    {"b": (5, 9), "a": (5, 6), "o": (8, 3)},
+    (4, 5),
+    groups={"b/part2": 5, "b/part0": 2, "b/part1": 2},
+    plain=False,
+)
 def padded_and_cut(p, x):
     b = lax.pad(x @ p["b"], 0.0, ((0, 0, 0), (-2, 1, 0)))
     a = lax.pad(x @ p["a"], 0.5, ((0, 0, 0), (2, -1, 0)))
@@ -104,7 +110,9 @@ def shuffled_pixels(p, x):
     return conv(h, p["k2"])
 
 
-@program(TABLE, {"k": (1, 1, 2, 4), "p": (36, 5), "o": (5, 3)}, (2, 5, 5, 2), groups={"p": 5, "p/part1": 9}, plain=False)
+@program(
+    TABLE, {"k": (1, 1, 2, 4), "p": (36, 5), "o": (5, 3)}, (2, 5, 5, 2), groups={"p": 5, "p/part1": 9}, plain=False
+)
 def patches(p, x):
     h = jax.nn.relu(conv(x, p["k"]))
     h = lax.conv_general_dilated_patches(h, (3, 3), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -177,7 +185,9 @@ def kronecker_product(p, x):
     return jnp.tanh(x @ jnp.kron(p["a"], p["b"])) @ p["o"]
 
 
-@program(TABLE, {"h1": (5, 8), "h2": (8, 30), "o": (6, 3)}, (3, 5), (3, 5), groups={"h1": 8, "h2/part1": 6}, plain=False)
+@program(
+    TABLE, {"h1": (5, 8), "h2": (8, 30), "o": (6, 3)}, (3, 5), (3, 5), groups={"h1": 8, "h2/part1": 6}, plain=False
+)
 def weights_made_by_a_network(p, z, x):
     w = (jax.nn.relu(z @ p["h1"]) @ p["h2"]).reshape(3, 5, 6)
     return jax.nn.relu(jnp.einsum("bi,bio->bo", x, w)) @ p["o"]

@@ -128,9 +128,7 @@ def differential_equation(p, x):
 # --- loops and choices ---
 
 
-@program(
-    TABLE, {"w": (5, 6), "a": (6, 7), "b": (7, 6), "o": (6, 3)}, (2, 5), groups={"w": 6, "a": 7}, backward=False
-)
+@program(TABLE, {"w": (5, 6), "a": (6, 7), "b": (7, 6), "o": (6, 3)}, (2, 5), groups={"w": 6, "a": 7}, backward=False)
 def adaptive_steps(p, x):
     def step(carry):
         h, t, dt = carry
@@ -151,9 +149,7 @@ def adaptive_steps(p, x):
 )
 def choice_whose_dearer_branch_changes(p, x, y):
     h = jnp.tanh(x @ p["w"])
-    return lax.cond(
-        jnp.sum(x) > 0, lambda: jnp.tanh(h @ p["h"]) @ p["o"], lambda: jnp.tanh(y @ p["f"]) @ p["f2"]
-    )
+    return lax.cond(jnp.sum(x) > 0, lambda: jnp.tanh(h @ p["h"]) @ p["o"], lambda: jnp.tanh(y @ p["f"]) @ p["f2"])
 
 
 @program(
@@ -284,7 +280,10 @@ def squeezed_and_rezeroed_branches(p, x):
 
 
 @program(
-    TABLE, {"e": (5, 6), "a": (6, 7), "b": (7, 6), "s": (4, 6), "o": (6, 3)}, (2, 5), groups={"e": 6, "a": 7, "depth": 3}
+    TABLE,
+    {"e": (5, 6), "a": (6, 7), "b": (7, 6), "s": (4, 6), "o": (6, 3)},
+    (2, 5),
+    groups={"e": 6, "a": 7, "depth": 3},
 )
 def one_block_three_times(p, x):
     h = x @ p["e"]
