@@ -471,8 +471,8 @@ class SearchSpace(Doors):
         left = "; ".join(f"{name}: {why}" for name, why in list(self._found.left.items())[:3])
         if "because of" in left:
             left += (
-                "; what numbers the positions of an axis, or mixes them as it is not known how, keeps all of them: let it "
-                "run over another axis, or tell what it does (`dms_jax.register_operation`)"
+                "; what gives positions a meaning, or is not known, keeps all of them: let it run over another axis, "
+                "or tell what it does (`dms_jax.register_operation`)"
             )
         return f"there is nothing to search in {self.source.title}" + (f": {left}" if left else "")
 

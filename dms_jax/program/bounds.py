@@ -17,8 +17,8 @@ from dms_jax.program.frames import Node, Program, Value
 from dms_jax.program.sizes import owners
 
 _FOLLOWED = frozenset(
-    "alias broadcast_in_dim convert_element_type copy max optimization_barrier reduce_precision reshape select_n squeeze "
-    "stop_gradient".split()
+    "alias broadcast_in_dim convert_element_type copy max optimization_barrier reduce_precision reshape select_n "
+    "squeeze stop_gradient".split()
 )
 
 

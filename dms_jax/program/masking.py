@@ -256,9 +256,9 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
       mask: `[n]` in [0, 1], n the size of the axis.
       axis: of `x`.
       how: "sum": m x; "product": m x + 1 - m; "maximum": x - (1 - m) (x - l), l the least finite one along the
-        axis, -inf at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or". "running" ones have a result at what is dropped,
-        too: there infinity is the largest number, as what reads it multiplies by 0. At a mask of 1 all are x to the
-        bit: a network may compare what it reads with what came out.
+        axis, -inf at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or". "running" ones have a result at what
+        is dropped, too: there infinity is the largest number, as what reads it multiplies by 0. At a mask of 1 all are x
+        to the bit: a network may compare what it reads with what came out.
     """
     m = mask.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -277,7 +277,8 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
     never = -never if maximum else never  # not even where all that is kept is the least
     there = m > 0  # 0 times infinity is in neither branch, and in neither derivative
     above = jnp.where(there & jnp.isfinite(x), x - least, 0)
-    return jnp.where(there, x - (1 - m) * above, jnp.asarray(never, x.dtype))  # one product: rounded alike anywhere
+    # one product, which is rounded alike wherever it is computed again
+    return jnp.where(there, x - (1 - m) * above, jnp.asarray(never, x.dtype))
 
 
 def _extreme(x: jax.Array, axis: int, least: bool) -> jax.Array:

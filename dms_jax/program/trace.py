@@ -62,8 +62,8 @@ class Tracer(Loops):
     def multiply_adds(self, axes: AxesOf) -> None:
         if self.repeats is None:
             self.program.uncounted.append(
-                f"how often {describe(self.node)} multiplies is not known; use `jax.lax.scan`, or `fori_loop` with fixed "
-                "bounds, instead of a `while` loop"
+                f"how often {describe(self.node)} multiplies is not known; use `jax.lax.scan`, or `fori_loop` with "
+                "fixed bounds, instead of a `while` loop"
             )
         else:
             term = ProductTerm((*self.repeats, *axes), self.node)

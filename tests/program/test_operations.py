@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dms_jax
-from dms_jax import Searchable, SearchSpace, TracingError, layers
+from dms_jax import Searchable, SearchSpace, layers
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_LOGITS
 from tests.traced import Model, check

@@ -1,4 +1,4 @@
-"""Programs as outside users write them: masked == shrunk in values and gradients, costs == a count, refusals that help."""
+"""Programs as outside users write them: masked == shrunk, also in gradients, costs == a count, refusals that help."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,6 @@ from dms_jax import SearchSpace, TracingError, UserError
 from tests.counting import multiply_adds, random_structure
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 from tests.laws.checking import (
-    Case,
     case_program,
     close,
     costs_are_counted,
@@ -26,9 +25,9 @@ from tests.laws.checking import (
     parted,
     smooth,
 )
-from tests.program.outsiders import numbers, places, program, promoting, reading, running
+from tests.program.outsiders import derivatives, numbers, places, program, promoting, reading, running
 
-PROGRAMS = {**reading.TABLE, **places.TABLE, **running.TABLE}
+PROGRAMS = {**reading.TABLE, **places.TABLE, **running.TABLE, **derivatives.TABLE}
 HERE = Path(__file__).name
 
 
@@ -228,7 +227,7 @@ def test_reductions_along_any_axis_in_any_order(order, kind, axes):
         h = jnp.transpose(x @ p["w"], order)
         for axis in axes[:2]:
             h = AXES[kind](h, axis)
-        return jnp.transpose(h, np.argsort(order)) @ p["o"]
+        return jnp.transpose(h, [order.index(i) for i in range(3)]) @ p["o"]
 
     drawn(network, {"w": (5, 4), "o": (4, 3)}, (2, 3, 5), plain=True)
 

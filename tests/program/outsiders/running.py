@@ -1,128 +1,14 @@
-"""Loops, choices, residual branches, experts, and programs with a derivative of their own."""
-
-from functools import partial
+"""Loops, choices, residual branches and experts."""
 
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
-from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.ode import odeint
 
 from tests.program.outsiders import Table, program
 
 TABLE: Table = {}
 WIDE = {"w": (5, 6), "o": (6, 3)}
 LAYERS = {"e": (5, 6), "l": {"a": (3, 6, 7), "b": (3, 7, 6), "g": (3,)}, "o": (6, 3)}
-SCALES = np.linspace(0.5, 2, 6).astype(np.float32)[None]
-
-
-# --- derivatives ---
-
-
-@jax.custom_vjp
-def zeros_told(x):
-    return jnp.tanh(x)
-
-
-zeros_told.defvjp(lambda x: (jnp.tanh(x.value), x.value), lambda x, g: (g * 3.0,), symbolic_zeros=True)
-
-
-@jax.custom_jvp
-def holding(x):
-    return x * SCALES
-
-
-holding.defjvp(lambda p, t: (holding(*p), t[0] * SCALES * SCALES))
-
-
-@jax.custom_vjp
-def holding_back(x):
-    return x * SCALES
-
-
-holding_back.defvjp(lambda x: (x * SCALES, x), lambda x, g: (g * SCALES * SCALES,))
-
-
-@jax.custom_vjp
-def centred_back(x):
-    return x * 2.0
-
-
-centred_back.defvjp(
-    lambda x: (x * 2.0, None),
-    lambda _, g: ((g - g.mean(-1, keepdims=True)) / (1e-3 + jnp.linalg.norm(g, axis=-1, keepdims=True)),),
-)
-
-
-@jax.custom_jvp
-def summed_ahead(x):
-    return jnp.tanh(x)
-
-
-summed_ahead.defjvp(lambda p, t: (summed_ahead(*p), jnp.cumsum(t[0], -1)))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def twice(f, x):
-    return f(x)
-
-
-twice.defjvp(lambda f, p, t: (f(p[0]), 2 * t[0]))
-
-
-@program(TABLE, WIDE, (2, 5), groups={"w": 6})
-def derivative_that_is_told_of_zeros(p, x):
-    return zeros_told(x @ p["w"]) @ p["o"]
-
-
-@program(TABLE, WIDE, (2, 5), groups={"w": 6}, plain=False)
-def derivatives_that_hold_arrays(p, x):
-    return holding(x @ p["w"]) @ p["o"] + holding_back(x @ p["w"]) @ p["o"]
-
-
-@program(TABLE, WIDE, (2, 4, 5), groups={"w": 6}, plain=False)
-def derivatives_that_hold_arrays_in_a_loop(p, x):
-    def step(h, x_t):
-        h = holding_back(0.3 * holding(x_t @ p["w"] + h))
-        return h, h
-
-    return lax.scan(step, jnp.zeros((2, 6)), jnp.swapaxes(x, 0, 1))[1] @ p["o"]
-
-
-@program(TABLE, WIDE, (2, 5), groups={"w": 6})
-def derivatives_that_run_over_channels(p, x):
-    return centred_back(x @ p["w"]) @ p["o"] + summed_ahead(x @ p["w"]) @ p["o"]
-
-
-@program(TABLE, WIDE, (2, 4, 5), groups={"w": 6})
-def derivative_of_a_function_that_is_handed_in(p, x):
-    f = jax.checkpoint(lambda x: checkpoint_name(twice(jnp.tanh, x @ p["w"]), "h") @ p["o"], policy=None)
-    return jax.vmap(f)(x)
-
-
-@program(TABLE, WIDE, (2, 5), groups={"w": 6})
-def gradient_step_inside(p, x):
-    def loss(q):
-        return jnp.mean((jnp.tanh(x @ q["w"]) @ q["o"]) ** 2)
-
-    q = jax.tree.map(lambda a, b: a - 0.1 * b, p, jax.grad(loss)(p))
-    return jnp.tanh(x @ q["w"]) @ q["o"]
-
-
-@program(TABLE, WIDE, (2, 5), groups={"w": 6, "o": 3})
-def second_derivatives(p, x):
-    return jax.vmap(jax.hessian(lambda x: jnp.sum(jnp.tanh(x @ p["w"]) @ p["o"])))(x)
-
-
-@program(
-    TABLE, {"w": (5, 6), "a": (6, 7), "b": (7, 6), "o": (6, 3)}, (2, 5), groups={"a": 7}, freeze=["w"], inserted=False
-)
-def differential_equation(p, x):
-    def slope(h, t):
-        return jnp.tanh(h @ p["a"]) @ p["b"]
-
-    return odeint(slope, x @ p["w"], jnp.array([0.0, 1.0]))[-1] @ p["o"]
 
 
 # --- loops and choices ---
@@ -209,7 +95,7 @@ def selective_state_space(p, x):
     u = jax.nn.silu(x @ p["w"])
     dt, b, c = jax.nn.softplus(u @ p["dt"]), u @ p["B"], u @ p["C"]
     decay, drive = jnp.exp(-dt[..., None] * jnp.exp(p["A"])), dt[..., None] * b[..., None, :] * u[..., None]
-    _, h = lax.associative_scan(lambda l, r: (l[0] * r[0], l[1] * r[0] + r[1]), (decay, drive), axis=1)
+    _, h = lax.associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (decay, drive), axis=1)
     return (jnp.einsum("btdn,btn->btd", h, c) + p["D"] * u) @ p["o"]
 
 
@@ -250,16 +136,16 @@ def capsules_with_routing(p, x):
 
 @program(TABLE, LAYERS, (2, 5), groups={"e": 6, "l": 7, "l/depth": 3})
 def gates_of_layers_in_a_loop(p, x):
-    def layer(h, l):
-        return h - l["g"] * (jnp.tanh(h @ l["a"]) @ l["b"]), None
+    def layer(h, p):
+        return h - p["g"] * (jnp.tanh(h @ p["a"]) @ p["b"]), None
 
     return lax.scan(layer, x @ p["e"], p["l"], reverse=True)[0] @ p["o"]
 
 
 @program(TABLE, LAYERS, (2, 5), groups={"e": 6, "l": 7})
 def loop_that_keeps_what_every_layer_gives(p, x):
-    def layer(h, l):
-        h = h + jnp.tanh(h @ l["a"]) @ l["b"] * l["g"]
+    def layer(h, p):
+        h = h + jnp.tanh(h @ p["a"]) @ p["b"] * p["g"]
         return h, h.mean(-1)
 
     h, means = lax.scan(layer, x @ p["e"], p["l"])
