@@ -257,8 +257,8 @@ def neutral(x: jax.Array, mask: jax.Array, axis: int, how: str) -> jax.Array:
       axis: of `x`.
       how: "sum": m x; "product": m x + 1 - m; "maximum": x - (1 - m) (x - l), l the least finite one along the
         axis, -inf at 0; "minimum" likewise; "logsumexp": x + log m; "and", "or". "running" ones have a result at what
-        is dropped, too: there infinity is the largest number, as what reads it multiplies by 0. At a mask of 1 all are x
-        to the bit: a network may compare what it reads with what came out.
+        is dropped, too: there infinity is the largest number, as what reads it multiplies by 0. At a mask of 1 all are
+        x to the bit: a network may compare what it reads with what came out.
     """
     m = mask.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     if not jnp.issubdtype(x.dtype, jnp.inexact):
