@@ -98,6 +98,8 @@ def _residual_sums(program: Program, leaves: Mapping[Value, int]) -> list[tuple[
             continue
         either = ((1, (a, b)), (0, (b, a)))
         for operand, (stays, branch) in either[:1] if node.name == "sub" else either:  # x - f(x)
+            if branch in makers and makers[branch].name == "stop_gradient":
+                continue  # x + stop_gradient(q - x) is q: nothing learns there
             if made_of(makers, index, branch, _trunks(makers, trunk, stays)):
                 trunk[node.outputs[0]] = stays
                 found.append((node, operand))
@@ -190,9 +192,3 @@ def reach(
                     through[value] = now
                     settled = False
     return through
-
-
-# --- names that the network gives its gates ------------------------------------------------------------------------
-
-
-# --- loops over layers ---------------------------------------------------------------------------------------------
