@@ -16,16 +16,19 @@ from dms_jax import SearchSpace, TracingError, UserError
 from tests.counting import multiply_adds, random_structure
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 from tests.laws.checking import (
+    Case,
     case_program,
     close,
     costs_are_counted,
     folded_is_inserted,
     joined,
     least,
+    masked_is_shrunk,
+    masked_training_is_shrunk,
     parted,
     smooth,
 )
-from tests.program.outsiders import derivatives, numbers, places, program, promoting, reading, running
+from tests.program.outsiders import derivatives, normal, numbers, places, program, promoting, reading, running, states
 
 PROGRAMS = {**reading.TABLE, **places.TABLE, **running.TABLE, **derivatives.TABLE}
 HERE = Path(__file__).name
@@ -82,6 +85,21 @@ def test_laws(name):
     case = outsider.case()
     assert dict(outsider.groups) == {name: group.size for name, group in case.space.groups.items()}
     check(case, outsider.plain, outsider.backward, outsider.inserted)
+
+
+@pytest.mark.parametrize("name", states.STATES)
+def test_what_training_gives_back(name):
+    """New values of what is not trained are sliced as they are; gradients and values agree in training."""
+    shapes, infer, train, trained = states.STATES[name]
+    params = numbers(shapes) | ({"at": jnp.int32(2)} if name == "queue" else {})
+    x = normal((4, 5), 9)
+    infer, train = promoting(infer), promoting(train)
+    space = SearchSpace.from_function(infer, params, x, also={"train": (train, (x,))}, trainable=trained)
+    assert [group.size for group in space.groups.values()] == [6]
+    case = Case(infer, space, params, (x,), lambda p, x, key: train(p, x))
+    for kept in (random_structure(space.groups, 0), least(space)):
+        masked_is_shrunk(case, kept)
+        masked_training_is_shrunk(case, kept)
 
 
 # --- refusals ---
@@ -154,7 +172,7 @@ def inside(p, x, scale):
 def test_a_derivative_that_holds_what_was_made_outside():
     @promoting
     def network(p, x):
-        return inside(p, x, jnp.arange(6.0) + jnp.sum(x))
+        return inside(p, x, jnp.arange(6.0)[None] + jnp.sum(x))
 
     params, x = numbers({"w": (5, 6), "o": (6, 3)}), jnp.ones((2, 5))
     space = SearchSpace.from_function(network, params, x)
