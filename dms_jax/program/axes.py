@@ -197,6 +197,11 @@ class Ties:
                     queue.append((other, (*chain, why)))
         return []
 
+    def splits(self, axis: Axis) -> Any:
+        """The operation that split an axis into factors."""
+        chain = self.path(axis, resolve(axis))
+        return chain[-1] if chain else "an operation"
+
     def _note(self, a: Axis, b: Axis, why: Any) -> None:
         for x in atoms(a):
             for y in atoms(b):

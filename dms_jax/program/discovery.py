@@ -93,9 +93,9 @@ def discover(
     rows = _rows(programs, numbers, ties, axes)
     candidates = find_candidates(parameters, axes, programs, numbers)
     if choice.declared is None:
-        groups, owned, left, sites = _chosen(candidates, named, choice)
+        groups, owned, left, sites = _chosen(candidates, named, choice, ties)
     else:
-        groups, owned, left, sites = _declared(choice.declared, named)
+        groups, owned, left, sites = _declared(choice.declared, named, ties)
     depth = find_depth(parameters, programs, numbers, states, choice, rows)
     for name, group in depth.groups.items():
         groups[free_name(name, groups)] = group
@@ -160,13 +160,13 @@ def _rows(
 
 
 def _chosen(
-    candidates: Sequence[Candidate], named: Mapping[str, list[tuple[Any, Axis]]], choice: Choice
+    candidates: Sequence[Candidate], named: Mapping[str, list[tuple[Any, Axis]]], choice: Choice, ties: Ties
 ) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, str], dict[str, Axis]]:
     called: dict[Atom, str] = {}
     groups: dict[str, Group] = {}
     owned: dict[Atom, tuple[str, int]] = {}
     for name, places in named.items():
-        mine = _parts(name, places[0][1])
+        mine = _parts(name, places[0][1], ties)
         called |= dict.fromkeys(mine, name)
     left: dict[str, str] = {}
     sites: dict[str, Axis] = {}
@@ -199,20 +199,20 @@ def _chosen(
     return groups, owned, left, sites
 
 
-def _parts(name: str, axis: Axis) -> list[Atom]:
+def _parts(name: str, axis: Axis, ties: Ties) -> list[Atom]:
     """The atoms that a named axis is laid out of.
 
     Raises:
       TracingError: it is split into factors, or an operation needs all of it.
     """
-    axis = resolve(axis)
+    named, axis = axis, resolve(axis)
     found = []
     for part in axis.parts if isinstance(axis, Concat) else (axis,):
         if isinstance(part, Product):
             sizes = " x ".join(str(factor.size) for factor in part.factors)
             raise TracingError(
-                f"group {name!r}: the network splits its axis into {sizes}, so its elements cannot go one by one; "
-                "declare a group for one of the factors"
+                f"group {name!r}: {describe(ties.splits(named))} splits its axis into {sizes}, so its elements cannot "
+                "go one by one; declare a group for one of the factors"
             )
         assert isinstance(part, Atom)  # concatenations are flat
         if part.frozen is not None:
@@ -224,7 +224,7 @@ def _parts(name: str, axis: Axis) -> list[Atom]:
 
 
 def _declared(
-    declared: Mapping[str, Declared], named: Mapping[str, list[tuple[Any, Axis]]]
+    declared: Mapping[str, Declared], named: Mapping[str, list[tuple[Any, Axis]]], ties: Ties
 ) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, str], dict[str, Axis]]:
     groups: dict[str, Group] = {}
     owned: dict[Atom, tuple[str, int]] = {}
@@ -236,7 +236,7 @@ def _declared(
         if name not in named or d.size == 1:
             continue
         sites[name], start = named[name][0][1], 0
-        for part in _parts(name, sites[name]):
+        for part in _parts(name, sites[name], ties):
             if part in owned:
                 other = owned[part][0]
                 same = "two of its own elements are" if other == name else f"its axis is also that of group {other!r},"

@@ -132,7 +132,7 @@ def read(classes: Classes, staged: Staged) -> Reading:
     for leaf, value in zip(state, program.outputs, strict=True):
         for a, b in zip(value.axes, () if leaf is None else leaves[leaf].axes, strict=leaf is not None):
             program.ties.tie(a, b, f"the new value of {classes.parameters.paths[leaf or 0]}")
-    owned = _owned(classes, copies)
+    owned = _owned(classes, copies, program)
     _check_sliced(classes, leaves, owned)
     rows, row_sums = _rows(program, numbers, classes, owned)
     updates = [i for i, leaf in enumerate(state) if leaf is not None and classes.gates and classes.gates[leaf]]
@@ -157,12 +157,15 @@ def read(classes: Classes, staged: Staged) -> Reading:
     return reading
 
 
-def _owned(classes: Classes, copies: Mapping[Atom, Atom]) -> dict[Atom, tuple[str, int]]:
+def _owned(classes: Classes, copies: Mapping[Atom, Atom], program: Program) -> dict[Atom, tuple[str, int]]:
     owned: dict[Atom, tuple[str, int]] = {}
     for atom, (name, start) in classes.owned.items():
         root = resolve(copies[atom])
         if not isinstance(root, Atom):
-            raise TracingError(f"group {name!r}: this function splits its axis; trace it with the space (`also=`)")
+            raise TracingError(
+                f"group {name!r}: {describe(program.ties.splits(copies[atom]))} splits its axis in this function; "
+                "trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+            )
         if root.frozen is not None:
             raise TracingError(
                 f"group {name!r}: this function leaves nothing to take out of its axis, because of "
