@@ -20,7 +20,7 @@ SLOW = ("keras_densenet121", "equinox_equimo_mobilenet_v3")
 TRAINED = tuple(name for name in NETWORKS if name not in BIG and name != "haiku_mobilenet_v1")
 """Deep networks with BatchNorm over few numbers differ by rounding in training, as far as one likes; in float64 not."""
 
-UNREAD = ("plain_channel_shuffle", "plain_grouped_convolution", "plain_ragged_dot")
+UNREAD = ("plain_channel_shuffle", "plain_grouped_convolution")
 """Networks whose derivative has operations that the network has not, and is refused by name where it is to run smaller
 by itself. The derivative of the smaller network is there, of course."""
 
