@@ -117,6 +117,14 @@ class Maximum:
         return self.several[0].unit
 
     @property
+    def stepped(self) -> bool:
+        return True  # what the dearest branch does not use may cost nothing more
+
+    @property
+    def note(self) -> str:
+        return ""
+
+    @property
     def full(self) -> int:
         """The value of the full network."""
         return max(one.full for one in self.several)

@@ -208,7 +208,7 @@ def test_a_kernel_that_multiplies_unseen():
 
     params, x = numbers({"w": (5, 6), "o": (6, 3), "m": (5, 3)}), jnp.ones((2, 5))
     space = SearchSpace.from_function(network, params, x)
-    assert set(space.groups) == {"w"} and set(space.resources()) == {"params"}
+    assert set(space.groups) == {"w"} and "macs" not in space.resources()
     assert re.search(rf"pallas_call at [\w/]*{HERE}.*register_operation", space.uncounted["macs"])
     assert "pallas_call" in space.left["m"]
 
