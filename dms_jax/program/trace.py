@@ -83,7 +83,7 @@ class Tracer(Loops):
         """An array made in Python; running smaller slices it, so it may have any axes."""
         axes = fresh(np.shape(value))
         if len(axes) == 1 and axes[0].size <= _SHORT and not isinstance(value, Unknown):
-            found = Value(axes)
+            found = Value(axes, None, True)
             self.short[found] = value
             return found
         if not axes and isinstance(value, int | float | np.number | np.ndarray) and np.isrealobj(value):
