@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -162,9 +162,7 @@ def _written_out(network: Network, made: dict[Value, Node]) -> Iterator[Read]:
 
 def _is_parameter(network: Network, made: dict[Value, Node], value: Value) -> bool:
     """Whether an operand is a parameter in some layout."""
-    while (node := made.get(value)) is not None and node.name in _RESHAPED:
-        value = node.inputs[0]
-    return value in network.arrays
+    return any(value in network.arrays for value in _back(made, value))
 
 
 def _scores(network: Network, made: dict[Value, Node], weights: Value) -> list[Node]:
@@ -195,14 +193,16 @@ def _compares_positions(network: Network, made: dict[Value, Node], node: Node) -
 
 def _counts(network: Network, made: dict[Value, Node], value: Value) -> bool:
     """Whether an array is made of positions alone."""
-    look, counted = [value], False
+    look, counted, seen = [value], False, {value}
     while look:
         at = look.pop()
         if at in network.program.inputs:
             return False
         node = made.get(at)
         counted |= node is not None and node.name == "iota"
-        look.extend(node.inputs if node is not None else ())
+        new = [value for value in (node.inputs if node is not None else ()) if value not in seen]
+        seen.update(new)
+        look.extend(new)
     return counted
 
 
@@ -214,18 +214,29 @@ def _square(value: Value) -> bool:
 
 def _smallest(network: Network, made: dict[Value, Node], value: Value, time: Axis) -> Value:
     """The smallest array that `value` is a repetition or another layout of, with the positions as one axis."""
-    best, at = value, value
-    while (node := made.get(at)) is not None and node.name in _RESHAPED:
-        at = node.inputs[0]
+    best = value
+    for at in _back(made, value):
         whole = time in map(resolve, at.axes) and at in network.behind and at not in network.arrays
         if whole and _size(at) < _size(best):
             best = at
     return best
 
 
-def _dtype(made: dict[Value, Node], value: Value) -> Any:
-    while (node := made.get(value)) is not None and node.name == "alias":
+def _back(made: Mapping[Value, Node], value: Value, through: frozenset[str] = _RESHAPED) -> Iterator[Value]:
+    """An array and what it is another layout of, nearest first; what a loop carries leads back to itself."""
+    seen: set[Value] = set()
+    while value not in seen:
+        seen.add(value)
+        yield value
+        node = made.get(value)
+        if node is None or node.name not in through:
+            return
         value = node.inputs[0]
+
+
+def _dtype(made: dict[Value, Node], value: Value) -> Any:
+    *_, value = _back(made, value, frozenset({"alias"}))
+    node = made.get(value)
     return jnp.dtype(jnp.float32) if node is None else node.eqn.outvars[node.outputs.index(value)].aval.dtype
 
 

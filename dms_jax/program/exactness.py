@@ -221,7 +221,7 @@ def _nearer(graph: Graph, scaling: Scaling, every: Sequence[_Reads]) -> list[Fac
     """
     by_root: dict[Value, list[_Reads]] = {}
     for reads in every:
-        roots = {_root(graph, node.inputs[_other(graph, node, sides)]) for node, sides, _ in reads.sites}
+        roots = {_root(graph, node.inputs[_activation(graph, node, sides)[0]]) for node, sides, _ in reads.sites}
         if len(roots) == 1:
             by_root.setdefault(roots.pop(), []).append(reads)
     sizes = {leaf: math.prod(axis.size for axis in value.axes) for value, leaf in graph.leaves.items()}
@@ -236,10 +236,6 @@ def _nearer(graph: Graph, scaling: Scaling, every: Sequence[_Reads]) -> list[Fac
             dropped = {id(f) for reads in several for f in reads.factors}
             found, better = [f for f in found if id(f) not in dropped] + written, True
     return found if better else None
-
-
-def _other(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...]) -> int:
-    return _activation(graph, node, sides)[0]
 
 
 def _activation(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...]) -> tuple[int, int]:
