@@ -6,7 +6,7 @@ Everything is in fractions of the full network's resources, so 0.04 is 4 % of it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,12 @@ def target(step: jax.Array, final: float, decay_steps: float) -> jax.Array:
     """
     progress = jnp.clip(jnp.asarray(step, jnp.float32) / decay_steps, 0.0, 1.0)
     return jnp.power(jnp.float32(final), progress)
+
+
+def total(space: SearchSpace, names: Iterable[str], masks: jax.Array) -> jax.Array:
+    """The sum of some resources of what `[elements]` keep, each a fraction of the full network's; float32."""
+    fractions = space.fractions(masks)
+    return jnp.sum(jnp.stack([fractions[name] for name in names]))
 
 
 def excess(fraction: jax.Array, target: jax.Array) -> jax.Array:

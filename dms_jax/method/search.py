@@ -194,7 +194,8 @@ class Search:
             judged = state.step + 1 >= effects.first_round(c.blocks)
             learning &= judged | ~c.gates  # no block goes before every one had its turn
             new_importance = jnp.where(blocks, effects.update(importance, g_masks, probed), new_importance)
-            worth = effects.worth(new_importance, self._cost, self.strategy.kept(c, masks), blocks)
+            cost = partial(resources.total, self.space, self.targets)
+            worth = effects.worth(new_importance, cost, self.strategy.kept(c, masks), blocks)
             g_masks = jnp.where(blocks, -worth, g_masks)
         goals = self.goals(state.step)
         moved = self._movement(
@@ -224,10 +225,6 @@ class Search:
         for name, goal in goals.items():
             metrics |= {name: moved.fractions[name], f"{name}_target": goal, f"weight_{name}": moved.weights[name]}
         return new, {**metrics, "loss": loss, "importance_skipped": skipped}
-
-    def _cost(self, kept: jax.Array) -> jax.Array:
-        """Of what masks keep, in fractions of the full network: the sum of all that have a budget."""
-        return jnp.sum(jnp.stack([fraction for n, fraction in self.space.fractions(kept).items() if n in self.targets]))
 
     def _probed(self, masks: jax.Array, step: jax.Array, learning: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """The masks that the network is run with, and which of them are probes `[elements]` bool."""
