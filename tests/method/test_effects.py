@@ -3,6 +3,8 @@
 # Linen's variables are mappings of anything:
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dms_jax import Schedule
-from dms_jax.method import effects
+from dms_jax.method import effects, resources
 from dms_jax.method.dms import DMS
 from tests.method.test_tracking import KEY, Blocks, X, Y, run, search_of
 
@@ -77,7 +79,7 @@ def test_a_thin_block_is_worth_the_root_of_its_share_of_the_whole():
     kept |= {"stream": kept["stream"].at[:3].set(0), "inner1": kept["inner1"].at[:4].set(0)}
     kept |= {"inner3": kept["inner3"].at[:7].set(0), "depth": kept["depth"].at[3].set(0)}
     effect = jnp.arange(1.0, len(blocks) + 1)
-    found = effects.worth(effect, search._cost, space.flat(kept), blocks)
+    found = effects.worth(effect, partial(resources.total, space, ["macs"]), space.flat(kept), blocks)
     share = np.array([9 * k / (12 * 8) for k in (8, 4, 8, 1)])
     np.testing.assert_allclose(found[blocks], effect[blocks] * np.sqrt(share), rtol=1e-5)
     np.testing.assert_array_equal(found[~blocks], effect[~blocks])
