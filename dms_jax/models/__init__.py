@@ -8,9 +8,9 @@ from typing import Any
 from dms_jax import checks
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
-from dms_jax.models import efficientnet, llama, mobilenet, resnet, swin, vit
+from dms_jax.models import efficientnet, llama, mobilenet, resnet, swin, vit, yolov8
 
-FAMILIES = (resnet, mobilenet, efficientnet, vit, swin, llama)
+FAMILIES = (resnet, mobilenet, efficientnet, vit, swin, llama, yolov8)
 MODELS: dict[str, Callable[..., Searchable]] = {
     name: make for family in FAMILIES for name, make in family.MODELS.items()
 }

@@ -37,7 +37,7 @@ from tests.laws.checking import Case, folded_is_inserted
 # their sizes are tested elsewhere.
 ZOO = (
     "resnet18", "resnet50", "resnet20", "mobilenet_v2", "efficientnet_b0", "vit_tiny_patch16_224",
-    "deit_tiny_distilled", "swin_tiny", "llama",
+    "deit_tiny_distilled", "swin_tiny", "llama", "yolov8n",
 )  # fmt: skip
 TINY = dict(blocks=(2, 2), widths=(4, 6), stem=5, num_classes=3)
 
@@ -270,7 +270,7 @@ def test_folded_is_inserted_in_training():
     folded_is_inserted(Case(train, space, variables, (x,)))
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name.startswith(("resnet", "mobilenet", "efficientnet"))])
+@pytest.mark.parametrize("name", [name for name in ZOO if name.startswith(("resnet", "mobilenet", "efficientnet", "yolov8"))])
 def test_every_mask_of_a_convolutional_network_folds(name):
     space = space_of(name)
     assert folded(space) == set(space.groups)

@@ -13,6 +13,7 @@ from dms_jax.models.mobilenet import MobileNetV2
 from dms_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from dms_jax.models.swin import Swin
 from dms_jax.models.vit import VisionTransformer
+from dms_jax.models.yolov8 import YOLOv8
 
 SIZE = 32
 CLASSES = 10
@@ -30,6 +31,8 @@ NETWORKS: dict[str, Searchable] = {
         embed=16, heads=4, depth=2, image_size=SIZE, patch_size=8, distilled=True, drop_path=0.1, num_classes=CLASSES
     ),
     "swin": Swin(embed=16, blocks=(1, 2), heads=(2, 4), window=4, num_classes=CLASSES),
+    # one bottleneck that can go, in stage 2, and a neck whose bottlenecks follow one another
+    "yolov8": YOLOv8(widths=(8, 8, 16, 16, 16), blocks=(1, 2, 1, 1), bins=4, num_classes=CLASSES),
 }
 
 
