@@ -1,4 +1,4 @@
-"""A network for other people's tools: a Hugging Face directory, or a StableHLO program."""
+"""A network for other people's tools: a Hugging Face directory, a StableHLO program, or without BatchNorms."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from dms_jax import files
+from dms_jax.batchnorm import fuse_batchnorm
 from dms_jax.elements import portable
 from dms_jax.errors import UserError
 from dms_jax.models.llama import Llama
@@ -23,6 +24,8 @@ from dms_jax.pretrained.directory import read_json
 from dms_jax.pretrained.llama import ParamPath, tensor_of
 from dms_jax.pretrained.llama_configuration import LayerSizes, to_config
 from dms_jax.reading import record, whole
+
+__all__ = ["SHARD_BYTES", "fuse_batchnorm", "huggingface", "stablehlo"]
 
 SHARD_BYTES = 5 * 10**9
 """The size of one weight file, about; a tensor is never cut."""

@@ -203,7 +203,8 @@ class YOLOv8(Searchable):
             raise UserError(
                 f"images of {images.shape[1]} x {images.shape[2]} pixels do not fit; give multiples of {STRIDES[-1]}"
             )
-        levels = self._neck(*self._backbone(images.astype(self.dtype), train), train)
+        fine, middle, coarse = self._backbone(images.astype(self.dtype), train)
+        levels = self._neck(fine, middle, coarse, train)
         return jnp.concatenate(
             [self._predict(level, stride, train) for level, stride in zip(levels, STRIDES, strict=True)], axis=1
         ).astype(jnp.float32)

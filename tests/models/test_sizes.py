@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dms_jax import SearchSpace, models
+from dms_jax import SearchSpace, UserError, models
 from tests.counting import folded
 
 # Parameters: the networks of torchvision, timm and transformers agree on them. MACs: in multiply-adds of convolutions,
@@ -83,3 +83,30 @@ def test_all_blocks_of_swin_can_go():
 @pytest.mark.parametrize("name", sorted(set(models.MODELS) - set(models.llama.MODELS)))
 def test_every_name_makes_a_network(name):
     assert isinstance(models.create(name), models.Searchable)
+
+
+# Trainable parameters from the published tables; MACs of the convolutions at 640 px, 80 classes.
+YOLOV8 = {"yolov8n": (3_157_184, 4.371e9), "yolov8s": (11.2e6, 14.3e9), "yolov8m": (25.9e6, 39.45e9)}
+YOLOV8 |= {"yolov8l": (43.7e6, 82.6e9), "yolov8x": (68.2e6, 128.9e9)}
+
+
+@pytest.mark.parametrize("name", YOLOV8)
+def test_published_sizes_of_yolov8(name):
+    params, macs = YOLOV8[name]
+    resources = space_of(name, 640).resources()
+    assert resources["params"] == (params if name == "yolov8n" else pytest.approx(params, abs=0.05e6))
+    assert resources["macs"] == pytest.approx(macs, rel=1e-3)
+
+
+def test_the_papers_supernet_of_yolov8():
+    space = space_of("yolov8s", 640, block_multiplier=0.5)
+    assert space.resources() == {"params": 14_959_568, "macs": pytest.approx(18.50e9, rel=1e-3)}
+    depth = {f"stage{i}/depth": blocks for i, blocks in enumerate((2, 3, 3, 2), 1)}
+    assert groups_of(space, "depth") == depth
+    assert groups_of(space, "width")["neck1/step1"] == 128
+    assert set(space.groups) - folded(space) == set(depth)  # a bottleneck ends in SiLU, which is not linear
+
+
+def test_yolov8_takes_multiples_of_32_pixels():
+    with pytest.raises(UserError, match="images of 100 x 100 pixels do not fit; give multiples of 32"):
+        space_of("yolov8n", 100)
