@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dms_jax import Schedule, Search, SearchSpace, models
+from dms_jax.detection import detection_loss
 from dms_jax.elements import portable
 from dms_jax.training import make_mesh, place, shard_batch, supervised
 from dms_jax.training.language import language_loss
@@ -25,7 +26,7 @@ STEPS, STOP, BUDGET, KEY = 6, 3, 0.4, jax.random.key(0)
 
 families = pytest.mark.parametrize("name", [*NETWORKS, "llama"])
 # The others are made of the same blocks: basic ones, depthwise ones without a squeeze, attention without dropped paths.
-compiled = pytest.mark.parametrize("name", ["resnet_bottleneck", "efficientnet", "deit_distilled", "swin", "llama"])
+compiled = pytest.mark.parametrize("name", ["resnet_bottleneck", "efficientnet", "deit_distilled", "swin", "llama", "yolov8"])
 
 
 class Case(NamedTuple):
@@ -44,8 +45,13 @@ def case(name: str) -> Case:
         loss, batch = language_loss(LLAMA), {"tokens": rng.integers(0, 64, (8, 9), dtype=np.int32)}
     else:
         space = space_of(name)
-        loss = supervised.classification_loss(NETWORKS[name])
-        batch = {"image": np.asarray(images(8)), "label": rng.integers(0, CLASSES, 8, dtype=np.int32)}
+        image, label = np.asarray(images(8)), rng.integers(0, CLASSES, 8, dtype=np.int32)
+        loss, batch = supervised.classification_loss(NETWORKS[name]), {"image": image, "label": label}
+        if name == "yolov8":
+            corner = rng.uniform(0, 12, (8, 2, 2))
+            boxes = np.concatenate([corner, corner + rng.uniform(9, 20, (8, 2, 2))], -1).astype(np.float32)
+            classes = np.stack([label, np.where(label % 2, -1, label)], 1).astype(np.int32)
+            loss, batch = detection_loss(NETWORKS[name]), {"image": image, "boxes": boxes, "classes": classes}
     # plain gradient descent, also of the ratios: Adam makes a whole step of a gradient that is but rounding
     search = Search(
         space, loss, optax.sgd(0.01), {"macs": BUDGET}, Schedule(STEPS, warmup=1), strategy=moved_by(optax.sgd(1e-3))
