@@ -53,8 +53,9 @@ def detection_loss(model: Any, gains: Gains = GAINS) -> Loss:
 
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array):
         images = as_floats(batch["image"])
+        size = (images.shape[1], images.shape[2])
         outputs, changed = model.apply(params, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        found = parts(outputs, images.shape[1:3], batch["boxes"], batch["classes"], model.num_classes)
+        found = parts(outputs, size, batch["boxes"], batch["classes"], model.num_classes)
         value = sum((gain * part for gain, part in zip(gains, found, strict=True)), start=jnp.zeros(()))
         return value, {"state": dict(changed), "metrics": found._asdict()}
 
@@ -66,7 +67,7 @@ def as_floats(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
-def parts(outputs: jax.Array, size: tuple[int, int], boxes: jax.Array, classes: jax.Array, num_classes: int) -> Parts:
+def parts(outputs: jax.Array, size: tuple[int, int], boxes: Any, classes: Any, num_classes: int) -> Parts:
     """The parts of the loss of a batch, each a sum over predictions divided by the sum of the classification targets.
 
         classes: binary cross-entropy of all classes of all predictions, the target being the assignment's weight

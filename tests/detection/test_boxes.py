@@ -159,10 +159,10 @@ def test_padding_changes_nothing():
 
 def test_a_batch_without_objects_has_a_slope():
     outputs = jnp.zeros((1, 84, 4 * 4 + 3))
-    empty = (jnp.zeros((1, 1, 4)), jnp.full((1, 1), -1))
+    boxes, classes = jnp.zeros((1, 1, 4)), jnp.full((1, 1), -1)
 
     def total(outputs):
-        found = parts(outputs, (SIZE, SIZE), *empty, 3)
+        found = parts(outputs, (SIZE, SIZE), boxes, classes, 3)
         return found.classes + found.boxes + found.distributions
 
     value, slope = jax.value_and_grad(total)(outputs)

@@ -99,10 +99,12 @@ def test_eight_devices_are_one(name):
     with portable():
         eight = run(jax.jit(search.step), place(jax.tree.map(jnp.copy, start), mesh), shard_batch(batch, mesh))
         one = run(step_of(name), jax.tree.map(jnp.copy, start), batch)
-    np.testing.assert_allclose(eight[0], one[0], rtol=10 * FLOAT32_GRADIENTS)
+    # BatchNorm: sums of differences; at stride 32 of eight numbers alone
+    tolerance = (30 if name == "yolov8" else 10) * FLOAT32_GRADIENTS
+    np.testing.assert_allclose(eight[0], one[0], rtol=tolerance)
     for expected, found in zip(one[1], eight[1], strict=True):
         for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
-            assert largest(a - b) <= 10 * FLOAT32_GRADIENTS * largest(expected)  # BatchNorm: sums of differences
+            assert largest(a - b) <= tolerance * largest(expected)
 
 
 @families
