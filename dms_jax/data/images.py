@@ -62,16 +62,7 @@ def open(name: str, directory: str | os.PathLike[str] | None = None) -> ImageDat
       UserError: no such set, or it is no classification of pictures.
     """
     tfds = tensorflow_datasets(prepare_command(name, directory))
-    builder = find_builder(name, directory)
-    if not is_prepared(builder):
-        command = prepare_command(name, directory)
-        raise NotPrepared(f"{name} is not prepared: nothing is in {builder.data_path}; prepare it once: {command}")
-    file_format = getattr(builder.info.file_format, "value", builder.info.file_format)
-    if file_format != "array_record":
-        raise UserError(
-            f"{name} lies in {builder.data_path} as {file_format}, which cannot be read at random; "
-            f"prepare it in another directory: {prepare_command(name, 'DIR')}"
-        )
+    builder = prepared(name, directory)
     features, splits = builder.info.features, list(builder.info.splits)
     image, label = builder.info.supervised_keys or ("image", "label")
     _check_features(name, features, image, label)
@@ -172,6 +163,26 @@ def find_builder(name: str, directory: str | os.PathLike[str] | None, **options:
         raise UserError(f"TFDS cannot open {name!r}: {error}") from None
     except ImportError as error:  # some sets name types of TensorFlow in their description
         raise UserError(f'TFDS needs TensorFlow to describe {name}: pip install "dms_jax[prepare]"') from error
+
+
+def prepared(name: str, directory: str | os.PathLike[str] | None) -> Any:
+    """The TFDS builder of a set that can be read at random.
+
+    Raises:
+      NotPrepared: it is not prepared, or an extra is missing.
+      UserError: no such set, or it lies there in another format.
+    """
+    builder = find_builder(name, directory)
+    if not is_prepared(builder):
+        command = prepare_command(name, directory)
+        raise NotPrepared(f"{name} is not prepared: nothing is in {builder.data_path}; prepare it once: {command}")
+    file_format = getattr(builder.info.file_format, "value", builder.info.file_format)
+    if file_format != "array_record":
+        raise UserError(
+            f"{name} lies in {builder.data_path} as {file_format}, which cannot be read at random; "
+            f"prepare it in another directory: {prepare_command(name, 'DIR')}"
+        )
+    return builder
 
 
 def is_prepared(builder: Any) -> bool:

@@ -77,7 +77,7 @@ class Loader:
       corruption: what could not be read since it was made.
     """
 
-    def __init__(self, training: _Training, corruption: Corruption, workers: int):
+    def __init__(self, training: Any, corruption: Corruption, workers: int):
         self.corruption = corruption
         self._training, self._workers = training, workers
         self._stream: Any = None

@@ -90,6 +90,15 @@ def resize_center(picture: bytes | np.ndarray, size: int, crop: float) -> np.nda
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
+def decoded(picture: bytes | np.ndarray) -> Image:
+    """A whole picture, encoded or `[H, W, 3]` uint8, in RGB.
+
+    Raises:
+      Unreadable: it cannot be decoded.
+    """
+    return _rgb(_opened(picture))
+
+
 def enlarged(pixels: np.ndarray, size: int) -> np.ndarray:
     """Pixels `[H, W, 3]` uint8 resized bicubically to `[size, size, 3]`."""
     return np.asarray(_opened(pixels).resize((size, size), pillow().Resampling.BICUBIC))

@@ -26,7 +26,9 @@ STEPS, STOP, BUDGET, KEY = 6, 3, 0.4, jax.random.key(0)
 
 families = pytest.mark.parametrize("name", [*NETWORKS, "llama"])
 # The others are made of the same blocks: basic ones, depthwise ones without a squeeze, attention without dropped paths.
-compiled = pytest.mark.parametrize("name", ["resnet_bottleneck", "efficientnet", "deit_distilled", "swin", "llama", "yolov8"])
+compiled = pytest.mark.parametrize(
+    "name", ["resnet_bottleneck", "efficientnet", "deit_distilled", "swin", "llama", "yolov8"]
+)
 
 
 class Case(NamedTuple):
