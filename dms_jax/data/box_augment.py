@@ -162,17 +162,11 @@ def _centered(image: Image, size: int, gain: float, shift: np.ndarray) -> Placin
 def _quarter(number: int, image: Image, size: int, gain: float, shift: np.ndarray, cross: np.ndarray) -> Placing:
     """One of four pictures that meet at `cross`, on a canvas of twice the size whose middle comes to `shift`."""
     scale = gain * size / max(image.size)
-    middle = gain * (cross - size) + shift  # where they meet, in the result
-    is_right, is_lower = number % 2, number // 2
-    x, y = (
-        float(at if beyond else at - scale * side)
-        for at, beyond, side in zip(middle, (is_right, is_lower), image.size, strict=True)
-    )
-    edges = [
-        (0.0, m) if not beyond else (m, float(size)) for m, beyond in zip(middle, (is_right, is_lower), strict=True)
-    ]
-    (left, right), (upper, lower) = edges
-    return placing(image, scale, (x, y), (max(left, 0), max(upper, 0), min(right, size), min(lower, size)))
+    middle = np.clip(gain * (cross - size) + shift, 0, size)  # where they meet, in the result
+    beyond = np.array([number % 2, number // 2], bool)  # to the right, below
+    offset = np.where(beyond, middle, middle - scale * np.array(image.size))
+    low, high = np.where(beyond, middle, 0), np.where(beyond, size, middle)
+    return placing(image, scale, (float(offset[0]), float(offset[1])), (*low, *high))
 
 
 def _visible(piece: Piece, at: Placing) -> tuple[np.ndarray, np.ndarray]:

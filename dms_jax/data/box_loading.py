@@ -195,9 +195,9 @@ def evaluation(
     Returns:
       What can be gone through again and again; every process gets the same number of batches {"image":
       `[batch / P, size, size, 3]` uint8, "boxes", "classes": as `batches` has them, "crowd": `[batch / P, most]` bool,
-      "areas": `[batch / P, most]` float32, square pixels of the picture as it is stored, "scale": `[batch / P]` float32,
-      pixels of "image" for one of these, "weight": `[batch / P]` float32}. The weight is 1, and 0 where there is no
-      picture: after the last, and for one that cannot be read.
+      "areas": `[batch / P, most]` float32, square pixels of the picture as it is stored, "scale": `[batch / P]`
+      float32, pixels of "image" for one of these, "weight": `[batch / P]` float32}. The weight is 1, and 0 where there
+      is no picture: after the last, and for one that cannot be read.
 
     Raises:
       UserError: what no batch can be made of, or an extra is missing.
