@@ -28,11 +28,12 @@ from dms_jax.structure import Structure
 from dms_jax.training import make_mesh, optimizers, place, processes, schedules, shard_batch, supervised
 from dms_jax.training.distillation import Distillation, image_teacher, taught
 from dms_jax.training.job import Job
+from dms_jax.training.pipeline import Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.image_flags import Data, Training
+from experiments.image_flags import AnyRecipe, Data, Images, Training, Weights
 from experiments.image_networks import described, network
-from experiments.recipes import DIGITS, Recipe
+from experiments.recipes import DIGITS, DIGITS_SEARCH_EPOCHS, Recipe
 
 IMAGENET, SYNTHETIC = "imagenet2012", "synthetic"
 
@@ -109,6 +110,11 @@ class Task:
         return max(self.size, self.teacher.resolution if self.teacher else 0)
 
     @property
+    def bundled_search_epochs(self) -> float:
+        """Epochs of a search on the bundled images."""
+        return DIGITS_SEARCH_EPOCHS
+
+    @property
     def description(self) -> str:
         """The images in words."""
         train, test = len(self.data.train), len(self.data.test)
@@ -123,6 +129,8 @@ class Task:
         r, warmup = self.recipe, self._warmup(steps)
         if r.schedule == "cosine":
             rate = schedules.cosine(r.learning_rate, max(steps, 1), warmup)
+        elif r.schedule == "linear":
+            rate = schedules.linear(r.learning_rate, max(steps, 1), warmup, 0.01 * r.learning_rate)
         elif r.schedule == "step":
             drops = sorted({max(round(share * steps), warmup + 1) for share in (0.3, 0.6, 0.9)})
             rate = schedules.step(r.learning_rate, drops, warmup=warmup)
@@ -185,6 +193,10 @@ class Task:
         key = jax.random.key(self.seed)
         how = {"accumulate": self.flags.accumulate, "calibrate": self.recipe.calibrate}
         return Job(run, self.loss(model), self.batches(), self.mesh, key, **how)
+
+    def later(self, run: Run, model: nn.Module, steps: Steps) -> Job | None:
+        """What trains after a search, where that is another job than before; None: it is the same."""
+        return None if self.teacher is None else self.job(run, model)
 
     def evaluation(self) -> Iterable[dict[str, jax.Array]]:
         """The test images on the devices, each with weight 1 once."""
@@ -291,10 +303,26 @@ def prepare(
       UserError: data or weights that are not there, a batch that cannot be cut, values that no training can have.
     """
     data, bundled = open_images(flags_data, size)
-    recipe = flags.changed(DIGITS if bundled else recipe)
-    batch = flags_data.batch
+    recipe, batch = fitted(flags_data, flags, DIGITS if bundled else recipe, bundled)
+    asked = None if bundled or flags_data.dataset == SYNTHETIC else taught_by
+    task = Task(data, recipe, size, batch, seed, bundled, flags_data, flags)
+    return dataclasses.replace(task, teacher=_teacher(task, asked))
+
+
+def fitted(flags_data: Images, flags: Weights, recipe: AnyRecipe, bundled: bool) -> tuple[AnyRecipe, int]:
+    """The recipe with what the flags say and the learning rate of the batch, and the batch.
+
+    Args:
+      flags_data, flags: as given.
+      recipe: to train by where the flags say nothing else.
+      bundled: whether the batch may grow to one image a device.
+
+    Raises:
+      UserError: a batch that cannot be cut, values that no training can have.
+    """
+    recipe, batch = flags.changed(recipe), flags_data.batch
     if batch is None:
-        batch = max(DIGITS.reference_batch, len(jax.devices())) if bundled else recipe.reference_batch
+        batch = max(recipe.reference_batch, len(jax.devices())) if bundled else recipe.reference_batch
     pieces = len(jax.devices()) * max(flags.accumulate, 1)
     if batch < 1 or flags.accumulate < 1 or batch % pieces:
         raise UserError(
@@ -308,9 +336,7 @@ def prepare(
             raise UserError(f"--{name.replace('_', '-')} {getattr(recipe, name)} is not possible; give one above 0")
     if recipe.calibrate < 0:
         raise UserError(f"--calibrate {recipe.calibrate} is not possible; give a number of batches, or 0")
-    asked = None if bundled or flags_data.dataset == SYNTHETIC else taught_by
-    task = Task(data, recipe, size, batch, seed, bundled, flags_data, flags)
-    return dataclasses.replace(task, teacher=_teacher(task, asked))
+    return recipe, batch
 
 
 def _teacher(task: Task, asked: tuple[str, int] | None) -> Teacher | None:

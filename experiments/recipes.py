@@ -18,8 +18,8 @@ class Recipe:
       epochs: of retraining.
       optimizer, weight_decay: see `dms_jax.training.optimizers`.
       learning_rate: the peak at `reference_batch` images a step; it scales with the batch.
-      schedule: after a linear warm-up of `warmup_epochs`: cosine to 0; step: a tenth at 30, 60 and 90 % of the epochs;
-        exponential: times `decay` every `decay_epochs`.
+      schedule: after a linear warm-up of `warmup_epochs`: cosine to 0; linear to 1 %; step: a tenth at 30, 60 and 90 %
+        of the epochs; exponential: times `decay` every `decay_epochs`.
       average: decay of the moving average of the weights, which is what is evaluated; None: the weights themselves.
       calibrate: batches over which BatchNorm statistics are estimated anew after training; 0 keeps the running ones.
       clip: largest norm of the gradient; None: as it is.
@@ -36,7 +36,7 @@ class Recipe:
     optimizer: Literal["sgd", "rmsprop", "adamw"]
     learning_rate: float
     reference_batch: int
-    schedule: Literal["cosine", "step", "exponential"]
+    schedule: Literal["cosine", "linear", "step", "exponential"]
     weight_decay: float
     warmup_epochs: float = 5.0
     decay: float = 0.97

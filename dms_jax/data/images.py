@@ -6,7 +6,9 @@ needed to read them. What becomes a batch is in `dms_jax.data.loading`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -29,6 +31,10 @@ HELD_OUT = 10
 
 class NotPrepared(UserError):
     """A set of TFDS that could be read once it is prepared, or an extra is installed; the message says how."""
+
+
+class NeedsTensorFlow(UserError):
+    """A set of TFDS that only TensorFlow can describe; once it is prepared, its files do."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def find_builder(name: str, directory: str | os.PathLike[str] | None, **options:
     except (AssertionError, ValueError) as error:  # what an unknown configuration or version raises
         raise UserError(f"TFDS cannot open {name!r}: {error}") from None
     except ImportError as error:  # some sets name types of TensorFlow in their description
-        raise UserError(f'TFDS needs TensorFlow to describe {name}: pip install "dms_jax[prepare]"') from error
+        raise NeedsTensorFlow(f'TFDS needs TensorFlow to describe {name}: pip install "dms_jax[prepare]"') from error
 
 
 def prepared(name: str, directory: str | os.PathLike[str] | None) -> Any:
@@ -172,9 +178,16 @@ def prepared(name: str, directory: str | os.PathLike[str] | None) -> Any:
       NotPrepared: it is not prepared, or an extra is missing.
       UserError: no such set, or it lies there in another format.
     """
-    builder = find_builder(name, directory)
+    command = prepare_command(name, directory)
+    try:
+        said = io.StringIO()  # TFDS says at length that TensorFlow is not there
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            builder = find_builder(name, directory)
+    except NeedsTensorFlow:
+        builder = _from_files(name, directory)
+        if builder is None:
+            raise NotPrepared(f"{name} is not prepared; prepare it once: {command}") from None
     if not is_prepared(builder):
-        command = prepare_command(name, directory)
         raise NotPrepared(f"{name} is not prepared: nothing is in {builder.data_path}; prepare it once: {command}")
     file_format = getattr(builder.info.file_format, "value", builder.info.file_format)
     if file_format != "array_record":
@@ -183,6 +196,16 @@ def prepared(name: str, directory: str | os.PathLike[str] | None) -> Any:
             f"prepare it in another directory: {prepare_command(name, 'DIR')}"
         )
     return builder
+
+
+def _from_files(name: str, directory: str | os.PathLike[str] | None) -> Any:
+    """The builder of a prepared set as its files describe it; None: there are none."""
+    tfds = tensorflow_datasets()
+    try:
+        with _quiet():
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=directory)
+    except tfds.core.DatasetNotFoundError:
+        return None
 
 
 def is_prepared(builder: Any) -> bool:

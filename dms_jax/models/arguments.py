@@ -37,6 +37,7 @@ _STAGES = listing(listing(whole(1, 2**14), 4, 5), 1, 16)
 
 ARGUMENTS: dict[str, Check] = {
     "attention_bias": flag,
+    "bins": whole(2, 1024),
     "block_multiplier": number(0, 64, above=True),
     "blocks": listing(whole(1, MOST_BLOCKS), 1, 16),
     "depth": whole(1, MOST_BLOCKS),
@@ -70,6 +71,7 @@ ARGUMENTS: dict[str, Check] = {
     "stem": _WIDTH,
     "tied": flag,
     "vocabulary": whole(1, 2**24),
+    "widest": _WIDTH,
     "width": _WIDTH,
     "width_multiplier": number(0, 64, above=True),
     "widths": listing(_WIDTH, 1, 16),

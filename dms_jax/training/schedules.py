@@ -1,4 +1,4 @@
-"""Learning rates over steps: cosine, steps down, exponential, each with a linear warm-up; and a decay for averages.
+"""Learning rates over steps: cosine, a line, steps down, exponential, each with a linear warm-up; decay of averages.
 
 All of them count in steps; `steps_of` makes steps of the epochs that recipes are written in.
 """
@@ -34,6 +34,17 @@ def cosine(peak: float, steps: int, warmup: int = 0, end: float = 0.0) -> optax.
     if not 0 <= warmup < steps:
         raise UserError(f"a schedule of {steps} steps with {warmup} of warm-up: at least one step must follow")
     return _warm(optax.cosine_decay_schedule(peak, steps - warmup, alpha=end / peak), peak, warmup)
+
+
+def linear(peak: float, steps: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
+    """Up to `peak` in `warmup` steps, then in a straight line down to `end` at step `steps`.
+
+    Raises:
+      UserError: no step is left after the warm-up.
+    """
+    if not 0 <= warmup < steps:
+        raise UserError(f"a schedule of {steps} steps with {warmup} of warm-up: at least one step must follow")
+    return _warm(optax.linear_schedule(peak, end, steps - warmup), peak, warmup)
 
 
 def step(peak: float, drops: Sequence[int], factor: float = 0.1, warmup: int = 0) -> optax.Schedule:

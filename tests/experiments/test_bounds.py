@@ -18,6 +18,7 @@ from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
 from experiments import (
     bounds,
+    coco_search,
     digits_search,
     fit,
     imagenet_eval,
@@ -27,7 +28,9 @@ from experiments import (
     llama_prune,
 )
 
-COMMANDS = {m.__name__: m for m in (digits_search, imagenet_search, imagenet_retrain, llama_prune, llama_memory)}
+COMMANDS = {
+    m.__name__: m for m in (coco_search, digits_search, imagenet_search, imagenet_retrain, llama_prune, llama_memory)
+}
 NEEDED = {imagenet_retrain: ["--structure=none"], imagenet_eval: ["--weights=none"], llama_memory: ["--model=none"]}
 
 

@@ -169,8 +169,8 @@ def work_of(*flags):
 
 def identity(*flags):
     c, row, work = work_of("--flops=0.3", "--search-epochs=0.05", "--epochs=0.02", *flags)
-    search, steps = imagenet_search._search(c, row, work)
-    return json.loads(json.dumps(imagenet_search._identity(c, row, work, search, steps)))
+    experiment = imagenet_search.experiment(c, row, work)
+    return json.loads(json.dumps(experiment.identity(*experiment.search())))
 
 
 @pytest.fixture(scope="module")

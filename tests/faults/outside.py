@@ -14,7 +14,7 @@ from dms_jax.pretrained.llama_configuration import from_config
 from dms_jax.report.page import page
 from dms_jax.report.run_files import read_run
 from dms_jax.structure import Structure
-from experiments import bounds, digits_search, imagenet_search, llama_prune
+from experiments import bounds, coco_search, digits_search, imagenet_search, llama_prune
 from tests.faults.tally import Tally, draws, pick
 from tests.lies import changed, places
 from tests.pretrained.test_outside_directories import CONFIG
@@ -82,7 +82,7 @@ RESULTS = {
     "warnings": ["w"], "verify": {"max_abs_difference": 1e-6}, "seconds": {"search": 2.0},
 }  # fmt: skip
 
-COMMANDS = {"digits": digits_search, "imagenet": imagenet_search, "llama": llama_prune}
+COMMANDS = {"coco": coco_search, "digits": digits_search, "imagenet": imagenet_search, "llama": llama_prune}
 
 
 def commanded(seed: int, cases: int) -> Tally:
