@@ -88,7 +88,6 @@ COMPOSITES = DetectionRecipe(
     schedule="cosine",
     weight_decay=0.05,
     warmup_epochs=1,
-    calibrate=20,
     clip=10.0,
     label_smoothing=0.0,
     flip=False,

@@ -110,6 +110,9 @@ def test_schedules_at_their_turns():
     np.testing.assert_allclose(values(cosine, range(14)), expected, rtol=1e-5)
     assert schedules.cosine(2.0, 4)(0) == 2.0
 
+    linear = schedules.linear(2.0, 6, warmup=2, end=0.4)
+    np.testing.assert_allclose(values(linear, range(8)), [0, 1, 2, 1.6, 1.2, 0.8, 0.4, 0.4], rtol=1e-5)
+
     step = schedules.step(1.0, (3, 5), warmup=2)
     np.testing.assert_allclose(values(step, range(7)), [0, 0.5, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-5)
 
@@ -125,6 +128,8 @@ def test_schedules_at_their_turns():
 def test_schedules_that_cannot_be():
     with pytest.raises(UserError, match="5 steps with 5 of warm-up"):
         schedules.cosine(1.0, 5, 5)
+    with pytest.raises(UserError, match="5 steps with 5 of warm-up"):
+        schedules.linear(1.0, 5, 5)
     for drops in ((2, 2), (5, 3), (1, 4)):
         with pytest.raises(UserError, match="must ascend and come after the 1 steps"):
             schedules.step(1.0, drops, warmup=1)
