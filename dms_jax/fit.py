@@ -169,7 +169,9 @@ def fit(
         return Pipeline(job, search, plan, make, {"name": title}, inputs, **how).run(place(space.arrays(params), mesh))
 
     options = {"warmup": warmup, "retrain": retrain, "calibrate": calibrate, "average": average, "seed": seed}
-    own = {name: space.costs[name].full for name in search.budget if resources or name not in budgets.makers()}
+    costs = {name: search.space.costs[name] for name in search.budget if resources or name not in budgets.makers()}
+    # of the same job every measurement is another
+    own = {name: cost.note if isinstance(cost, budgets.Measured) else cost.full for name, cost in costs.items()}
     options |= {"resources": own} if own else {}
     conduct(
         Experiment(

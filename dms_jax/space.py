@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from flax.traverse_util import unflatten_dict
 from dms_jax import budgets, checks, explanation, groups
 from dms_jax.adapters.doors import Doors
 from dms_jax.adapters.source import Source
-from dms_jax.budgets import Cost, Network
+from dms_jax.budgets import Cost, Measured, Network, Sized
 from dms_jax.budgets.polynomial import Variables
 from dms_jax.errors import TracingError, UserError, shortened
 from dms_jax.groups import Group
@@ -117,11 +117,19 @@ class SearchSpace(Doors):
             arrays[value] = gates, shape.dtype
             if train:
                 trained[value] = gates
-        return Network(self._found.program, self._variables, self._found.behind, trained, arrays)
+        sizes = {name: group.size for name, group in self.groups.items()}
+        program, behind = self._found.program, self._found.behind
+        return Network(program, self._variables, behind, trained, arrays, sizes, self._sized)
+
+    def _sized(self, kept: Mapping[str, Sequence[int]]) -> Sized:
+        from dms_jax.shrink import shrink
+
+        full = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.arrays(self.parameters.template))
+        return Sized(self.shrunk(self.fn, kept), shrink(self, full, kept), self.example, kept)
 
     def _resources(self) -> tuple[dict[str, Cost], dict[str, str]]:
         found, missing = {}, {}
-        for name, make in budgets.makers().items():
+        for name, make in budgets.usual().items():
             try:
                 cost = make(self._network)
                 found |= {} if cost is None else {name: cost}
@@ -152,14 +160,31 @@ class SearchSpace(Doors):
         other.__dict__.pop("smallest", None)  # it was of the resources before
         return other
 
+    def asked(self, names: Iterable[str]) -> SearchSpace:
+        """This space with those resources of `dms_jax.budgets` that it does not have until a budget names them."""
+        wanted, usual = set(names) - set(self.costs), budgets.usual()
+        makers = [make for name, make in budgets.makers().items() if name in wanted and name not in usual]
+        return self.with_resources(*makers) if makers else self
+
     def resources(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
         """Exact resources: {"macs": multiply-adds of one call with the example, "params": trainable numbers, ...}.
+
+        Those that are measured are measured for the full network alone, and predicted for others (see `measured`).
 
         Raises:
           UserError: the structure does not fit this space.
         """
         counts = self._variables.counts(self.kept(structure))
         return {name: np.asarray(cost.exact(counts)).item() for name, cost in self.costs.items()}
+
+    def measured(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
+        """Those of `resources` that can be measured, measured: slow, but once for structures of the same sizes.
+
+        Raises:
+          UserError: the structure does not fit this space.
+        """
+        kept = self.kept(structure)
+        return {name: cost.measure(kept) for name, cost in self.costs.items() if isinstance(cost, Measured)}
 
     def variable_counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
         """`[variables]` int64: what the polynomials of `costs` are evaluated at, for kept elements of every group."""
@@ -234,9 +259,14 @@ class SearchSpace(Doors):
             sizes={name: group.size for name, group in self.groups.items()},
             kinds={name: group.kind for name, group in self.groups.items()},
             model=model,
-            resources={"before": self.resources(), "after": self.resources(checked)},
+            resources=self._before_and_after(checked),
             removed=frozenset(self._removed(checked)),
         )
+
+    def _before_and_after(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        predicted, measured = self.resources(kept), self.measured(kept)
+        found = {"before": self.resources(), "after": {**predicted, **measured}}
+        return {**found, "predicted": {name: predicted[name] for name in measured}} if measured else found
 
     def _removed(self, kept: Mapping[str, Sequence[int]]) -> set[str]:
         """Groups that slice only parameters of removed blocks."""

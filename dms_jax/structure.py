@@ -49,7 +49,7 @@ class Structure:
       kinds: group name -> "width", "heads" or "depth", where known.
       model: {"name": ..., "arguments": {...}} as `dms_jax.models.create` takes them, or None.
       resources: {"before": {"macs": int, "params": int, ...}, "after": {...}}, or None. MACs of one forward pass of the
-        example the space was made with.
+        example the space was made with. What can be measured is measured, and its "predicted" is what the search saw.
       removed: groups that went with a removed block; what `kept` says of them is of no effect.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dms_jax.baselines.iterative import thresholded
 from dms_jax.errors import UserError
+from dms_jax.method.correction import corrected
 from dms_jax.method.layout import Layout
 from dms_jax.method.limits import Limits
 from dms_jax.method.projection import ATTEMPTS, Counts, Problem, nearest, project, shifted
@@ -45,8 +46,17 @@ def uniform(
     """
     if blocks not in ("most", "same") and not (isinstance(blocks, float | int) and 0 < blocks <= 1):
         raise UserError(f'blocks={blocks!r}: give "most", "same", or a share above 0 and at most 1')
-    problem = Problem.of(space, {name: np.asarray(x) for name, x in ranking.items()}, budget, limits)
-    even = dict.fromkeys(space.groups, 0.5)
+    worth = {name: np.asarray(x) for name, x in ranking.items()}
+
+    def predicted(budget: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        return _even(Problem.of(space, worth, budget, limits), blocks)
+
+    return space.structure(corrected(space, budget, limits, predicted))
+
+
+def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:
+    """Kept elements of every group, under the budget as it is predicted."""
+    even = dict.fromkeys(problem.space.groups, 0.5)
     fitting = (
         (abs(_share_of_widths(problem, found[0]) - share), held)
         for share, held in _depths(problem, None if isinstance(blocks, str) else blocks).items()
@@ -55,7 +65,7 @@ def uniform(
     chosen = min(fitting, key=lambda one: one[0], default=None) if blocks == "same" else next(fitting, None)
     if chosen is None:  # of one share alone: the fewest blocks always fit
         raise UserError(f"no structure with a share of {blocks} of its blocks is within the budget; give a smaller one")
-    return space.structure(problem.kept(nearest(problem, even, ATTEMPTS, chosen[1])))
+    return problem.kept(nearest(problem, even, ATTEMPTS, chosen[1]))
 
 
 def _depths(problem: Problem, share: float | None) -> dict[float, Counts]:

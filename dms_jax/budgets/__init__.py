@@ -7,14 +7,20 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
+from dms_jax.budgets.measured import Measured
 from dms_jax.budgets.own import Resource
-from dms_jax.budgets.resource import Cost, Network
+from dms_jax.budgets.resource import Cost, Network, Sized
 
 
 def modules() -> dict[str, ModuleType]:
     """{name: module} of every resource in this folder."""
     found = {info.name: import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)}
     return {name: module for name, module in sorted(found.items()) if callable(getattr(module, "resource", None))}
+
+
+def usual() -> dict[str, Callable[[Network], Cost | None]]:
+    """Those of `makers` that every space has; one with `always = False` is slow to make, and made when it is asked for."""
+    return {name: maker for name, maker in makers().items() if getattr(maker, "always", True)}
 
 
 def makers() -> dict[str, Callable[[Network], Cost | None]]:
@@ -26,4 +32,4 @@ def makers() -> dict[str, Callable[[Network], Cost | None]]:
     return {name: module.resource for name, module in modules().items()}
 
 
-__all__ = ["Cost", "Network", "Resource", "makers", "modules"]
+__all__ = ["Cost", "Measured", "Network", "Resource", "Sized", "makers", "modules", "usual"]

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.budgets.fitted import Fitted
-from dms_jax.budgets.resource import Cost, Network
+from dms_jax.budgets.measured import Measured
+from dms_jax.budgets.resource import Cost, Network, Sized
 from dms_jax.errors import UserError, shortened
 from dms_jax.program.axes import atoms, resolve
 
@@ -37,6 +38,9 @@ class Resource:
         alone, so steps in it are used to the last element.
       fraction: from {group: kept, real} to the share of the full network's, by JAX; what the search follows.
         None: a smooth function that never falls is fitted to `exact` at random counts.
+      measure: from the network of a structure (`dms_jax.budgets.Sized`: function, shapes of parameters and inputs, kept
+        elements) to what it really has, in the unit. `exact`, scaled to the full network's, is then a prediction: the
+        structure that comes out is within its budget as measured. None: `exact` is the truth.
 
     Raises:
       UserError: a name that is no identifier, no unit, or what is no function.
@@ -46,6 +50,7 @@ class Resource:
     unit: str
     exact: Callable[[Mapping[str, int]], float]
     fraction: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None
+    measure: Callable[[Sized], float] | None = None
 
     def __post_init__(self):
         named = isinstance(self.name, str) and self.name.isidentifier() and len(self.name) <= 64
@@ -62,6 +67,8 @@ class Resource:
             raise UserError(f"unit {shortened(repr(self.unit), 60)} of {self.name} is not possible; give one: mJ")
         if not callable(self.exact) or not (self.fraction is None or callable(self.fraction)):
             raise UserError(f"resource {self.name}: exact, and fraction where it is given, are functions of counts")
+        if not (self.measure is None or callable(self.measure)):
+            raise UserError(f"resource {self.name}: measure is a function of the network of a structure, or None")
 
     def __call__(self, network: Network) -> Cost:
         """The resource of one network.
@@ -69,7 +76,8 @@ class Resource:
         Raises:
           UserError: the full network's is not above 0.
         """
-        return Counted(self, Counts(network))
+        counted = Counted(self, Counts(network))
+        return counted if self.measure is None else Measured(counted, self.measure, network)
 
 
 class Counts:

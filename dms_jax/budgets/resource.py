@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -49,6 +49,32 @@ class Cost(Protocol):
         ...
 
 
+class Sized(NamedTuple):
+    """The network of a structure, to be compiled and measured.
+
+    Attributes:
+      fn: `(params, *inputs) -> outputs`, of inference.
+      params: shapes and dtypes of its parameters, a tree of `jax.ShapeDtypeStruct`.
+      inputs: shapes and dtypes of the example.
+      kept: kept elements of every group.
+    """
+
+    fn: Callable[..., Any]
+    params: Any
+    inputs: tuple[Any, ...]
+    kept: Mapping[str, Sequence[int]]
+
+    def batched(self, batch: int | None) -> Sized:
+        """With another batch: the leading size of the first input, wherever an input has it; None: the example's."""
+        first = next((x.shape[0] for x in jax.tree.leaves(self.inputs) if x.shape), None)
+
+        def one(x: Any) -> Any:
+            leading = bool(x.shape) and x.shape[0] == first
+            return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) if leading else x
+
+        return self if batch is None else self._replace(inputs=jax.tree.map(one, self.inputs))
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """What a resource is computed from.
@@ -59,6 +85,8 @@ class Network:
       behind: of every value that reaches an output, the gates that all of its ways there go through.
       parameters: values of trained parameters -> the gates that they go with.
       arrays: values of all arrays, trained or not -> (gates, dtype).
+      groups: name -> size.
+      at: the network of a structure, from kept elements of every group.
     """
 
     program: Program
@@ -66,6 +94,8 @@ class Network:
     behind: Mapping[Value, frozenset[tuple[str, int]]]
     parameters: Mapping[Value, frozenset[tuple[str, int]]]
     arrays: Mapping[Value, tuple[frozenset[tuple[str, int]], Any]]
+    groups: Mapping[str, int]
+    at: Callable[[Mapping[str, Sequence[int]]], Sized]
 
     def axes(self) -> Sequence[tuple[Axis, ...]]:
         """Of all trained parameters."""

@@ -12,6 +12,7 @@ from dms_jax import topk
 from dms_jax.errors import UserError
 from dms_jax.explanation import exactly
 from dms_jax.groups import Group
+from dms_jax.method.correction import corrected
 from dms_jax.method.limits import Limits, smallest
 from dms_jax.space import SearchSpace
 
@@ -37,6 +38,9 @@ def project(
     one with the most importance per cost first. Where that stays more than 1 % under the budget, because a large piece
     (a block, say) went last and no longer fits, the piece is held and the others move on.
 
+    Where a budget is on what can be measured, the result is measured, and projected again by a corrected budget (see
+    `dms_jax.method.correction`).
+
     Args:
       space: the search space.
       ratios: pruning ratio of every group.
@@ -52,11 +56,15 @@ def project(
     Raises:
       UserError: the smallest structure within the limits is above the budget, or a ratio is not a number.
     """
-    problem = Problem.of(space, ranking, budget, limits)
     lost = [name for name in space.groups if not np.isfinite(ratios[name])]
     if lost:
         raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
-    return problem.kept(nearest(problem, ratios, ATTEMPTS if hold else 1))
+
+    def predicted(budget: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
+        problem = Problem.of(space, ranking, budget, limits)
+        return problem.kept(nearest(problem, ratios, ATTEMPTS if hold else 1))
+
+    return corrected(space, budget, limits, predicted)
 
 
 class Problem:

@@ -19,8 +19,8 @@ from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 
 
-def check_arguments(search: Any) -> None:
-    """Refuse arguments of `Search` that are of another type, or outside their range.
+def check_kinds(search: Any) -> None:
+    """Refuse arguments of `Search` that are of another type.
 
     Raises:
       UserError: one of them is.
@@ -31,9 +31,17 @@ def check_arguments(search: Any) -> None:
             raise UserError(f"{name} {checks.shown(getattr(search, name))} is not possible; give a `{kind.__name__}`")
     if not isinstance(search.optimizer, optax.GradientTransformation | None):
         raise UserError(f"optimizer {checks.shown(search.optimizer)} is not possible; give one of optax, or None")
-    costs = search.space.costs
     if not isinstance(search.budget, Mapping):
         raise UserError(f'budget {checks.shown(search.budget)} does not say of what; give {{"macs": 0.5}}, say')
+
+
+def check_arguments(search: Any) -> None:
+    """Refuse arguments of `Search` that are outside their range, and budgets on what the space does not have.
+
+    Raises:
+      UserError: one of them is.
+    """
+    costs = search.space.costs
     if set(search.budget) - set(costs) or not search.budget:
         unknown = sorted(map(str, set(search.budget) - set(costs)))
         why = [f" ({search.space.uncounted[name]})" for name in unknown if name in search.space.uncounted]

@@ -21,13 +21,13 @@ import numpy as np
 import optax
 
 from dms_jax.budgets.amounts import Given
-from dms_jax.method import effects, projection, refusals, resources
+from dms_jax.method import correction, effects, projection, refusals, resources
 from dms_jax.method import importance as evaluation
 from dms_jax.method.dms import DMS
 from dms_jax.method.gradients import value_and_grad
 from dms_jax.method.importance import Evidence, Importance
 from dms_jax.method.layout import Layout
-from dms_jax.method.limits import Limits, smallest
+from dms_jax.method.limits import Limits
 from dms_jax.method.loss import Loss, each_its_own, outcome
 from dms_jax.method.movement import Movement, Situation
 from dms_jax.method.schedule import Schedule
@@ -84,10 +84,14 @@ class Search:
     _movement: Movement = field(init=False, repr=False)
 
     def __post_init__(self):
+        refusals.check_kinds(self)
+        object.__setattr__(self, "space", self.space.asked(self.budget))
         refusals.check_arguments(self)
         derived = {
             "schedule": self.steps if isinstance(self.steps, Schedule) else Schedule(self.steps),
-            "targets": resources.targets(self.space, self.budget, smallest(self.space, self.limits)),
+            "targets": resources.targets(
+                self.space, self.budget, correction.smallest(self.space, self.budget, self.limits)
+            ),
             "layout": Layout.of(self.space, self.limits),
             # masks of 0 under a ReLU would pass no gradient to themselves where they are folded into what writes
             "_loss": self.space.masked(outcome(self.loss), writes=not self.strategy.zeros),

@@ -206,6 +206,8 @@ def _details(run: Run) -> str:
     for name, budget in results["budget"].items():
         asked = budget["asked"] if isinstance(budget["asked"], str) else f"{budget['asked']:g}"
         text = f"asked {asked}: at most {exactly(budget['target'])} of {exactly(budget['full'])}"
+        if "measured" in budget and "predicted" in budget:
+            text += f"; predicted {exactly(budget['predicted'])}, measured {exactly(budget['measured'])}"
         entries.append((_text(f"budget, {run.words[name]}"), _text(text)))
     difference = (results.get("verify") or {}).get("max_abs_difference")
     if difference is not None:

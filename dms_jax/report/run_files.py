@@ -61,7 +61,9 @@ _ROW = record(
 _RESULTS = record(
     {
         "seed": whole(0, 2**80),
-        "budget": mapping(record({"asked": _asked, "target": _AMOUNT, "full": _AMOUNT})),
+        "budget": mapping(
+            record({"asked": _asked, "target": _AMOUNT, "full": _AMOUNT}, {"predicted": _AMOUNT, "measured": _AMOUNT})
+        ),
         "quality": record(
             {"name": reading.text(), "unit": reading.text()}, {"also": optional(listing(reading.text(), most=16))}
         ),

@@ -74,16 +74,22 @@ def measure(
         stop_if_requested(f"{quality.name} was measured")
         value, stderr = quality.measure(network.fn, network.params)[:2]
         shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
-        row = {"name": shown, **space.resources(network.structure), "quality": value, "stderr": stderr}
+        counted = {**space.resources(network.structure), **space.measured(network.structure)}
+        row = {"name": shown, **counted, "quality": value, "stderr": stderr}
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
+    measured = space.measured(finished.structure)
     promised = (full["macs"], found["macs"]) if "macs" in full else None  # where they cannot be counted
     before = milliseconds[FULL if FULL in milliseconds else LONGER]
     return {
         "machine": machine(),
         "resources": {name: cost.unit for name, cost in space.costs.items()},
-        "budget": {n: {"asked": search.budget[n], "target": t, "full": full[n]} for n, t in search.targets.items()},
+        "budget": {
+            n: {"asked": search.budget[n], "target": t, "full": full[n]}
+            | ({"predicted": found[n], "measured": measured[n]} if n in measured else {})
+            for n, t in search.targets.items()
+        },
         "quality": {"name": quality.name, "unit": quality.unit, "also": list(quality.also)},
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,

@@ -1,0 +1,104 @@
+"""Resources that can be measured: what stands for them in a search is a prediction, and the truth is slow to find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Real
+from typing import Any
+
+import jax
+import numpy as np
+
+from dms_jax.budgets.resource import Cost, Network, Sized
+from dms_jax.errors import UserError, shortened
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A cost whose prediction is scaled to what the full network really has.
+
+    A structure that is chosen by it is measured, and chosen again by a corrected budget until what is measured holds
+    (see `dms_jax.method.correction`).
+
+    Args:
+      predicted: what the search and the projection follow.
+      measuring: from the network of a structure to what it really has, a number of at least 0.
+      network: that it belongs to.
+    """
+
+    predicted: Cost
+    measuring: Callable[[Sized], Any]
+    network: Network
+    _known: dict[bytes, int | float] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """As in a budget."""
+        return self.predicted.name
+
+    @property
+    def unit(self) -> str:
+        """What it is counted in."""
+        return self.predicted.unit
+
+    @property
+    def stepped(self) -> bool:
+        """As the prediction."""
+        return self.predicted.stepped
+
+    @property
+    def note(self) -> str:
+        """`full network measured, others predicted`."""
+        return "; ".join(filter(None, ("the full network's is measured, others are predicted", self.predicted.note)))
+
+    @cached_property
+    def full(self) -> int | float:
+        """That of the full network, measured.
+
+        Raises:
+          UserError: it is not above 0.
+        """
+        found = self.measure({name: range(size) for name, size in self.network.groups.items()})
+        if not found > 0:
+            raise UserError(f"resource {self.name} is {found} for the full network; it must be above 0")
+        return found
+
+    def measure(self, kept: Mapping[str, Sequence[int]]) -> int | float:
+        """What the network of a structure really has; once for structures of the same sizes.
+
+        Args:
+          kept: kept elements of every group.
+
+        Returns:
+          A number of at least 0, in the resource's unit; whole where what measures it gives whole numbers.
+
+        Raises:
+          UserError: what measures it gives no such number.
+        """
+        key = self.network.variables.counts(kept).tobytes()
+        if key not in self._known:
+            self._known[key] = self._number(self.measuring(self.network.at(kept)))
+        return self._known[key]
+
+    def _number(self, value: Any) -> int | float:
+        right = isinstance(value, Real | np.ndarray | jax.Array) and np.ndim(value) == 0
+        number = float(value) if right else math.nan
+        if not (math.isfinite(number) and number >= 0):
+            raise UserError(
+                f"resource {self.name} was measured to be {shortened(repr(value), 60)}; give a number of at least 0"
+            )
+        return int(value) if isinstance(value, int | np.integer) else number
+
+    def exact(self, counts: np.ndarray) -> np.ndarray:
+        """Predictions at integer counts `[..., variables]`: float64, or int64 where the full network's is whole."""
+        share = np.asarray(self.predicted.exact(counts), np.float64) / float(self.predicted.full)
+        if isinstance(self.full, int):
+            return np.ceil(np.round(share * self.full, 6)).astype(np.int64)
+        return share * self.full
+
+    def fraction(self, counts: jax.Array) -> jax.Array:
+        """The predicted share of the full network's at real counts `[variables]`, float32, differentiable."""
+        return self.predicted.fraction(counts)

@@ -1,0 +1,158 @@
+"""Budgets of what is measured: the truth holds, whatever was predicted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dms_jax
+from dms_jax import Resource, Search, SearchSpace, UserError
+from dms_jax.baselines.structures import random, uniform
+from dms_jax.method.projection import project
+
+
+def make(a=64, b=48):
+    draw = np.random.default_rng(0)
+    params = {
+        name: jnp.asarray(draw.normal(size=shape), jnp.float32)
+        for name, shape in {"a": (5, a), "b": (a, b), "c": (b, 3)}.items()
+    }
+
+    def fn(p, x):
+        return jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
+
+    return SearchSpace.from_function(fn, params, jnp.ones((1, 5)))
+
+
+def predicted(kept):
+    return float(5 * kept["a"] + kept["a"] * kept["b"] + 3 * kept["b"])
+
+
+class Meter:
+    """What really is: another function of the sizes. It notes what it measured."""
+
+    def __init__(self, truth):
+        self.truth, self.seen = truth, []
+
+    def __call__(self, network):
+        counts = {name: len(indices) for name, indices in network.kept.items()}
+        shapes = {name: leaf.shape for name, leaf in network.params.items()}
+        assert shapes == {"a": (5, counts["a"]), "b": (counts["a"], counts["b"]), "c": (counts["b"], 3)}
+        assert jax.eval_shape(network.fn, network.params, *network.inputs).shape == (1, 3)
+        self.seen.append(counts)
+        return self.truth(counts)
+
+
+TRUTHS = {
+    "overhead": lambda k: 700.0 + predicted(k),
+    "concave": lambda k: 40 * predicted(k) ** 0.7,
+    "convex": lambda k: predicted(k) ** 1.4,
+    "lanes": lambda k: predicted({name: -(-n // 8) * 8 for name, n in k.items()}),
+    "another group": lambda k: 30.0 + 100 * k["a"] + k["b"],
+    "in other units": lambda k: 1e-6 * predicted(k),
+}
+
+
+def project_by(space, budget, ratios=None):
+    ranking = {name: np.random.default_rng(1).uniform(size=g.size) for name, g in space.groups.items()}
+    return project(space, ratios or dict.fromkeys(space.groups, 0.4), ranking, budget)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_measured_is_within_the_budget_and_near_it(truth, share):
+    meter = Meter(TRUTHS[truth])
+    space = make().with_resources(Resource("work", "ops", predicted, measure=meter))
+    most = share * space.resources()["work"]
+    kept = project_by(space, {"work": most})
+    found = space.measured(kept)["work"]
+    assert found == TRUTHS[truth]({name: len(k) for name, k in kept.items()})
+    assert 0.9 * most < found <= most
+    assert found >= 0.95 * most or truth == "lanes"  # one lane is more than 5 % here
+    assert len(meter.seen) <= 6  # the full network, a candidate, and four corrections
+
+
+def test_sizes_that_were_measured_are_not_measured_again():
+    meter = Meter(TRUTHS["overhead"])
+    space = make().with_resources(Resource("work", "ops", predicted, measure=meter))
+    for _ in range(2):
+        assert space.measured({"a": (1, 2), "b": (0, 5)}) == space.measured({"a": (0, 9), "b": (3, 4)})
+    assert meter.seen == [{"a": 2, "b": 2}]
+
+
+def test_other_budgets_hold_too_and_what_binds_decides():
+    space = make().with_resources(Resource("work", "ops", predicted, measure=TRUTHS_OF("overhead")))
+    budget = {"work": 0.9 * space.resources()["work"], "params": 0.3 * space.resources()["params"]}
+    found = space.resources(project_by(space, budget))
+    assert 0.95 * budget["params"] < found["params"] <= budget["params"] and found["work"] < 0.5 * budget["work"]
+
+
+def TRUTHS_OF(name):
+    return Meter(TRUTHS[name])
+
+
+def test_two_measured_resources_hold_at_once():
+    space = make().with_resources(
+        Resource("one", "ops", predicted, measure=TRUTHS_OF("overhead")),
+        Resource("two", "ops", predicted, measure=TRUTHS_OF("another group")),
+    )
+    budget = {name: 0.5 * space.resources()[name] for name in ("one", "two")}
+    found = space.measured(project_by(space, budget))
+    assert all(found[name] <= budget[name] for name in budget)
+    assert any(found[name] >= 0.95 * budget[name] for name in budget)
+
+
+def searched(space, budget):
+    search = Search(space, lambda p, b, k: jnp.mean((space.fn(p, b) - 1) ** 2), optax.sgd(1e-3), budget, 4)
+    state, step = search.init(space.source.params), jax.jit(search.step)
+    for i in range(4):
+        draw = np.random.default_rng(i).normal(size=(8, 5))
+        state, _ = step(state, jnp.asarray(draw, jnp.float32), jax.random.key(0))
+    return search, search.structure(state)
+
+
+def test_a_structure_says_what_was_predicted_and_what_measured(tmp_path):
+    space = make().with_resources(Resource("work", "ops", predicted, measure=TRUTHS_OF("overhead")))
+    search, structure = searched(space, {"work": 0.5})
+    resources = structure.resources
+    assert resources["before"]["work"] == 700 + predicted({"a": 64, "b": 48}) == 2 * search.targets["work"]
+    assert resources["after"]["work"] == space.measured(structure)["work"] <= search.targets["work"]
+    assert resources["predicted"] == {"work": space.resources(structure)["work"]}
+    assert resources["predicted"]["work"] < resources["after"]["work"]
+    structure.save(tmp_path / "structure.json")
+    assert dms_jax.Structure.load(tmp_path / "structure.json").resources == resources
+
+
+def test_nothing_else_says_predicted():
+    assert set(make().structure({}).resources) == {"before", "after"}
+
+
+def test_controls_are_within_the_same_budget():
+    space = make().with_resources(Resource("work", "ops", predicted, measure=TRUTHS_OF("overhead")))
+    most = 0.5 * space.resources()["work"]
+    for structure in (
+        uniform(space, space.magnitudes(space.source.params), {"work": most}),
+        random(space, {"work": most}, seed=0),
+    ):
+        assert 0.95 * most <= structure.resources["after"]["work"] <= most
+
+
+def test_what_no_structure_reaches_is_refused_with_both_numbers_before_the_search():
+    space = make().with_resources(Resource("work", "ops", predicted, measure=TRUTHS_OF("overhead")))
+    with pytest.raises(UserError, match=r"budget 0.15 \(610.95 ops of work\) is below 709, the smallest reachable"):
+        Search(space, lambda p, b, k: jnp.sum(p["a"]), None, {"work": 0.15}, 4)
+    with pytest.raises(UserError, match="none of 1 structures has at most 650 ops of work when measured; the nearest"):
+        project_by(space, {"work": 650.0})
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), "3 ms", None, np.ones(2)])
+def test_what_no_measurement_gives(wrong):
+    space = make().with_resources(Resource("work", "ops", predicted, measure=lambda network: wrong))
+    with pytest.raises(UserError, match="resource work was measured to be .*; give a number of at least 0"):
+        space.resources()
+
+
+def test_measure_is_a_function():
+    with pytest.raises(UserError, match="measure is a function of the network"):
+        Resource("work", "ops", predicted, measure=3.0)  # type: ignore[arg-type]
