@@ -19,7 +19,7 @@ def modules() -> dict[str, ModuleType]:
 
 
 def usual() -> dict[str, Callable[[Network], Cost | None]]:
-    """Those of `makers` that every space has; one with `always = False` is slow to make, and made when it is asked for."""
+    """Those of `makers` that every space has; one with `always = False` is slow, and made when it is asked for."""
     return {name: maker for name, maker in makers().items() if getattr(maker, "always", True)}
 
 

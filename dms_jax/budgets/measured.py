@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -54,7 +53,7 @@ class Measured:
         """`full network measured, others predicted`."""
         return "; ".join(filter(None, ("the full network's is measured, others are predicted", self.predicted.note)))
 
-    @cached_property
+    @property
     def full(self) -> int | float:
         """That of the full network, measured.
 
@@ -84,13 +83,13 @@ class Measured:
         return self._known[key]
 
     def _number(self, value: Any) -> int | float:
-        right = isinstance(value, Real | np.ndarray | jax.Array) and np.ndim(value) == 0
+        right = isinstance(value, Real | np.ndarray | jax.Array) and not getattr(value, "shape", ())
         number = float(value) if right else math.nan
         if not (math.isfinite(number) and number >= 0):
             raise UserError(
                 f"resource {self.name} was measured to be {shortened(repr(value), 60)}; give a number of at least 0"
             )
-        return int(value) if isinstance(value, int | np.integer) else number
+        return int(number) if isinstance(value, int | np.integer) else number
 
     def exact(self, counts: np.ndarray) -> np.ndarray:
         """Predictions at integer counts `[..., variables]`: float64, or int64 where the full network's is whole."""

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from dms_jax.budgets import Measured
-from dms_jax.budgets.amounts import words
+from dms_jax.budgets.amounts import Given, words
 from dms_jax.errors import UserError
 from dms_jax.explanation import exactly
-from dms_jax.method import limits
+from dms_jax.method import limits, resources
 from dms_jax.space import SearchSpace
 
 Kept: TypeAlias = dict[str, tuple[int, ...]]
 Project: TypeAlias = Callable[[dict[str, Any]], Kept]
 
 NEAR = 0.95  # of the budget
+MOST_PROJECTED = 10  # most of these find a candidate again, which is not measured twice
 AIMS = (0.98, 0.98, 0.95, 0.85)  # shares of the budget that corrections aim at, one after another
 
 
-def smallest(space: SearchSpace, names: Iterable[str], within: limits.Limits) -> dict[str, Any]:
-    """The smallest resources reachable within limits; those that are named and can be measured are measured."""
+def targets(space: SearchSpace, budget: Mapping[str, Given], within: limits.Limits) -> dict[str, Any]:
+    """Budgets in absolute numbers. The smallest structure is measured where it can be: what it has can be reached.
+
+    Raises:
+      UserError: as `dms_jax.method.resources.budget`.
+    """
     kept = {name: tuple(range(int(allowed[0]))) for name, allowed in within.counts(space).items()}
-    costs = {name: space.costs[name] for name in names}
+    costs = {name: space.costs[name] for name in budget}
     truth = {name: cost.measure(kept) for name, cost in costs.items() if isinstance(cost, Measured)}
-    return {**space.resources(kept), **truth}
+    return resources.targets(space, budget, {**space.resources(kept), **truth})
 
 
 def corrected(
@@ -33,8 +38,8 @@ def corrected(
 ) -> dict[str, tuple[int, ...]]:
     """The candidate whose measured resources are nearest under their budgets.
 
-    A candidate is projected and measured. The budgets that the next one is projected by are those that it would have
-    needed, b <- aim predicted / measured budget, at most four times; what was tried before bounds them on both sides.
+    A candidate is projected and measured, and the budget of the next one is what would have been right for this one,
+    were measured a straight line in predicted; at most four times. What was tried before bounds it on both sides.
 
     Args:
       space: the search space.
@@ -52,23 +57,23 @@ def corrected(
     if not costs:
         return project(dict(budget))
     least = limits.smallest(space, within or limits.Limits())
-    asks = {name: _Ask(budget[name], least[name], budget[name]) for name in costs}
+    asks = {name: _Ask(budget[name], least[name], budget[name], cost.full, cost.full) for name, cost in costs.items()}
     best, most, tried = None, 0.0, []
-    for aim in (*AIMS, None):
+    for _ in range(MOST_PROJECTED):
         kept = project({**budget, **{name: max(ask.now, ask.least) for name, ask in asks.items()}})
-        if kept in tried:
+        if kept not in tried and len(tried) > len(AIMS):
             break
-        tried.append(kept)
+        tried += [kept] if kept not in tried else []
         predicted, found = space.resources(kept), {name: cost.measure(kept) for name, cost in costs.items()}
         for name, ask in asks.items():
             ask.learn(predicted[name], found[name])
         shares = [found[name] / budget[name] for name in costs]
         if max(shares) <= 1 and (best is None or min(shares) > most):
             best, most = kept, min(shares)
-        if aim is None or (max(shares) <= 1 and most >= NEAR):
+        if best is not None and most >= NEAR:
             break
         for ask in asks.values():
-            ask.move(aim)
+            ask.move(AIMS[min(len(tried), len(AIMS)) - 1])
     if best is None:
         raise _unreached(costs, asks, len(tried))
     return best
@@ -82,15 +87,17 @@ class _Ask:
       budget: what must be measured.
       least: the smallest prediction that there is.
       now: what the next candidate is projected by.
-      low, high: predictions that turned out to fit, and not to.
+      full: the full network's, which is predicted right.
+      low, high: what turned out to fit when it was asked, and not to.
       seen: (predicted, measured), of all candidates.
     """
 
     budget: Any
     least: Any
     now: Any
+    full: Any
+    high: Any
     low: float = 0.0
-    high: float = float("inf")
     seen: list[tuple[Any, Any]] = field(default_factory=list)
 
     def learn(self, predicted: Any, found: Any) -> None:
@@ -99,7 +106,7 @@ class _Ask:
         if found > self.budget:
             self.high = min(self.high, predicted)
         else:
-            self.low = max(self.low, predicted)
+            self.low = max(self.low, self.now)
 
     def move(self, aim: float) -> None:
         """Set what the next candidate is projected by, unless this one was near enough."""
@@ -107,10 +114,13 @@ class _Ask:
         if NEAR <= found / self.budget <= 1:
             return
         aim = aim if found > self.budget else 1.0  # an element more is what is missing
-        wanted = aim * self.budget * predicted / max(found, 1e-12) if predicted > 0 else self.now
-        inside = self.low < wanted < self.high
-        wanted = wanted if inside or self.high == float("inf") else (self.low + self.high) / 2
-        self.now = max(wanted, self.least)
+        others = [(p, f) for p, f in [(self.full, self.full), *self.seen] if (p - predicted) * (f - found) > 0]
+        if others:  # the line through this candidate and the nearest other one
+            p, f = min(others, key=lambda other: abs(other[1] - self.budget))
+            wanted = predicted + (aim * self.budget - found) * (p - predicted) / (f - found)
+        else:
+            wanted = aim * self.budget * predicted / max(found, 1e-12)
+        self.now = max(wanted if self.low < wanted < self.high else (self.low + self.high) / 2, self.least)
 
 
 def _unreached(costs: Mapping[str, Measured], asks: Mapping[str, _Ask], candidates: int) -> UserError:

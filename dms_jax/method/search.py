@@ -89,14 +89,11 @@ class Search:
         refusals.check_arguments(self)
         derived = {
             "schedule": self.steps if isinstance(self.steps, Schedule) else Schedule(self.steps),
-            "targets": resources.targets(
-                self.space, self.budget, correction.smallest(self.space, self.budget, self.limits)
-            ),
-            "layout": Layout.of(self.space, self.limits),
+            "targets": correction.targets(self.space, self.budget, self.limits),
+            "layout": (layout := Layout.of(self.space, self.limits)),
             # masks of 0 under a ReLU would pass no gradient to themselves where they are folded into what writes
             "_loss": self.space.masked(outcome(self.loss), writes=not self.strategy.zeros),
         }
-        layout = derived["layout"]
         moves = self.strategy.optimizer(layout, derived["schedule"].active)
         derived["_movement"] = Movement(layout, self.strategy, moves, plain=self.resource_weight is not None)
         for name, value in derived.items():
