@@ -136,7 +136,7 @@ def _matrices(sums: Iterable[Sum]) -> tuple[np.ndarray, np.ndarray]:
         for monomial, coefficient in each.items():
             row[monomials[monomial]] = coefficient
     weights = np.unique(weights, axis=0)
-    least = [not any(i != j and np.all(row <= other) for j, other in enumerate(weights)) for i, row in enumerate(weights)]
+    below = np.all(weights[:, None] <= weights[None], axis=-1)  # rows are distinct: one is below itself alone, or goes
     degree = max(map(len, monomials))
     factors = np.array([m + (0,) * (degree - len(m)) for m in monomials], np.int32).reshape(len(monomials), degree)
-    return weights[least], factors
+    return weights[below.sum(axis=1) == 1], factors

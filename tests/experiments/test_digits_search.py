@@ -327,6 +327,8 @@ def refused(capsys, *flags):
         (["--macs=x"], ["budget x of MACs is not a positive number", "M, G, T, MACs"]),
         (["--macs=2GB"], ["budget 2GB of MACs has the unknown unit 'GB'"]),
         (["--weights=1PB"], ["budget 1PB of weights has the unknown unit 'PB'", "KiB"]),
+        (["--memory=1PB"], ["of memory is above the full network's"]),
+        (["--memory-batch=0"], ["batch of memory"]),
         (["--weights-factor=2"], ["factor of weights 2.0 is not possible"]),
         (["--cache=1MB"], ["budget on ['cache']: give one on macs or params or weights"]),
         (["--cache-length=9"], ["ResNet has nothing that Cache(length=9"]),
