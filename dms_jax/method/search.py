@@ -274,7 +274,7 @@ class Search:
         return {name: float(fractions[name]) for name in self.targets}
 
     def structure(self, state: SearchState, model: Mapping[str, Any] | None = None) -> Structure:
-        """Project the ratios onto the budget: never above it, within one element's cost below it.
+        """Project the ratios onto the budget: never above it, as measured where it can be, an element's cost below it.
 
         Args:
           state: any state of this search; ready before its end, too.
@@ -291,9 +291,8 @@ class Search:
         by_name = {n: float(a) for names, a in zip(self.space.counted, found.ratios, strict=True) for n in names}
         pieces = np.split(found.ranking, np.cumsum(self.layout.size)[:-1])
         ranking = dict(zip(self.space.groups, pieces, strict=True))
-        kept = projection.project(
-            self.space, by_name, ranking, self.targets, self.limits, hold=not self.strategy.across
-        )
+        hold = not self.strategy.across
+        kept = projection.project(self.space, by_name, ranking, self.targets, self.limits, hold=hold)
         structure = self.space.structure(kept, model)
         if self.strategy.uses_importance and state.step >= self.schedule.steps:
             uninformative = np.asarray(self.layout.uninformative(importance))
