@@ -80,7 +80,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
 
 
 def test_unknown_models_and_arguments():
-    with pytest.raises(UserError, match="unknown model 'resnet51'; there are: .*resnet50"):
+    with pytest.raises(UserError, match="unknown model 'resnet51'; the nearest of .* are .*resnet50"):
         models.create("resnet51")
     with pytest.raises(UserError, match=r"model 'resnet50' cannot be made with \['classes'\]"):
         dms_jax.models.create("resnet50", classes=10)

@@ -17,9 +17,10 @@ import numpy as np
 from dms_jax.data.box_augment import BoxAugment, Example, Piece, drawn, letterbox
 from dms_jax.data.corruption import CORRUPTED, FEW, SHARE, Corruption
 from dms_jax.data.loading import IN_A_ROW, Loader, generator
-from dms_jax.data.objects import Source, Usable, usable
+from dms_jax.data.objects import Source
 from dms_jax.data.pictures import Unreadable, decoded
 from dms_jax.data.streaming import ENDLESS, Batch, share_of, shuffled, stream, taken
+from dms_jax.data.usable import Usable, usable
 from dms_jax.errors import UserError
 
 FAULTY = "faulty"

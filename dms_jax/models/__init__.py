@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 from dms_jax import checks
@@ -27,7 +28,8 @@ def create(name: str, **arguments: Any) -> Searchable:
       UserError: an unknown name or argument.
     """
     if not isinstance(name, str) or name not in MODELS:
-        raise UserError(f"unknown model {checks.shown(name)}; there are: {', '.join(sorted(MODELS))}")
+        nearest = ", ".join(get_close_matches(str(name), MODELS, n=6, cutoff=0.0))
+        raise UserError(f"unknown model {checks.shown(name)}; the nearest of {len(MODELS)} are {nearest}")
     try:
         return MODELS[name](**arguments)
     except TypeError as error:

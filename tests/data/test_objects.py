@@ -7,7 +7,8 @@ from PIL import Image
 from dms_jax import UserError
 from dms_jax.data import box_loading, objects
 from dms_jax.data.box_augment import BoxAugment, Piece, drawn, letterbox
-from dms_jax.data.objects import Annotated, composites, usable
+from dms_jax.data.objects import Annotated, composites
+from dms_jax.data.usable import usable
 
 SIZE = 64
 MARKS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], np.uint8)
