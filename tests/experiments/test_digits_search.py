@@ -23,7 +23,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import latency, runs
 from dms_jax.training.pipeline import FULL, LONGER, UNIFORM
-from experiments import digits_search
+from experiments import bounds, digits_search
 from experiments.flags import Budgets
 from tests import tiny
 
@@ -327,7 +327,7 @@ def refused(capsys, *flags):
         (["--macs=x"], ["budget x of MACs is not a positive number", "M, G, T, MACs"]),
         (["--macs=2GB"], ["budget 2GB of MACs has the unknown unit 'GB'"]),
         (["--weights=1PB"], ["budget 1PB of weights has the unknown unit 'PB'", "KiB"]),
-        (["--memory=1PB"], ["of memory is above the full network's"]),
+        (["--memory=1TB"], ["of memory is above the full network's"]),
         (["--memory-batch=0"], ["batch of memory"]),
         (["--weights-factor=2"], ["factor of weights 2.0 is not possible"]),
         (["--cache=1MB"], ["budget on ['cache']: give one on macs or params or weights"]),
@@ -402,6 +402,7 @@ def test_workdirs_of_others(capsys, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_job(quick, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "run_phase", partial(runs.run_phase, checkpoint_every=1))
+    monkeypatch.setitem(bounds.BOUNDS, "learning_rate", bounds.Bounds(0, 1e38, above=True))  # no possible rate does it
     flags = [*SHORT, "--learning-rate=1e30", f"--workdir={tmp_path}"]
     for _ in range(2):  # the same command fails the same way
         line, _ = refused(capsys, *flags)
