@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dms_jax.errors import UserError, shortened
+from dms_jax.errors import UserError
+from dms_jax.reading import shown
 
 _OPEN = {"(": operator.gt, "[": operator.ge}
 _CLOSE = {")": operator.lt, "]": operator.le}
@@ -79,7 +80,7 @@ def patterns(what: str, value: Any) -> tuple[str, ...]:
 
 
 def function(what: str, value: Any) -> Callable[..., Any]:
-    """A function, or an error: "`what` is a number".
+    """A function, or an error: "`what` `value` cannot be called".
 
     Raises:
       UserError: it cannot be called.
@@ -98,11 +99,6 @@ def by_name(what: str, value: Any, such_as: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise UserError(f"{what} {shown(value)} is not possible; give names with what they stand for: {such_as}")
     return value
-
-
-def shown(value: Any) -> str:
-    """A value in an error: one line, cut where it is long."""
-    return shortened(" ".join(repr(value).split()), 80)
 
 
 def _index(value: Any) -> int | None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dms_jax import checks
 from dms_jax.errors import UserError
 from dms_jax.program.axes import Axis, Concat, Product, atoms, resolve
 from dms_jax.program.frames import describe
+from dms_jax.reading import shown
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def table(
 def explain(space: Any, path: str) -> str:
     """Which groups slice which axes of one parameter; see `SearchSpace.explain`."""
     if not isinstance(path, str):
-        raise UserError(
-            f"path {checks.shown(path)} is not possible; give one of {', '.join(list(space.leaves)[:4])}, ..."
-        )
+        raise UserError(f"path {shown(path)} is not possible; give one of {', '.join(list(space.leaves)[:4])}, ...")
     leaf = space.leaves.get(path) or space.leaves.get(path.removeprefix("params/"))
     if leaf is None:
         known = list(space.leaves)

@@ -272,14 +272,16 @@ def record(needed: Mapping[str, Check], more: Mapping[str, Check] | None = None,
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: short, however large it is."""
+    """A value as a message shows it: short, however large it is, and one line."""
     if isinstance(value, list | tuple) and len(value) > 8:
         return f"a list of {len(value):,}"
     if isinstance(value, Mapping) and len(value) > 4:
         return f"an object of {len(value):,} entries"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
         return f"a number of about {int(value.bit_length() * 0.30103) + 1:,} digits"
-    return shortened(ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value), _SHOWN)
+    if isinstance(value, str):
+        return shortened(repr(value) if value.isprintable() else ascii(value), _SHOWN)
+    return shortened(" ".join(repr(value).split()), _SHOWN)  # arrays have several lines
 
 
 def _expect(right: bool, value: Any, where: str, expected: str) -> None:

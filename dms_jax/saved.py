@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax import checks
 from dms_jax.errors import UserError, one_line
 from dms_jax.programs import as_key, inference, is_key, loss_of, read, write
+from dms_jax.reading import shown
 from dms_jax.structure import Structure
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def load(directory: str | os.PathLike[str], *, fn: Any = None, host: bool = Fals
       UserError: nothing is there that can be loaded, or it does not fit `fn`.
     """
     if not isinstance(directory, str | os.PathLike):
-        raise UserError(f"directory {checks.shown(directory)} is not possible; give the path of one")
+        raise UserError(f"directory {shown(directory)} is not possible; give the path of one")
     folder = Path(directory) / FOLDER
     if not (folder / "program.json").exists():
         if fn is None or (Path(directory) / "results.json").exists() and not hasattr(fn, "shrunk"):

@@ -46,10 +46,13 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
       The same tree, smaller: what a removed block held is left out of dictionaries, and None elsewhere.
 
     Raises:
-      UserError: a structure of another network, or an array in such a sub-tree whose axes cannot be told.
+      UserError: a structure of another network, an array in such a sub-tree whose axes cannot be told, or a tree
+        without such a sub-tree that has arrays like those to slice.
     """
     cut = _Cut(space, space.kept(structure))
-    return _unwrapped(holes_filled(cut.walk(tree, "")))
+    small = cut.walk(tree, "")
+    cut.check()
+    return _unwrapped(holes_filled(small))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +105,21 @@ class _Cut:
         whole = dict(zip(space.parameters.keys, leaves, strict=True))
         whole = _Template(whole, frozenset(_keys(template)), space.parameters.stacked)
         self.templates = [whole, *whole.parts()]
+        self.found, self.strange = False, ""  # any sub-tree; the path of an array like one to slice outside of all
+
+    def check(self) -> None:
+        """Refuse a tree of which nothing is a tree of parameters, but some arrays look like them."""
+        if not self.found and self.strange:
+            raise UserError(
+                f"nothing in this tree has the structure of the network's parameters, and {self.strange}: give all of "
+                "the parameters under their own names, and nothing else beside them"
+            )
 
     def walk(self, node: Any, path: str) -> Any:
         node = self._by_rows(node)
         found = self._like_parameters(node)
         if found is not None:
+            self.found = True
             flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
             cut = [self._leaf(found.get(keys), leaf, path + path_of(keys)) for keys, leaf in flat]
             return jax.tree_util.tree_unflatten(treedef, cut)
@@ -160,7 +173,9 @@ class _Cut:
         """An array outside of all such trees: all trained parameters end to end, or nothing of theirs."""
         total = sum(math.prod(leaf.shape) for leaf in self.trained)
         if getattr(array, "shape", None) != (total,) or total == 1:
+            self._note(array, path)
             return array
+        self.found = True
         pieces, start = [], 0
         for leaf in self.trained:
             size = math.prod(leaf.shape)
@@ -169,6 +184,15 @@ class _Cut:
                 pieces.append(_sliced(self.sizes, leaf.axes, piece).reshape(-1))
             start += size
         return np.concatenate(pieces) if isinstance(array, np.ndarray) else jnp.concatenate(pieces)
+
+    def _note(self, array: Any, path: str) -> None:
+        shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
+        if self.strange or not shape or dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            return
+        for leaf in self.templates[0].leaves.values():
+            cut = leaf.gates & self.gone or any(self.sizes.changed(axis) for axis in leaf.axes)
+            if cut and tuple(shape) == tuple(leaf.shape):
+                self.strange = f"{path.rstrip('/') or 'an array'} has the shape of {leaf.path}, which is sliced"
 
 
 def _keys(tree: Any) -> list[Any]:

@@ -34,7 +34,10 @@ from dms_jax.program.frames import describe
 from dms_jax.program.parameters import Parameters, is_array
 from dms_jax.program.running import Small
 from dms_jax.program.sizes import Sizes, element_at, owners
+from dms_jax.reading import shown
 from dms_jax.structure import Structure
+
+_ALSO = '{"train": (fn, args)}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -499,7 +502,9 @@ class SearchSpace(Doors):
 
     def _nothing(self) -> str:
         left = "; ".join(f"{name}: {why}" for name, why in list(self._found.left.items())[:3])
-        if "because of" in left:
+        if "its being an axis of an input" in left:
+            left += "; what the function makes itself, a cache say, can be made at other sizes"
+        elif "because of" in left and "its being" not in left:
             left += (
                 "; what gives positions a meaning, or is not known, keeps all of them: let it run over another axis, "
                 "or tell what it does (`dms_jax.register_operation`)"
@@ -553,7 +558,7 @@ def _input(leaf: Any) -> jax.ShapeDtypeStruct:
     if isinstance(leaf, int | float | complex):
         return jax.ShapeDtypeStruct((), jnp.result_type(leaf))
     raise UserError(
-        f"input {checks.shown(leaf)} is not possible; give arrays, shapes or numbers, and bind what else the function "
+        f"input {shown(leaf)} is not possible; give arrays, shapes or numbers, and bind what else the function "
         "takes (functools.partial)"
     )
 
@@ -563,10 +568,5 @@ def _programs(also: Any) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]
     given = checks.by_name("also", {} if also is None else also, _ALSO)
     for name, pair in given.items():
         if not (isinstance(pair, Sequence) and len(pair) == 2 and callable(pair[0]) and isinstance(pair[1], Sequence)):
-            raise UserError(
-                f"also {name!r}: {checks.shown(pair)} is not possible; give a function and its inputs: {_ALSO}"
-            )
+            raise UserError(f"also {name!r}: {shown(pair)} is not possible; give a function and its inputs: {_ALSO}")
     return {name: (fn, tuple(args)) for name, (fn, args) in given.items()}
-
-
-_ALSO = '{"train": (fn, args)}'

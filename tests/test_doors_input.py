@@ -39,6 +39,11 @@ SEARCH = {
 READY = Search(**SEARCH)
 
 
+def loss_with(more):
+    search = Search(SPACE, lambda p, x, key: (jnp.mean(network(p, x)), more), optax.sgd(0.1), {"macs": 0.5}, steps=20)
+    return search.step(search.init(PARAMS), X, jax.random.key(0))
+
+
 class Odd:
     """Nothing that anything knows."""
 
@@ -90,6 +95,13 @@ DOORS = {
     "Search.init": READY.init,
     "Search.masks": READY.masks,
     "Search.reached": READY.reached,
+    "state of Search.step": lambda v: READY.step(v, X, jax.random.key(0)),
+    "key of Search.step": lambda v: READY.step(READY.init(PARAMS), X, v),
+    "axes of register_operation": lambda v: dms_jax.register_operation("tests_door", v),
+    "metrics of a loss": lambda v: loss_with({"metrics": v}),
+    "state of a loss": lambda v: loss_with({"state": v}),
+    "more of a loss": loss_with,
+    "tree of shrink": lambda v: shrink(SPACE, v, HALF),
     "Search.structure": READY.structure,
     "Structure": Structure,
     "load": lambda v: dms_jax.load(v) if not isinstance(v, str) else None,
@@ -126,6 +138,15 @@ def test_one_text_is_one_pattern_not_its_letters(name):
         SearchSpace.from_function(network, PARAMS, X, **{name: "*zz"})
 
 
+def test_marks_of_another_tree_are_refused():
+    """Two leaves each: by their order they would be taken for what they are not."""
+    for wrong in ({"b": True, "c": False}, [True, False], {"a": 1, "b": 0}, {"a": "yes", "b": None}):
+        with pytest.raises(UserError, match="give a tree like them|give True or False"):
+            SearchSpace.from_function(network, PARAMS, X, trainable=wrong)
+    space = SearchSpace.from_function(network, PARAMS, X, trainable={"a": None, "b": True})
+    assert space.parameters.trained == (False, True)
+
+
 def test_parameters_of_other_shapes_are_refused():
     wide = {"a": jnp.ones((4, 16)), "b": jnp.ones((16, 2))}
     for door in (
@@ -146,3 +167,26 @@ def test_masks_of_other_groups_or_sizes_are_refused():
     for wrong in (jnp.ones(1), jnp.ones(()), jnp.ones(9), jnp.ones((8, 1))):
         with pytest.raises(UserError, match="one number an element"):
             SPACE.masked(network)(PARAMS, {GROUP: wrong}, X)
+
+
+@pytest.mark.parametrize("name", ["loss", "macs", "macs_target", "weight_macs", "importance_skipped"])
+def test_a_metric_does_not_hide_another(name):
+    with pytest.raises(UserError, match=f"a metric {name!r}; the step has one of that name"):
+        loss_with({"metrics": {name: 1.0}})
+
+
+@pytest.mark.parametrize("primitive", [3, "", None, b"x"])
+def test_what_is_no_primitive_is_not_registered(primitive):
+    with pytest.raises(UserError, match="give a JAX primitive, or its name"):
+        dms_jax.register_operation(primitive, lambda *a: [])
+
+
+def test_a_tree_that_looks_like_parameters_is_not_passed_through():
+    """Unsliced, it would be taken for the smaller network's."""
+    for wrong in ({"a": PARAMS["a"]}, {"c": PARAMS["a"], "d": PARAMS["b"]}, {**PARAMS, "c": jnp.ones(8)}):
+        with pytest.raises(UserError, match="nothing in this tree has the structure of the network's parameters"):
+            shrink(SPACE, wrong, HALF)
+    beside = {"params": PARAMS, "teacher": {"a": PARAMS["a"]}, "step": jnp.int32(3)}
+    assert shrink(SPACE, beside, HALF)["params"]["a"].shape == (4, 4)
+    assert shrink(SPACE, {"a": PARAMS["a"]}, {})["a"].shape == (4, 8)  # nothing is sliced
+    assert jax.tree.leaves(shrink(SPACE, optax.sgd(0.1).init(PARAMS), HALF)) == []

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dms_jax import checks
 from dms_jax.adapters.source import Source, differentiable, framework, leaf_paths
 from dms_jax.errors import UserError
 
@@ -30,7 +31,7 @@ def source(module: Any, *inputs: Any, state: Any = None, batched: bool = True, *
     title = type(module).__name__
     if not isinstance(module, eqx.Module) or not callable(module):
         raise UserError(f"expected a callable equinox.Module, not {title}; pass the module itself, not its class")
-    if batched and any(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(inputs)):
+    if checks.flag("batched", batched) and any(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(inputs)):
         raise UserError(f"{title} is mapped over a batch, but an input is a scalar; add an axis, or pass batched=False")
 
     def fn(params: Any, *inputs: Any) -> Any:
@@ -51,7 +52,6 @@ def source(module: Any, *inputs: Any, state: Any = None, batched: bool = True, *
             eqx.filter_eval_shape(fn, params, *inputs)
         except Exception:  # modules that split it fail in many ways
             call["key"] = jax.random.key(0)
-
     trainable = jax.tree.map(lambda leaf: differentiable(leaf) and not isinstance(leaf, np.ndarray), module)
     paths = leaf_paths(module)
     if state is not None:

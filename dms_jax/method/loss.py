@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dms_jax.errors import UserError
+from dms_jax.reading import shown
 
 Loss: TypeAlias = Callable[[Any, Any, jax.Array], Any]
 """`(params, batch, key)` -> the mean loss, a scalar, or `(loss, {"state": ..., "metrics": ...})`; both may be left out.
@@ -58,7 +59,23 @@ def _scalar(value: Any) -> Any:
 def _metrics(metrics: Any) -> dict[str, Any]:
     if not isinstance(metrics, Mapping | None):
         raise UserError(f'the loss returns "metrics" as a {type(metrics).__name__}; give {{name: scalar}}')
+    for name, value in (metrics or {}).items():
+        number = isinstance(value, float | int) or getattr(value, "shape", None) == ()
+        if not (isinstance(name, str) and number):
+            raise UserError(f"the loss returns the metric {shown(name)}: {shown(value)}; give {{name: scalar}}")
     return dict(metrics or {})
+
+
+def joined(metrics: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that a loss returned and those of the step.
+
+    Raises:
+      UserError: one name is in both, where one would hide the other.
+    """
+    both = sorted(metrics.keys() & own.keys())
+    if both:
+        raise UserError(f"the loss returns a metric {both[0]!r}; the step has one of that name: give it another")
+    return {**metrics, **own}
 
 
 def each_its_own(collection: Any, step: jax.Array) -> Any:

@@ -55,6 +55,13 @@ class Moved:
     fractions: Mapping[str, jax.Array]
     weights: Mapping[str, jax.Array]
 
+    def metrics(self, goals: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """{"r", "r_target", "weight_r"} of every budget r."""
+        found: dict[str, jax.Array] = {}
+        for name, goal in goals.items():
+            found |= {name: self.fractions[name], f"{name}_target": goal, f"weight_{name}": self.weights[name]}
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Movement:

@@ -15,6 +15,7 @@ from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
 from dms_jax.method.state import SearchState
 from dms_jax.method.strategy import Strategy
+from dms_jax.reading import shown
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 
@@ -28,11 +29,11 @@ def check_kinds(search: Any) -> None:
     kinds = {"space": SearchSpace, "limits": Limits, "importance": Importance, "strategy": Strategy}
     for name, kind in kinds.items():
         if not isinstance(getattr(search, name), kind):
-            raise UserError(f"{name} {checks.shown(getattr(search, name))} is not possible; give a `{kind.__name__}`")
+            raise UserError(f"{name} {shown(getattr(search, name))} is not possible; give a `{kind.__name__}`")
     if not isinstance(search.optimizer, optax.GradientTransformation | None):
-        raise UserError(f"optimizer {checks.shown(search.optimizer)} is not possible; give one of optax, or None")
+        raise UserError(f"optimizer {shown(search.optimizer)} is not possible; give one of optax, or None")
     if not isinstance(search.budget, Mapping):
-        raise UserError(f'budget {checks.shown(search.budget)} does not say of what; give {{"macs": 0.5}}, say')
+        raise UserError(f'budget {shown(search.budget)} does not say of what; give {{"macs": 0.5}}, say')
 
 
 def check_arguments(search: Any) -> None:
@@ -60,9 +61,20 @@ def check_state(state: Any) -> None:
       UserError: it is something else.
     """
     if not isinstance(state, SearchState):
-        raise UserError(
-            f"state {checks.shown(state)} is not possible; give what `Search.init` or `Search.step` returned"
-        )
+        raise UserError(f"state {shown(state)} is not possible; give what `Search.init` or `Search.step` returned")
+
+
+def checked_key(key: Any) -> jax.Array:
+    """A single key for random numbers, of `jax.random.key` or `PRNGKey`.
+
+    Raises:
+      UserError: it is something else.
+    """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    single = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not single and not (dtype == jnp.uint32 and shape is not None and len(shape) == 1):
+        raise UserError(f"key {shown(key)} is not possible; give one of jax.random.key(seed)")
+    return key
 
 
 def check_finite(state: SearchState, weights: Any) -> None:

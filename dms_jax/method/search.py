@@ -28,7 +28,7 @@ from dms_jax.method.gradients import value_and_grad
 from dms_jax.method.importance import Evidence, Importance
 from dms_jax.method.layout import Layout
 from dms_jax.method.limits import Limits
-from dms_jax.method.loss import Loss, each_its_own, outcome
+from dms_jax.method.loss import Loss, each_its_own, joined, outcome
 from dms_jax.method.movement import Movement, Situation
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.state import SearchState
@@ -175,7 +175,8 @@ class Search:
           The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
           "weight_r" (of its loss); "importance_skipped"; and what `loss` returned.
         """
-        c, key = self.layout, jax.random.fold_in(key, state.step)
+        refusals.check_state(state)
+        c, key = self.layout, jax.random.fold_in(refusals.checked_key(key), state.step)
         importance = self.space.flat(state.importance)
         noise = jax.random.fold_in(key, NOISE)
         masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step, noise), state.ratios)
@@ -223,9 +224,7 @@ class Search:
             task_norm=moved.balance.task_norm,
             weights=moved.balance.weights,
         )
-        for name, goal in goals.items():
-            metrics |= {name: moved.fractions[name], f"{name}_target": goal, f"weight_{name}": moved.weights[name]}
-        return new, {**metrics, "loss": loss, "importance_skipped": skipped}
+        return new, joined(metrics, {**moved.metrics(goals), "loss": loss, "importance_skipped": skipped})
 
     def _probed(self, masks: jax.Array, step: jax.Array, learning: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """The masks that the network is run with, and which of them are probes `[elements]` bool."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from dms_jax import checks
 from dms_jax.elements import Searchable
 from dms_jax.errors import UserError
 from dms_jax.models import efficientnet, llama, mobilenet, resnet, swin, vit, yolov8
+from dms_jax.reading import shown
 
 FAMILIES = (resnet, mobilenet, efficientnet, vit, swin, llama, yolov8)
 MODELS: dict[str, Callable[..., Searchable]] = {
@@ -29,7 +29,7 @@ def create(name: str, **arguments: Any) -> Searchable:
     """
     if not isinstance(name, str) or name not in MODELS:
         nearest = ", ".join(get_close_matches(str(name), MODELS, n=6, cutoff=0.0))
-        raise UserError(f"unknown model {checks.shown(name)}; the nearest of {len(MODELS)} are {nearest}")
+        raise UserError(f"unknown model {shown(name)}; the nearest of {len(MODELS)} are {nearest}")
     try:
         return MODELS[name](**arguments)
     except TypeError as error:

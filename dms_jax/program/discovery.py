@@ -100,6 +100,8 @@ def discover(
     for name, group in depth.groups.items():
         groups[free_name(name, groups)] = group
     owned |= depth.owned
+    if not groups and not left:  # what is no news elsewhere is the reason here
+        left |= {c.name: _taken_by(c.why) for c in candidates if c.why is not None}
     if choice.declared is not None:
         idle = next((name for name in choice.declared if name not in groups), None)
         if idle is not None:
@@ -175,15 +177,14 @@ def _chosen(
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"pattern {pattern!r} matches no group; there are {', '.join(names[:8])}, ...")
     for candidate, name in zip(candidates, names, strict=True):
-        wanted = candidate.kind in TAKEN or candidate.atom in called or matches(name, choice.include)
-        if candidate.plain and candidate.atom not in called:
+        asked = candidate.atom in called or matches(name, choice.include)
+        if candidate.plain and not asked:
             continue
         if candidate.why is not None:
-            unused = candidate.why == UNUSED
-            left[name] = UNUSED if unused else f"nothing can be taken out of it because of {candidate.why}"
+            left[name] = _taken_by(candidate.why)
         elif matches(name, choice.freeze):
             left[name] = "frozen"
-        elif not wanted:
+        elif not asked and candidate.kind not in TAKEN:
             left[name] = f"{candidate.kind}; searched with include={name!r}"
         elif name in groups:  # an axis of several parts under one name
             owned[candidate.atom] = (name, groups[name].size)
@@ -197,6 +198,10 @@ def _chosen(
         if name not in groups and not matches(name, choice.freeze):
             raise TracingError(f"group {name!r} slices no parameter: no parameter has the axis that is named")
     return groups, owned, left, sites
+
+
+def _taken_by(why: str) -> str:
+    return UNUSED if why == UNUSED else f"nothing can be taken out of it because of {why}"
 
 
 def _parts(name: str, axis: Axis, ties: Ties) -> list[Atom]:

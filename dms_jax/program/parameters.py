@@ -13,6 +13,7 @@ import numpy as np
 
 from dms_jax.errors import UserError
 from dms_jax.program import unrolling
+from dms_jax.reading import shown
 
 
 def is_array(leaf: Any) -> bool:
@@ -242,14 +243,23 @@ def _trained(
     marks = jax.tree.leaves(trainable, is_leaf=lambda x: x is None)
     if callable(trainable) and not all(mark is None or isinstance(mark, bool | np.bool_) for mark in marks):
         return [bool(trainable(path)) and real for path, real in zip(paths, inexact, strict=True)]
-    count = len(jax.tree.leaves(params))
-    if len(marks) != count:
-        marks = jax.tree.leaves(trainable)
-    if len(marks) != count:
+    places = [path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    for leaves in (lambda x: x is None), None:  # None is no leaf of a tree that has it in place of a static one
+        found = jax.tree_util.tree_flatten_with_path(trainable, is_leaf=leaves)[0]
+        if len(found) == len(places):
+            break
+    if len(found) != len(places):
         raise UserError(
-            f"`trainable` has {len(marks)} leaves, the parameters {count}; give a tree of booleans like them"
+            f"`trainable` has {len(found)} leaves, the parameters {len(places)}; give a tree of booleans like them"
         )
-    return [bool(marks[i]) and real for i, real in zip(there, inexact, strict=True)]
+    for place, (keys, mark) in zip(places, found, strict=True):
+        if path_of(keys) != place:
+            raise UserError(
+                f"`trainable` has {path_of(keys)!r} where the parameters have {place!r}; give a tree like them"
+            )
+        if not (mark is None or isinstance(mark, bool | np.bool_)):
+            raise UserError(f"`trainable` says {shown(mark)} of {place!r}; give True or False")
+    return [bool(found[i][1]) and real for i, real in zip(there, inexact, strict=True)]
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from dms_jax.errors import UserError
 from dms_jax.program import unrolling
 from dms_jax.program.axes import UNIT, Atom, Axis, Ties
 from dms_jax.program.derivatives import know
 from dms_jax.program.frames import Program, Value
 from dms_jax.program.parameters import Parameters, is_array
 from dms_jax.program.trace import trace
+from dms_jax.reading import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ def stage(
     parameters: Parameters, fn: Callable[..., Any], args: Sequence[Any], context: Callable[[], Any] = nullcontext
 ) -> Staged:
     """Trace a function of the whole tree of parameters and of other arguments, arrays or shapes."""
-    shapes = jax.tree.map(_abstract, tuple(args))
+    fn, shapes = _returning_arrays(fn), jax.tree.map(_abstract, tuple(args))
     trees: list[Any] = []
 
     def flat(arrays: Sequence[Any], args: Any) -> Any:
@@ -52,6 +55,24 @@ def stage(
             tree = trees[-1]
     rest = closed.jaxpr.invars[len(parameters) :]
     return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), tree)
+
+
+def _returning_arrays(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(params: Any, *args: Any) -> Any:
+        found = fn(params, *args)
+        for out in jax.tree.leaves(found):
+            if not hasattr(out, "dtype") and not _is_number(out):
+                raise UserError(f"the function returns {shown(out)}, which is no array; give a tree of arrays")
+        return found
+
+    return checked
+
+
+def _is_number(out: Any) -> bool:
+    if isinstance(out, int) and not isinstance(out, bool):  # JAX itself fails on those that its integers do not hold
+        bounds = jnp.iinfo(jnp.result_type(int))
+        return bounds.min <= out <= bounds.max
+    return isinstance(out, bool | float | complex)
 
 
 def _unrolled(parameters: Parameters, fn: Callable[..., Any], shapes: Any) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ import optax
 
 from dms_jax.errors import UserError
 from dms_jax.method.gradients import value_and_grad
-from dms_jax.method.loss import Loss, outcome
+from dms_jax.method.loss import Loss, joined, outcome
 from dms_jax.partition import combine, merged, owned, partition, under_params, without_masks
 from dms_jax.training.distillation import TEACHER, Distillation, at_resolution
 
@@ -98,7 +98,7 @@ def make_step(
         if average is not None:
             decay = average(state.step) if callable(average) else average
             new = new.replace(average=_averaged(state.average, new.params, decay))
-        return new, {**metrics, "loss": value}
+        return new, joined(metrics, {"loss": value})
 
     return step
 

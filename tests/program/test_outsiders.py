@@ -146,6 +146,28 @@ def test_what_needs_every_channel(name):
     assert name in line or "turned_back" in line
 
 
+def test_a_cache_that_is_an_input_keeps_the_widths():
+    """No operation keeps them: the reason is the input, and it is told here alone, where nothing is left."""
+
+    @promoting
+    def network(p, x, keys, values):
+        keys, values = keys.at[:, 3].set(x @ p["k"]), values.at[:, 3].set(x @ p["v"])
+        weights = jax.nn.softmax(jnp.einsum("bd,btd->bt", x @ p["q"], keys))
+        return jnp.einsum("bt,btd->bd", weights, values) @ p["o"]
+
+    params = numbers({"q": (5, 6), "k": (5, 6), "v": (5, 7), "o": (7, 3)})
+    inputs = (jnp.ones((2, 5)), jnp.ones((2, 4, 6)), jnp.ones((2, 4, 7)))
+    with pytest.raises(UserError, match="an axis of an input of the network.*made at other sizes"):
+        SearchSpace.from_function(network, params, *inputs)
+
+
+def test_what_is_asked_for_and_cannot_be_is_told():
+    space = SearchSpace.from_function(
+        lambda p, x: x @ p["w"] @ p["o"], numbers({"w": (5, 6), "o": (6, 3)}), jnp.ones((2, 5)), include="o"
+    )
+    assert list(space.groups) == ["w"] and "an axis of an output" in space.left["o"]
+
+
 def test_a_loop_that_carries_from_channel_to_channel():
     def network(p, x):
         def step(c, w):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dms_jax import checks
+from dms_jax.errors import UserError
 from dms_jax.program.operations import attention, devices, elementwise, indexing, products, reductions, shapes
 from dms_jax.program.operations.operation import (
     ApplyRule,
@@ -23,6 +25,7 @@ from dms_jax.program.operations.operation import (
     fresh,
     unknown,
 )
+from dms_jax.reading import shown
 
 OPERATIONS: dict[str, Operation] = {
     name: operation
@@ -46,8 +49,18 @@ def register_operation(
       primitive: a JAX primitive, or its name. (A Pallas kernel is the primitive `pallas_call`; put it behind a
         primitive of your own, or look at `eqn.params` to tell kernels apart.)
       axes, resize, reads, passes, apply: as `Operation` has them.
+
+    Raises:
+      UserError: something else than a primitive, or than functions.
     """
-    OPERATIONS[getattr(primitive, "name", primitive)] = Operation(axes, resize, reads, passes, apply)
+    name = getattr(primitive, "name", primitive)
+    if not isinstance(name, str) or not name:
+        raise UserError(f"primitive {shown(primitive)} is not possible; give a JAX primitive, or its name")
+    rules = {"axes": axes, "resize": resize, "reads": reads, "passes": passes, "apply": apply}
+    for what, rule in rules.items():
+        if rule is not None or what == "axes":
+            checks.function(f"{what} of {name}", rule)
+    OPERATIONS[name] = Operation(axes, resize, reads, passes, apply)
 
 
 __all__ = [
