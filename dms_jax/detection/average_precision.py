@@ -84,15 +84,17 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Found], num_class
       `MEASURES` -> 0 to 1; NaN where no object is of that size. A class without objects counts nowhere.
 
     Raises:
-      UserError: not as many detections as images.
+      UserError: not as many detections as images, or a class that is none of the set.
     """
-    _check(truths, found)
+    _check(truths, found, num_classes)
     precision = {name: np.full((len(THRESHOLDS), num_classes), np.nan) for name in SIZES}
-    for c in range(num_classes):
-        images = [_Image(*_of_class(truth, said, c)) for truth, said in zip(truths, found, strict=True)]
-        images = [image for image in images if len(image.size) or len(image.scores)]
+    images: list[list[_Image]] = [[] for _ in range(num_classes)]
+    for truth, said in zip(truths, found, strict=True):
+        for c in np.union1d(truth.classes, said.classes).astype(int):
+            images[c].append(_Image(*_of_class(truth, said, c)))
+    for c, of_class in enumerate(images):
         for name, bounds in SIZES.items():
-            precision[name][:, c] = _class_precision(images, bounds)
+            precision[name][:, c] = _class_precision(of_class, bounds)
     return {
         "mAP": _mean(precision["all"]),
         "mAP50": _mean(precision["all"][0]),
@@ -105,14 +107,14 @@ def by_pycocotools(truths: Sequence[Truth], found: Sequence[Found], num_classes:
     """The same, by COCO's own program.
 
     Raises:
-      UserError: it is missing, or not as many detections as images.
+      UserError: it is missing; or as `average_precision`.
     """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise UserError("pycocotools is missing: install dms_jax[detection]") from error
-    _check(truths, found)
+    _check(truths, found, num_classes)
     objects, detections = [], []
     for i, (truth, said) in enumerate(zip(truths, found, strict=True)):
         rows = zip(truth.boxes, truth.classes, truth.is_crowd, truth.size, strict=True)
@@ -146,9 +148,13 @@ def _record(image: int, box: Any, c: Any) -> dict[str, Any]:
     return {"image_id": image, "category_id": int(c), "bbox": [left, upper, right - left, lower - upper]}
 
 
-def _check(truths: Sequence[Truth], found: Sequence[Found]) -> None:
+def _check(truths: Sequence[Truth], found: Sequence[Found], num_classes: int) -> None:
     if len(truths) != len(found):
         raise UserError(f"{len(found)} images have detections and {len(truths)} have objects; give as many of each")
+    for i, image in enumerate((*truths, *found)):
+        wrong = [c for c in np.asarray(image.classes).tolist() if not 0 <= c < num_classes]
+        if wrong:
+            raise UserError(f"image {i % len(truths)} has class {wrong[0]}, and there are {num_classes}, from 0")
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -219,22 +225,16 @@ def _matched(image: _Image, bounds: tuple[float, float]) -> tuple[np.ndarray, np
     right = np.zeros((len(THRESHOLDS), len(image.scores)), bool)
     ignored = np.zeros_like(right)
     far = (image.areas < bounds[0]) | (image.areas > bounds[1])
-    for t, threshold in enumerate(THRESHOLDS):
-        taken = np.zeros(len(ignore), bool)
-        for d, row in enumerate(overlaps):
-            g = _match(row, threshold, ignore, taken & ~crowd)
-            if g is None:
-                ignored[t, d] = far[d]
-            else:
-                taken[g], right[t, d], ignored[t, d] = True, True, ignore[g]
+    ignored[:] = far
+    taken = np.zeros((len(THRESHOLDS), len(ignore)), bool)
+    for d in np.flatnonzero(np.max(overlaps, axis=1, initial=0) >= THRESHOLDS[0]):
+        row = overlaps[d]
+        free = (row >= THRESHOLDS[:, None]) & ~(taken & ~crowd)
+        to_find = free & ~ignore
+        # one that is ignored where there is no other
+        best = np.where(np.where(to_find.any(axis=1, keepdims=True), to_find, free), row, -1)
+        chosen = len(row) - 1 - np.argmax(best[:, ::-1], axis=1)  # of equal ones the last
+        hit = np.flatnonzero(free.any(axis=1))
+        g = chosen[hit]
+        taken[hit, g], right[hit, d], ignored[hit, d] = True, True, ignore[g]
     return right, ignored, int(np.sum(~ignore))
-
-
-def _match(row: np.ndarray, threshold: float, ignore: np.ndarray, taken: np.ndarray) -> int | None:
-    """The free object that a detection overlaps most; one that is ignored where there is no other."""
-    possible = (row >= min(threshold, 1 - 1e-10)) & ~taken
-    for among in (possible & ~ignore, possible & ignore):
-        if among.any():
-            best = np.where(among, row, -1)
-            return len(best) - 1 - int(np.argmax(best[::-1]))  # of equal ones the last
-    return None

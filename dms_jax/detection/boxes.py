@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax.errors import UserError
+
 EPSILON = 1e-7
 
 
@@ -57,7 +59,17 @@ class Predictions(NamedTuple):
 
 
 def predictions(outputs: jax.Array, num_classes: int) -> Predictions:
-    """Cut a network's outputs `[..., A, 4 * bins + num_classes]` into those of boxes and of classes."""
+    """Cut a network's outputs `[..., A, 4 * bins + num_classes]` into those of boxes and of classes.
+
+    Raises:
+      UserError: outputs that have not so many classes.
+    """
+    bins, rest = divmod(outputs.shape[-1] - num_classes, 4)
+    if num_classes < 1 or bins < 2 or rest:
+        raise UserError(
+            f"{outputs.shape[-1]} outputs a prediction are not those of {num_classes} classes; give the classes that "
+            "the network tells apart, and outputs of 4 * bins + classes"
+        )
     sides, classes = jnp.split(outputs, [outputs.shape[-1] - num_classes], axis=-1)
     return Predictions(sides.reshape(*sides.shape[:-1], 4, -1), classes)
 
@@ -69,7 +81,16 @@ def distances(sides: jax.Array) -> jax.Array:
 
 
 def decode(distances: jax.Array, at: Points) -> jax.Array:
-    """Boxes `[..., A, 4]` in pixels whose sides are so many strides `[..., A, 4]` from the points."""
+    """Boxes `[..., A, 4]` in pixels whose sides are so many strides `[..., A, 4]` from the points.
+
+    Raises:
+      UserError: not as many distances as points.
+    """
+    if distances.shape[-2] != len(at.strides):
+        raise UserError(
+            f"{distances.shape[-2]} predictions are not those of {len(at.strides)} points; give height and width of "
+            "the images that the network saw"
+        )
     shape = (1,) * (distances.ndim - 2)
     centers = jnp.asarray(at.centers).reshape(*shape, -1, 2)
     pixels = distances * jnp.asarray(at.strides).reshape(*shape, -1, 1)
@@ -88,13 +109,17 @@ def encode(boxes: jax.Array, at: Points) -> jax.Array:
 
 
 def area(boxes: jax.Array) -> jax.Array:
-    """`[..., 4]` -> `[...]`, square pixels; 0 where right is not beyond left, or lower beyond upper."""
+    """`[..., 4]` -> `[...]` float, square pixels; 0 where right is not beyond left, or lower beyond upper."""
+    (boxes,) = _floats(boxes)
     return jnp.prod(jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1)
 
 
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Intersection over union of boxes `[..., 4]` of shapes that broadcast: `[...]` in 0 to 1; 0 for empty boxes."""
-    a, b = jnp.broadcast_arrays(a, b)
+    """Intersection over union of boxes `[..., 4]` of shapes that broadcast: `[...]` in 0 to 1; 0 for empty boxes.
+
+    Of whole numbers and of half precision it is computed in float32: areas have more digits than they hold.
+    """
+    a, b = jnp.broadcast_arrays(*_floats(a, b))
     upper, lower = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
     common = area(jnp.concatenate([upper, lower], axis=-1))
     return common / (area(a) + area(b) - common + EPSILON)
@@ -106,11 +131,11 @@ def complete_iou(a: jax.Array, b: jax.Array) -> jax.Array:
         CIoU = IoU - |center_a - center_b|^2 / diagonal^2 - alpha v
         v = (2 / pi)^2 (arctan(w_b / h_b) - arctan(w_a / h_a))^2,  alpha = v / (1 - IoU + v), a constant
 
-    `diagonal` is that of the smallest box around both.
+    `diagonal` is that of the smallest box around both. It is computed as `iou`.
 
     Source: Z. Zheng et al., "Distance-IoU Loss", AAAI 2020 (arXiv 1911.08287).
     """
-    a, b = jnp.broadcast_arrays(a, b)
+    a, b = jnp.broadcast_arrays(*_floats(a, b))
     overlap = iou(a, b)
     around = jnp.maximum(a[..., 2:], b[..., 2:]) - jnp.minimum(a[..., :2], b[..., :2])
     apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
@@ -118,6 +143,11 @@ def complete_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     v = (2 / math.pi) ** 2 * (_aspect(b) - _aspect(a)) ** 2
     alpha = jax.lax.stop_gradient(v / (1 - overlap + v + EPSILON))
     return overlap - distance - alpha * v
+
+
+def _floats(*boxes: jax.Array) -> tuple[jax.Array, ...]:
+    """At least float32."""
+    return tuple(jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in boxes)
 
 
 def _aspect(boxes: jax.Array) -> jax.Array:

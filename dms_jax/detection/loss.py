@@ -48,7 +48,7 @@ def detection_loss(model: Any, gains: Gains = GAINS) -> Loss:
       gains: weights of the parts.
 
     Raises:
-      UserError: when traced: an object's box or class in a shape that is not possible.
+      UserError: when traced: as `as_floats` and `parts`.
     """
 
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array):
@@ -63,8 +63,16 @@ def detection_loss(model: Any, gains: Gains = GAINS) -> Loss:
 
 
 def as_floats(images: jax.Array) -> jax.Array:
-    """Images `[..., H, W, 3]` as the network takes them: 0 to 1, float32; those that are floats stay as they are."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    """Images `[..., H, W, 3]` as the network takes them: 0 to 1, float32; those that are floats stay as they are.
+
+    Raises:
+      UserError: whole numbers other than uint8, whose range is not known.
+    """
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
+    if images.dtype != jnp.uint8:
+        raise UserError(f"images are {images.dtype}; give uint8, or floats in 0 to 1")
+    return images.astype(jnp.float32) / 255
 
 
 def parts(outputs: jax.Array, size: tuple[int, int], boxes: Any, classes: Any, num_classes: int) -> Parts:
@@ -82,14 +90,26 @@ def parts(outputs: jax.Array, size: tuple[int, int], boxes: Any, classes: Any, n
       classes: `[B, M]` int, theirs; below 0 where there is none.
       num_classes: that the network tells apart.
 
+    Returns:
+      Scalars; NaN where an object has a class that is not below `num_classes`, or a box that
+      is not finite: nothing else would tell of it.
+
     Raises:
-      UserError: shapes that do not fit each other.
+      UserError: shapes that do not fit each other, or classes that are no whole numbers.
     """
     if boxes.ndim != 3 or boxes.shape[-1] != 4 or boxes.shape[:2] != classes.shape or len(boxes) != len(outputs):
         raise UserError(
             f"boxes of shape {boxes.shape} and classes of {classes.shape} are not those of {len(outputs)} images; give "
             "[images, objects, 4] and [images, objects]"
         )
+    if not boxes.shape[1] or not jnp.issubdtype(classes.dtype, jnp.signedinteger):
+        raise UserError(
+            f"room for {boxes.shape[1]} objects with classes of {classes.dtype} is not possible; give room for at "
+            "least one, and int32, -1 where an image has none"
+        )
+    there = classes >= 0
+    possible = ~there | (classes < num_classes) & jnp.all(jnp.isfinite(boxes), axis=-1)
+    boxes = jnp.where(there[..., None], boxes, 0)
     at, said = points(*size, STRIDES), predictions(outputs, num_classes)
     predicted = decode(distances(said.sides), at)
     given = jax.vmap(partial(assign, centers=jnp.asarray(at.centers)))(
@@ -99,7 +119,7 @@ def parts(outputs: jax.Array, size: tuple[int, int], boxes: Any, classes: Any, n
     own_class = jnp.take_along_axis(classes, given.number, axis=1)
     own_box = jnp.take_along_axis(boxes, given.number[..., None], axis=1)
     target = jax.nn.one_hot(jnp.where(given.found, own_class, -1), num_classes) * weight[..., None]
-    total = jnp.maximum(jnp.sum(weight), 1)
+    total = jnp.where(jnp.all(possible), jnp.maximum(jnp.sum(weight), 1), jnp.nan)
     wrong = jnp.sum(optax.sigmoid_binary_cross_entropy(said.classes, target))
     # of what is to find nothing, box and distances are any: they are given values at which all slopes are finite
     compared = jnp.where(given.found[..., None], predicted, own_box)

@@ -44,13 +44,15 @@ def detect(
       outputs: `[B, A, 4 * bins + num_classes]` float, of the network.
       size: height and width of the images in pixels.
       num_classes: that the network tells apart.
-      score: the least score.
+      score: detections at or below it are left out.
       overlap: IoU above which the weaker of two of one class is left out.
       most: detections of an image, D.
       candidates: the most of an image that are looked at, by score.
 
+    A prediction that is not finite is no candidate.
+
     Raises:
-      UserError: a threshold or a number that is not possible.
+      UserError: a threshold or a number that is not possible, or outputs of other classes or another size.
     """
     for name, value in (("score", score), ("overlap", overlap)):
         if not 0 <= value <= 1:
@@ -62,7 +64,8 @@ def detect(
 
     def one(boxes: jax.Array, logits: jax.Array) -> Detections:
         count = min(candidates, logits.size)
-        scores, chosen = jax.lax.top_k(jax.nn.sigmoid(logits).reshape(-1), count)
+        finite = jnp.all(jnp.isfinite(boxes), axis=-1, keepdims=True) & ~jnp.isnan(logits)
+        scores, chosen = jax.lax.top_k(jnp.where(finite, jax.nn.sigmoid(logits), 0).reshape(-1), count)
         chosen_boxes, classes = boxes[chosen // num_classes], chosen % num_classes
         kept, there = suppress(chosen_boxes, scores, classes, score=score, overlap=overlap, most=most)
         found = Detections(chosen_boxes[kept], scores[kept], classes[kept].astype(jnp.int32))

@@ -199,6 +199,7 @@ class YOLOv8(Searchable):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        self._check()
         if images.shape[1] % STRIDES[-1] or images.shape[2] % STRIDES[-1]:
             raise UserError(
                 f"images of {images.shape[1]} x {images.shape[2]} pixels do not fit; give multiples of {STRIDES[-1]}"
@@ -208,6 +209,17 @@ class YOLOv8(Searchable):
         return jnp.concatenate(
             [self._predict(level, stride, train) for level, stride in zip(levels, STRIDES, strict=True)], axis=1
         ).astype(jnp.float32)
+
+    def _check(self) -> None:
+        """Refuse what no network can be made of.
+
+        Raises:
+          UserError: it says what is possible.
+        """
+        if (len(self.widths), len(self.blocks)) != (5, 4):
+            raise UserError(f"widths {self.widths} and blocks {self.blocks} are not possible; give five and four")
+        if self.num_classes < 1 or self.bins < 2:
+            raise UserError(f"{self.num_classes} classes and {self.bins} bins are not possible; give at least 1 and 2")
 
     def _width(self, i: int) -> int:
         return math.ceil(min(self.widths[i], self.widest) * self.width_multiplier / 8) * 8

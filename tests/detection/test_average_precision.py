@@ -41,6 +41,14 @@ def test_as_many_of_each():
         average_precision([], [NOTHING], 1)
 
 
+@pytest.mark.parametrize("c", [-1, 1])
+def test_a_class_that_is_none_of_the_set(c):
+    with pytest.raises(UserError, match=f"image 1 has class {c}, and there are 1, from 0"):
+        average_precision([Truth(BOX, np.array([0]))] * 2, [NOTHING, found(BOX, [0.9], c)], 1)
+    with pytest.raises(UserError, match=f"image 0 has class {c}, and there are 1, from 0"):
+        average_precision([Truth(BOX, np.array([c]))], [NOTHING], 1)
+
+
 def scene(rng, images, classes):
     """Objects of all sizes, some of them crowds, and detections near them: twice, late, in the wrong class, or not."""
     truths, said = [], []

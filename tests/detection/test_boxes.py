@@ -8,7 +8,7 @@ import pytest
 from dms_jax import UserError
 from dms_jax.detection import boxes
 from dms_jax.detection.assignment import ALPHA, BETA, TOP, assign
-from dms_jax.detection.loss import detection_loss, distribution_loss, parts
+from dms_jax.detection.loss import as_floats, detection_loss, distribution_loss, parts
 from dms_jax.models.yolov8 import STRIDES
 from tests.helpers import FLOAT32_ROUNDING
 from tests.models.small import CLASSES, NETWORKS
@@ -73,6 +73,22 @@ def test_the_slope_of_the_complete_overlap_is_finite_everywhere():
     assert np.all(np.isfinite(slope(a, b)))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.int16, jnp.uint16, jnp.int32])
+def test_overlaps_of_half_precision_and_of_whole_numbers(dtype):
+    a, b = jnp.asarray([0, 0, 600, 600], dtype), jnp.asarray([12, 0, 612, 600], dtype)  # areas above 2^16
+    for overlap in (boxes.iou, boxes.complete_iou):
+        expected = overlap(a.astype(jnp.float32), b.astype(jnp.float32))
+        assert float(overlap(a, b)) == float(expected) and 0.9 < float(expected) < 1
+
+
+def test_outputs_of_other_classes_or_of_another_size():
+    for classes in (0, 4, 16, 99):
+        with pytest.raises(UserError, match=f"19 outputs a prediction are not those of {classes} classes; give"):
+            boxes.predictions(jnp.zeros((1, 84, 19)), classes)
+    with pytest.raises(UserError, match="84 predictions are not those of 21 points; give height and width"):
+        boxes.decode(jnp.zeros((1, 84, 4)), boxes.points(32, 32, STRIDES))
+
+
 # --- assignment ----------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +140,21 @@ def test_an_image_without_objects_assigns_nothing():
     assert not np.any(given.found) and not np.any(given.weight)
 
 
+def test_objects_in_one_box():
+    at = boxes.points(SIZE, SIZE, STRIDES)
+    n, box = len(at.strides), np.array([8, 8, 40, 40], np.float32)
+    scores = np.tile(np.array([0.9, 0.1], np.float32), (n, 1))
+    given = assign(
+        jnp.asarray(scores),
+        jnp.asarray(np.tile(box, (n, 1))),
+        jnp.asarray(at.centers),
+        jnp.asarray(np.tile(box, (3, 1))),
+        jnp.asarray([1, 1, 0]),
+    )
+    assert np.sum(given.found) == TOP and set(np.asarray(given.number).tolist()) == {0}  # of equal ones the first
+    np.testing.assert_allclose(given.weight, np.asarray(given.found, np.float32), atol=FLOAT32_ROUNDING)
+
+
 # --- the loss ------------------------------------------------------------------------------------------------------
 
 
@@ -152,9 +183,34 @@ def test_padding_changes_nothing():
     truth, classes = drawn_boxes(rng, (2, 3)), rng.integers(0, 3, (2, 3)).astype(np.int32)
     classes[1] = -1
     expected = parts(outputs, (SIZE, SIZE), truth, classes, 3)
-    padded = np.concatenate([np.full((2, 4, 4), np.float32(7)), truth], 1)
     numbers = np.concatenate([np.full((2, 4), -1, np.int32), classes], 1)
-    np.testing.assert_allclose(parts(outputs, (SIZE, SIZE), padded, numbers, 3), expected, rtol=1e-5)
+    for filler in (7, np.nan):
+        padded = np.concatenate([np.full((2, 4, 4), np.float32(filler)), truth], 1)
+        np.testing.assert_allclose(parts(outputs, (SIZE, SIZE), padded, numbers, 3), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("box", "c"), [([0, 0, np.nan, 9], 1), ([0, 0, np.inf, 9], 1), ([0, 0, 9, 9], 3)])
+def test_an_object_that_is_not_possible_is_heard(box, c):
+    truth = np.array([[[8, 8, 40, 40], box]], np.float32)
+    found = parts(jnp.zeros((1, 84, 19)), (SIZE, SIZE), truth, np.array([[0, c]], np.int32), 3)
+    assert np.all(np.isnan(found))
+
+
+@pytest.mark.parametrize("box", [[5, 5, 5, 5], [9, 9, 4, 4], [-90, -90, -80, -80], [0, 0, 1e9, 1e9]])
+def test_boxes_of_no_area_or_outside_have_a_slope(box):
+    rng = np.random.default_rng(0)
+    outputs = jnp.asarray(rng.normal(size=(1, 84, 19)), jnp.float32)
+    truth, classes = np.array([[box]], np.float32), np.array([[1]], np.int32)
+    slope = jax.grad(lambda x: sum(parts(x, (SIZE, SIZE), truth, classes, 3)))(outputs)
+    assert np.all(np.isfinite(slope))
+
+
+def test_images_of_a_range_that_is_not_known():
+    np.testing.assert_array_equal(as_floats(jnp.asarray([255], jnp.uint8)), [1])
+    assert as_floats(jnp.ones(1, jnp.bfloat16)).dtype == jnp.bfloat16
+    for dtype in (jnp.int32, jnp.uint16, jnp.bool_):
+        with pytest.raises(UserError, match="; give uint8, or floats in 0 to 1"):
+            as_floats(jnp.ones(1, dtype))
 
 
 def test_a_batch_without_objects_has_a_slope():
@@ -181,6 +237,9 @@ def test_the_slope_of_a_distribution_is_what_it_has_too_much():
 def test_objects_in_shapes_that_do_not_fit():
     with pytest.raises(UserError, match=r"boxes of shape \(2, 3, 4\) and classes of \(2, 2\) are not those"):
         parts(jnp.zeros((2, 84, 19)), (SIZE, SIZE), jnp.zeros((2, 3, 4)), jnp.zeros((2, 2), jnp.int32), 3)
+    for shape, dtype in (((2, 0), jnp.int32), ((2, 1), jnp.float32), ((2, 1), jnp.uint8)):
+        with pytest.raises(UserError, match="is not possible; give room for at least one, and int32, -1 where"):
+            parts(jnp.zeros((2, 84, 19)), (SIZE, SIZE), jnp.zeros((*shape, 4)), jnp.zeros(shape, dtype), 3)
 
 
 def test_a_network_learns_one_image():

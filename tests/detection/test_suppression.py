@@ -76,6 +76,17 @@ def test_every_class_of_a_prediction_is_a_candidate():
     assert np.asarray(one.classes[0]).tolist()[:4] == [0, 1, 2, -1]
 
 
+def test_a_prediction_that_is_not_finite_is_no_candidate():
+    broken = outputs().at[0, 7, 0].set(jnp.nan).at[0, 8, 16].set(jnp.nan).at[0, 9, 17].set(jnp.inf)
+    broken = broken.at[0, 7, 16].set(9.0)  # the best there would be
+    found, expected = (detect(x, (32, 32), 3, most=8, candidates=5) for x in (broken, outputs()))
+    assert all(np.all(np.isfinite(leaf)) for leaf in found)
+    assert np.asarray(found.classes[0]).tolist() == [1, 0, 1, 0, 2, -1, -1, -1]
+    np.testing.assert_array_equal(found.scores[0, 1:4], expected.scores[0, :3])
+    nothing = detect(jnp.full((2, 21, 19), jnp.nan), (32, 32), 3, most=2)
+    assert not np.any(nothing.scores) and np.all(np.asarray(nothing.classes) == -1)
+
+
 def test_thresholds_that_are_not_possible():
     with pytest.raises(UserError, match="score 1.5 is not possible; give a number from 0 to 1"):
         detect(outputs(), (32, 32), 3, score=1.5)
