@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -32,6 +33,18 @@ class _NoNumber(Exception):
     def __init__(self, kind: type, text: str):
         self.kind, self.text = kind, text
         super().__init__(text)
+
+
+def parse_job(
+    what: Callable[..., T], arguments: Sequence[str] | None, *, prog: str, description: str | None
+) -> tuple[T, str]:
+    """`parse`, and the command as people type it, which starts the job and goes on with it.
+
+    Raises:
+      UserError, SystemExit: as `parse`.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    return parse(what, given, prog=prog, description=description), shlex.join([*prog.split(), *given])
 
 
 def parse(

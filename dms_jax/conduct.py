@@ -14,7 +14,7 @@ from rich.console import Console
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.method.search import Search
 from dms_jax.training import processes
-from dms_jax.training.pipeline import FOUND, Finished, Steps
+from dms_jax.training.pipeline import FOUND, Finished, Network, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
 from dms_jax.training.runs import Run
 
@@ -36,6 +36,7 @@ class Experiment:
       quality: how well a network does.
       phases: runs them all.
       latency_batches: the batch sizes to measure latency at.
+      examples: from the networks to what the report shows of what they do, the content of examples.json; None: nothing.
     """
 
     directory: str | os.PathLike[str]
@@ -50,6 +51,7 @@ class Experiment:
     quality: Quality
     phases: Callable[[Run], Finished]
     latency_batches: tuple[int, ...] = (1, 64)
+    examples: Callable[[Mapping[str, Network]], Any] | None = None
 
 
 def conduct(experiment: Experiment) -> None:
@@ -71,6 +73,8 @@ def conduct(experiment: Experiment) -> None:
             finished = e.phases(run)
             say(f"measuring {e.quality.name} and latency")
             measured = measure(finished, e.search, e.steps, e.quality, e.latency_batches)
+            if e.examples is not None:
+                run.write_examples(e.examples(finished.networks))
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {e.command}") from None
         results = {

@@ -12,8 +12,6 @@ time; the same command goes on.
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +21,7 @@ import jax.numpy as jnp
 import tyro
 
 from dms_jax import models
-from dms_jax.command_line import parse
+from dms_jax.command_line import parse_job
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.method.resources import targets
 from dms_jax.space import SearchSpace
@@ -67,9 +65,7 @@ class Config(Searched):
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    given = sys.argv[1:] if arguments is None else arguments
-    config = parse(Config, given, prog=COMMAND, description=__doc__)
-    search_boxes(config, command=shlex.join([*COMMAND.split(), *given]))
+    search_boxes(*parse_job(Config, arguments, prog=COMMAND, description=__doc__))
 
 
 def search_boxes(config: Config, command: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,18 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dms_jax.data import box_loading, objects
+from dms_jax.data import box_loading, coco_files, objects, trees
 from dms_jax.data.box_augment import BoxAugment
 from dms_jax.data.images import NotPrepared
 from dms_jax.data.objects import DetectionData
 from dms_jax.detection import detection_loss
+from dms_jax.detection.average_precision import MEASURES
 from dms_jax.detection.evaluation import mean_average_precision
+from dms_jax.detection.examples import examples
 from dms_jax.detection.loss import as_floats
 from dms_jax.errors import UserError
 from dms_jax.method.loss import Loss
 from dms_jax.training import optimizers, processes, shard_batch
 from dms_jax.training.job import Job
-from dms_jax.training.pipeline import Steps
+from dms_jax.training.pipeline import Network, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.flags import default
@@ -40,29 +42,24 @@ class Data(Images):
     """Which images, with boxes."""
 
     dataset: Annotated[str | None, default("coco/2017 where it is prepared, else bundled composites")] = None
-    """A prepared TFDS detection set (coco/2017, voc/2007, ...)."""
+    """A prepared TFDS detection set (coco/2017, voc/2007, ...), trees, or a directory of COCO's own files."""
 
 
 @dataclass(frozen=True)
 class DetectionRecipe(Recipe):
     """How a detector is trained.
 
+    What `Recipe` says of augmentation holds for pictures without boxes alone.
+
     Attributes:
       momentum: of SGD.
       plain_epochs: the last ones of retraining, without mosaics.
-      mosaic: probability of a mosaic.
-      scale, translate: share by which sizes change, and the middle moves.
-      hue, saturation, value: share by which each changes.
+      augment: what is done to pictures.
     """
 
     momentum: float = 0.937
     plain_epochs: float = 10.0
-    mosaic: float = 1.0
-    scale: float = 0.5
-    translate: float = 0.1
-    hue: float = 0.015
-    saturation: float = 0.7
-    value: float = 0.4
+    augment: BoxAugment = BoxAugment()
 
 
 # "SGD .01 to .0001 linear, momentum .937, decay 5e-4 on kernels, 3 epochs of warm-up, 500 epochs, moving average,
@@ -90,10 +87,8 @@ COMPOSITES = DetectionRecipe(
     warmup_epochs=1,
     clip=10.0,
     label_smoothing=0.0,
-    flip=False,
     plain_epochs=3,
-    mosaic=0.5,
-    scale=0.3,
+    augment=BoxAugment(mosaic=0.5, scale=0.3, flip=0),
 )
 COMPOSITES_SEARCH_EPOCHS, COMPOSITES_RESOLUTION = 6.0, 64
 
@@ -141,15 +136,13 @@ class DetectionTask(Task):
         Args:
           plain_from: the step from which on there are no mosaics; None: there is none.
         """
-        r = self.recipe
-        augment = BoxAugment(r.mosaic, r.scale, r.translate, r.hue, r.saturation, r.value, flip=0.5 if r.flip else 0.0)
         load = box_loading.batches(
             self.data.train,
             self.batch,
             self.seed,
             size=self.size,
             num_classes=self.data.num_classes,
-            augment=augment,
+            augment=self.recipe.augment,
             plain_from=plain_from,
             most=self.most,
             workers=self.workers,
@@ -183,34 +176,39 @@ class DetectionTask(Task):
 
     def examples(self, n: int = 4) -> np.ndarray:
         """The first test images, `[n, size, size, 3]` float32, the same on every host."""
+        return np.asarray(as_floats(jnp.asarray(self._first(n)["image"])))
+
+    def _first(self, n: int) -> dict[str, np.ndarray]:
+        """The first test images with their objects, the same on every host."""
         tested = box_loading.evaluation(
             self.data.test, n, size=self.size, num_classes=self.data.num_classes, most=self.most
         )
-        return np.asarray(as_floats(jnp.asarray(next(iter(tested))["image"])))
+        return next(iter(tested))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What of images and training makes a job the one it is, defaults filled in."""
-        return {
-            "dataset": self.data.name,
-            "resolution": self.size,
-            "batch": self.batch,
-            "accumulate": self.flags.accumulate,
-            "dtype": self.dtype,
-            "seed": self.seed,
-            **dataclasses.asdict(self.recipe),
-            "average": self.recipe.average or None,
-        }
+        return self._identity
 
     @property
     def quality(self) -> Quality:
-        """Mean average precision on the test images, at IoU 0.50 to 0.95."""
+        """Mean average precision on the test images, at IoU 0.50 to 0.95; beside it at 0.50, at 0.75, and by size."""
 
-        def measure(fn: Any, params: Any) -> tuple[float, None]:
+        def measure(fn: Any, params: Any) -> tuple[float, None, dict[str, float]]:
             found = mean_average_precision(fn, params, self.evaluation(), self.data.num_classes, self.mesh)
-            return found["mAP"], None
+            return found["mAP"], None, found
 
-        return Quality("mAP", "%", measure)
+        return Quality("mAP", "%", measure, parts=MEASURES[1:])
+
+    @property
+    def shown(self) -> Callable[[Mapping[str, Network]], Any]:
+        """The first test images with what networks find in them."""
+
+        def show(networks: Mapping[str, Network]) -> Any:
+            passes = {name: (network.fn, network.params) for name, network in networks.items()}
+            return examples(passes, self._first(4), self.data.num_classes, self.mesh)
+
+        return show
 
 
 def open_pictures(flags: Data, size: int | None) -> tuple[DetectionData, bool]:
@@ -226,7 +224,11 @@ def open_pictures(flags: Data, size: int | None) -> tuple[DetectionData, bool]:
     Raises:
       UserError: a set that was asked for is not there.
     """
+    if flags.dataset is not None and coco_files.is_there(flags.dataset):
+        return coco_files.open(flags.dataset), False
     try:
+        if flags.dataset == trees.NAME:
+            return trees.open(flags.data_dir), False
         return objects.open(flags.dataset or COCO, flags.data_dir), False
     except NotPrepared as missing:
         if flags.dataset is not None:

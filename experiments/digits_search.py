@@ -10,8 +10,6 @@ full network. It writes a run directory with `report.html`. Stop it at any time;
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +20,7 @@ import tyro
 
 from dms_jax import models
 from dms_jax.adapters import marked
-from dms_jax.command_line import parse
+from dms_jax.command_line import parse_job
 from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import digits
 from dms_jax.data.batching import batches
@@ -100,9 +98,7 @@ class Config:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    given = sys.argv[1:] if arguments is None else arguments
-    config = parse(Config, given, prog=COMMAND, description=__doc__)
-    search_digits(config, command=shlex.join([*COMMAND.split(), *given]))
+    search_digits(*parse_job(Config, arguments, prog=COMMAND, description=__doc__))
 
 
 def search_digits(config: Config, command: str) -> None:

@@ -12,7 +12,6 @@ same command goes on.
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import tyro
 
 import dms_jax
 from dms_jax import Task
-from dms_jax.command_line import parse
+from dms_jax.command_line import parse_job
 from dms_jax.errors import UserError, exit_on_user_error, one_line
 from experiments import bounds
 from experiments.flags import Budgets, Searching, default
@@ -74,9 +73,7 @@ class Config:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    given = sys.argv[1:] if arguments is None else arguments
-    config = parse(Config, given, prog=COMMAND, description=__doc__)
-    fit_file(config, command=shlex.join([*COMMAND.split(), *given]))
+    fit_file(*parse_job(Config, arguments, prog=COMMAND, description=__doc__))
 
 
 def fit_file(config: Config, command: str) -> None:

@@ -120,6 +120,7 @@ class ImageSearch:
                 steps=steps,
                 quality=work.quality,
                 phases=lambda run: self._phases(search, steps, run),
+                examples=work.shown,
                 latency_batches=config.latency_batches or ((1, 8) if jax.default_backend() == "cpu" else (1, 128)),
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import make_mesh, optimizers, place, processes, schedules, shard_batch, supervised
 from dms_jax.training.distillation import Distillation, image_teacher, taught
 from dms_jax.training.job import Job
-from dms_jax.training.pipeline import Steps
+from dms_jax.training.pipeline import Network, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.image_flags import AnyRecipe, Data, Images, Training, Weights
@@ -223,23 +223,31 @@ class Task:
         if self.teacher is not None:
             teacher = {"teacher": self.flags.teacher, "teacher_resolution": self.teacher.resolution}
             teacher["distill"] = self.flags.distill
+        return {**self._identity, "center": self.center, **teacher}
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """The part of it that every task on images has."""
         return {
             "dataset": self.data.name,
             "resolution": self.size,
-            "center": self.center,
             "batch": self.batch,
             "accumulate": self.flags.accumulate,
             "dtype": self.dtype,
             "seed": self.seed,
             **dataclasses.asdict(self.recipe),
             "average": self.recipe.average or None,
-            **teacher,
         }
 
     @property
     def quality(self) -> Quality:
         """Top-1 accuracy on the test images."""
         return Quality("top-1 accuracy", "%", lambda fn, v: supervised.accuracy(fn, v, self.evaluation())[:2])
+
+    @property
+    def shown(self) -> Callable[[Mapping[str, Network]], Any] | None:
+        """What a report shows of what networks do, beside numbers; None: nothing."""
+        return None
 
     def create(self, name: str, arguments: dict[str, Any]) -> Searchable:
         """A network of the zoo for these images."""

@@ -9,8 +9,6 @@ the same command goes on.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ import tyro
 
 import dms_jax
 from dms_jax import models
-from dms_jax.command_line import parse
+from dms_jax.command_line import parse_job
 from dms_jax.conduct import say
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
@@ -61,9 +59,7 @@ class Config:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    given = sys.argv[1:] if arguments is None else arguments
-    config = parse(Config, given, prog=COMMAND, description=__doc__)
-    retrain(config, command=shlex.join([*COMMAND.split(), *given]))
+    retrain(*parse_job(Config, arguments, prog=COMMAND, description=__doc__))
 
 
 def retrain(config: Config, command: str) -> None:

@@ -11,15 +11,13 @@ with a short schedule (under 20 minutes on 2 CPU cores). Stop it at any time; th
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from dms_jax.command_line import parse
+from dms_jax.command_line import parse_job
 from dms_jax.errors import UserError, exit_on_user_error
 from experiments import recipes
 from experiments.flags import default
@@ -69,9 +67,7 @@ class Config(Searched):
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    given = sys.argv[1:] if arguments is None else arguments
-    config = parse(Config, given, prog=COMMAND, description=__doc__)
-    search_images(config, command=shlex.join([*COMMAND.split(), *given]))
+    search_images(*parse_job(Config, arguments, prog=COMMAND, description=__doc__))
 
 
 def search_images(config: Config, command: str) -> None:

@@ -18,8 +18,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +31,7 @@ import tyro
 import dms_jax
 from dms_jax import export, models
 from dms_jax.adapters import marked
-from dms_jax.command_line import parse
+from dms_jax.command_line import parse_job
 from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data import text
 from dms_jax.elements import Searchable
@@ -138,9 +136,7 @@ class Config:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    given = sys.argv[1:] if arguments is None else arguments
-    config = parse(Config, given, prog=COMMAND, description=__doc__)
-    prune(config, command=shlex.join([*COMMAND.split(), *given]))
+    prune(*parse_job(Config, arguments, prog=COMMAND, description=__doc__))
 
 
 def prune(config: Config, command: str) -> None:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dms_jax.data import loading
 from dms_jax.data.box_augment import BoxAugment, Example, Piece, drawn, letterbox
 from dms_jax.data.corruption import CORRUPTED, FEW, SHARE, Corruption
 from dms_jax.data.loading import IN_A_ROW, Loader, generator
 from dms_jax.data.objects import Source
 from dms_jax.data.pictures import Unreadable, decoded
-from dms_jax.data.streaming import ENDLESS, Batch, share_of, shuffled, stream, taken
+from dms_jax.data.streaming import ENDLESS, Batch, share_of, shuffled
 from dms_jax.data.usable import Usable, usable
 from dms_jax.errors import UserError
 
@@ -64,6 +65,9 @@ class Faults(Corruption):
                 f"{source.name(int(batch[FAULTY][-1]))}; more than {SHARE:.1%} is too many: prepare the data again"
             )
         return {name: leaf for name, leaf in batch.items() if name != FAULTY}
+
+    def _look(self, number: int) -> None:
+        _objects(self._annotated, number, self._num_classes)
 
 
 def batches(
@@ -207,24 +211,13 @@ def evaluation(
     return Evaluation(_Testing(source, size, num_classes, batch, shard[0] * share, share, most), workers)
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(loading.Evaluation):
     """All pictures once, as often as it is gone through; made by `evaluation`."""
 
-    testing: _Testing
-    workers: int
-
-    def __len__(self) -> int:
-        return -(-len(self.testing.source) // self.testing.batch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        faults = Faults(self.testing.source, self.testing.num_classes)
-        loaded = stream(self.testing, 0, self.workers)
-        try:
-            for _ in range(len(self)):
-                yield faults.checked(taken(loaded))
-        finally:
-            loaded.close()
+    @property
+    def corruption(self) -> Faults:
+        """What counts the pictures that cannot be read, and those with objects that cannot be used."""
+        return Faults(self.testing.source, self.testing.num_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +266,9 @@ class _Testing:
 def _objects(source: Source, number: int, num_classes: int) -> tuple[Any, Usable]:
     annotated = source[number]
     image = decoded(annotated.picture)
+    if annotated.size not in (None, image.size):
+        told, seen = (f"{width} x {height}" for width, height in (annotated.size or (0, 0), image.size))
+        raise Unreadable(f"it has {seen} pixels, and its annotation says {told}")
     return image, usable(annotated, image.width, image.height, num_classes)
 
 

@@ -53,7 +53,15 @@ class Corruption:
     def _described(self, number: int) -> str:
         """Its name and what is wrong, which is found out once more: it did not come along from the worker."""
         try:
-            resize_center(self._source[number].picture, 1, 1.0)
+            self._look(number)
         except Unreadable as error:
             return f"{self._source.name(number)} ({error})"
         return self._source.name(number)
+
+    def _look(self, number: int) -> None:
+        """Decode a picture.
+
+        Raises:
+          Unreadable: it cannot be.
+        """
+        resize_center(self._source[number].picture, 1, 1.0)

@@ -138,8 +138,13 @@ def evaluation(
 class Evaluation:
     """All pictures once, as often as it is gone through; made by `evaluation`."""
 
-    testing: _Testing
+    testing: Any
     workers: int
+
+    @property
+    def corruption(self) -> Corruption:
+        """What counts the pictures that cannot be read."""
+        return Corruption(self.testing.source)
 
     def __len__(self) -> int:
         return -(-len(self.testing.source) // self.testing.batch)
@@ -150,7 +155,7 @@ class Evaluation:
             fixed = source.batch(testing.share, testing.size)
             yield from ({**fixed, "weight": testing.weight(step)} for step in range(len(self)))
             return
-        corruption, loaded = Corruption(source), stream(testing, 0, self.workers)
+        corruption, loaded = self.corruption, stream(testing, 0, self.workers)
         try:
             for _ in range(len(self)):
                 yield corruption.checked(taken(loaded))

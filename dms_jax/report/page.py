@@ -11,6 +11,7 @@ from dms_jax import files
 from dms_jax.explanation import exactly
 from dms_jax.report import pictures
 from dms_jax.report.curve_pictures import budgeted
+from dms_jax.report.example_pictures import read_examples
 from dms_jax.report.quantities import (
     count,
     duration,
@@ -40,20 +41,21 @@ def write_report(run_directory: str | os.PathLike[str]) -> Path:
     Raises:
       ValueError: a required file is missing or is not what it should be; one line names it and what makes it.
     """
-    run = read_run(run_directory)
+    run, examples = read_run(run_directory), read_examples(Path(run_directory))
     path = Path(run_directory) / "report.html"
-    files.write(path, page(run).encode("utf-8", errors="replace"))
+    files.write(path, page(run, examples).encode("utf-8", errors="replace"))
     return path
 
 
-def page(run: Run) -> str:
-    """Returns the HTML of a run's report."""
+def page(run: Run, examples: Record | None = None) -> str:
+    """Returns the HTML of a run's report; with images and what networks find in them, where there are some."""
     title = _text(run.results["title"])
     body = [
         f"<h1>{title}</h1>",
         f'<p class="summary">{_text(summary(run))}</p>',
         _warnings(run),
         _section("Results", _table(run)),
+        None if examples is None else _examples(examples),
         *_picture_sections(run),
         _section("Details", _details(run) + _groups(run.structure)),
     ]
@@ -100,7 +102,7 @@ def _table(run: Run) -> str:
     rows = run.results["rows"]
     batches = sorted({key for row in rows for key in row.get("latency_ms") or ()}, key=int)
     first, *others = run.words.values()
-    heads = [first, "of full", *others, run.results["quality"]["name"], *_also(run)]
+    heads = [first, "of full", *others, run.results["quality"]["name"], *_parts(run), *_also(run)]
     heads += [f"ms at batch {batch}" for batch in batches] + ["steps"]
     numbers = "".join(f'<th scope="col" class="number">{_text(head)}</th>' for head in heads)
     result = result_row(run)
@@ -124,6 +126,7 @@ def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
         _number_cell(share(row[first] / before[first]) if before[first] else "–"),
         *counts[1:],
         _number_cell(quality(row.get("quality"), row.get("stderr"), run.results["quality"]["unit"])),
+        *(_number_cell(quality(row.get(name), None, run.results["quality"]["unit"])) for name in _parts(run)),
         *(_number_cell(quality(row.get(name), None, "")) for name in _also(run)),
         *(_number_cell(milliseconds(latency.get(batch))) for batch in batches),
         _number_cell("–" if row.get("steps") is None else f"{row['steps']:,}"),
@@ -136,6 +139,11 @@ def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
 def _also(run: Run) -> list[str]:
     """Other names of the quality, such as the perplexity beside bits per byte."""
     return run.results["quality"].get("also") or []
+
+
+def _parts(run: Run) -> list[str]:
+    """Qualities of the same unit beside the one that counts, such as that of small objects alone."""
+    return run.results["quality"].get("parts") or []
 
 
 def _count_cell(value: float, of: str) -> str:
@@ -185,6 +193,11 @@ def _picture_sections(run: Run) -> Iterable[str]:
         None if any(record["masks"] for record in run.masks) else "the run kept no masks (masks.jsonl)",
         "Full colour: the element is kept. No colour: it is gone. In between, the search is undecided.",
     )
+
+
+def _examples(content: Record) -> str:
+    caption = "The first test images, as the networks see them; detections with a score of at least 0.25."
+    return _picture("Detections", lambda: pictures.examples(content), "examples", None, caption)
 
 
 def _picture(heading: str, draw: Callable[[], Figure], name: str, missing: str | None, caption: str) -> str:

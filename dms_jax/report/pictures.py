@@ -1,7 +1,8 @@
 """The pictures of a report, each a matplotlib figure: `widths(structure).savefig("widths.png")`."""
 
 from dms_jax.report.curve_pictures import losses, resources
+from dms_jax.report.example_pictures import examples
 from dms_jax.report.mask_pictures import masks
 from dms_jax.report.shape_pictures import depth, widths
 
-__all__ = ["depth", "losses", "masks", "resources", "widths"]
+__all__ = ["depth", "examples", "losses", "masks", "resources", "widths"]

@@ -58,15 +58,17 @@ _ROW = record(
         "note": optional(reading.text()),
     },
 )
+_QUALITY = record(
+    {"name": reading.text(), "unit": reading.text()},
+    {name: optional(listing(reading.text(), most=16)) for name in ("also", "parts")},
+)
 _RESULTS = record(
     {
         "seed": whole(0, 2**80),
         "budget": mapping(
             record({"asked": _asked, "target": _AMOUNT, "full": _AMOUNT}, {"predicted": _AMOUNT, "measured": _AMOUNT})
         ),
-        "quality": record(
-            {"name": reading.text(), "unit": reading.text()}, {"also": optional(listing(reading.text(), most=16))}
-        ),
+        "quality": _QUALITY,
         "rows": listing(_ROW),
     },
     {
@@ -214,11 +216,12 @@ def _check_results(content: Any, structure: Record) -> None:
         _expect(name in known, f"there is a budget on {name!r}, expected one of {', '.join(known)}")
         _expect(budget["full"] > 0, f"the full network has {budget['full']} {name}")
     _check_fields(content["quality"], {"name": (str,), "unit": (str,)}, "the quality")
+    _QUALITY(content["quality"], "the quality")
     for row in content["rows"]:
         _check_fields(row, {"name": (str,), **dict.fromkeys(known, (int, float))}, "a row")
         for name in known:
             _AMOUNT(row[name], f"row {reading.shown(row['name'])}.{name}")
-        for name in ("quality", "stderr"):
+        for name in ("quality", "stderr", *(content["quality"].get("parts") or ())):
             value, shares = row.get(name), content["quality"]["unit"] == "%"
             fits = value is None or (_is_number(value) and (0 <= value <= 1 or not shares))
             expected = "a fraction between 0 and 1" if shares else "a number"

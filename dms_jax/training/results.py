@@ -31,15 +31,17 @@ class Quality:
       name: "accuracy", "bits per byte".
       unit: "%" for fractions in [0, 1]; anything else is written behind the number.
       measure: `(fn, params) -> (value, standard error)`, of the inference function and its parameters; what follows
-        them is not looked at.
+        them is not looked at, but where there are `parts`: it is name -> value, NaN where it is not defined.
       also: other names of the same quality -> from the value to theirs: {"perplexity": lambda bits: 2**bits}. Written
         into the rows under these names.
+      parts: qualities of the same unit that are measured beside it, such as that of small objects alone.
     """
 
     name: str
     unit: str
     measure: Callable[[Any, Any], Sequence[Any]]
     also: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
+    parts: Sequence[str] = ()
 
     def show(self, value: float, stderr: float | None) -> str:
         """`98.6±0.6%` or `2.514±0.012`."""
@@ -72,10 +74,11 @@ def measure(
     rows = []
     for name, network in finished.networks.items():
         stop_if_requested(f"{quality.name} was measured")
-        value, stderr = quality.measure(network.fn, network.params)[:2]
+        value, stderr, *more = quality.measure(network.fn, network.params)
         shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
         counted = {**space.resources(network.structure), **space.measured(network.structure)}
         row = {"name": shown, **counted, "quality": value, "stderr": stderr}
+        row |= {name: None if math.isnan(more[0][name]) else float(more[0][name]) for name in quality.parts}
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
@@ -90,7 +93,12 @@ def measure(
             | ({"predicted": found[n], "measured": measured[n]} if n in measured else {})
             for n, t in search.targets.items()
         },
-        "quality": {"name": quality.name, "unit": quality.unit, "also": list(quality.also)},
+        "quality": {
+            "name": quality.name,
+            "unit": quality.unit,
+            "also": list(quality.also),
+            "parts": list(quality.parts),
+        },
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
         "warnings": [
@@ -153,6 +161,7 @@ def print_table(results: Mapping[str, Any], quality: Quality) -> None:
     for head in (
         *(label(n, unit) for n, unit in units.items()),
         quality.name,
+        *quality.parts,
         *quality.also,
         *(f"ms x{batch}" for batch in batches),
         "steps",
@@ -161,9 +170,10 @@ def print_table(results: Mapping[str, Any], quality: Quality) -> None:
     for row in results["rows"]:
         times = (f"{row['latency_ms'][batch]:.2f}" for batch in batches)
         reached = quality.show(row["quality"], row["stderr"])
+        parts = ("-" if row[name] is None else quality.show(row[name], None) for name in quality.parts)
         also = (f"{row[name]:.3f}" for name in quality.also)
         counts = (exactly(row[name]) for name in units)
-        table.add_row(row["name"], *counts, reached, *also, *times, f"{row['steps']:,}")
+        table.add_row(row["name"], *counts, reached, *parts, *also, *times, f"{row['steps']:,}")
     console = Console()
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.width = max(console.width, needed)  # a number cut short is worse than a line that wraps

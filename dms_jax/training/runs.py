@@ -6,6 +6,7 @@ metrics.jsonl    one line a record
 masks.jsonl      masks over the search
 seconds.json     how long every phase took, all attempts together
 structure.json   what was found
+examples.json    what the networks say about a few examples, where the job has such
 results.json     what was measured; its presence means that the job is done
 report.html      all of it, to look at
 lock             held while a job runs here
@@ -282,6 +283,10 @@ class Run(contextlib.AbstractContextManager):
         with _writing(self.directory), contextlib.closing(Lines(self.directory / MASKS)) as lines:
             lines.append(line)
         self._recorded.setdefault(phase, {}).setdefault(MASKS, Recorded()).add(step, line)
+
+    def write_examples(self, content: Any) -> None:
+        """Write what the report shows of what the networks do; JSON values."""
+        on_first(lambda: _write(self.directory / "examples.json", content))
 
     def finish(self, structure: Structure, variables: Any, results: Mapping[str, Any]) -> None:
         """Write the structure, the small network's variables, and last of all the results.

@@ -141,7 +141,7 @@ BAD = {
     "outside of 80 x 40 pixels": ([-0.2, 0, 1, 1], 0),
     "of no area": ([0.5, 0, 0.5, 1], 0),
     "class 3, and there are 3": (GOOD, 3),
-    "class -1, and there are 3": (GOOD, -1),
+    "a class that the set does not list": (GOOD, -1),
 }
 
 

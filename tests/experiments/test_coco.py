@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import signal
 from functools import partial
 
 import jax
@@ -14,11 +13,12 @@ import tyro
 import dms_jax
 from dms_jax import models
 from dms_jax.data import box_loading, objects
-from dms_jax.errors import Interrupted, UserError
+from dms_jax.errors import UserError
 from dms_jax.models.yolov8 import YOLOv8
 from dms_jax.structure import Structure
 from dms_jax.training import latency
 from experiments import coco_search, detection_task, image_task
+from tests.experiments.stopping import check_stopped_and_resumed, results
 
 SHORT = ["--flops=4.2e9", "--search-epochs=1", "--epochs=1", "--resolution=32", "--batch=8", "--latency-batches", "1"]
 
@@ -38,10 +38,6 @@ def quick():
 
 def _no_time(networks, _, batches):
     return {name: {str(batch): 1.0 for batch in batches} for name in networks}
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +60,9 @@ def test_composites_take_the_place_of_data_that_is_not_there(searched):
     assert found["quality"]["name"] == "mAP" and "32 training and 12 test images of 10 classes" in found["data"]
     (row,) = found["rows"]
     assert row["name"] == "found by DMS" and row["steps"] == 4 + 4 and 0 <= row["quality"] <= 1
-    assert (directory / "report.html").exists()
+    assert set(row) >= {"mAP50", "mAP75", "mAP small", "mAP medium", "mAP large"} and row["mAP large"] is None
+    page = (directory / "report.html").read_text()
+    assert "<h2>Detections</h2>" in page and "found by DMS" in page and ">mAP small<" in page
 
 
 def test_a_finished_run_is_loaded(searched):
@@ -76,26 +74,8 @@ def test_a_finished_run_is_loaded(searched):
 
 def test_stopped_and_resumed_is_never_stopped(searched, tmp_path, monkeypatch):
     job = [*SHORT, f"--data-dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
-    make = box_loading.batches
-
-    def stopping(*args, **kwargs):
-        load = make(*args, **kwargs)
-
-        def draw(step):
-            if step == 2:
-                signal.raise_signal(signal.SIGTERM)
-            return load(step)
-
-        return draw
-
-    with monkeypatch.context() as patch:
-        patch.setattr(box_loading, "batches", stopping)
-        with pytest.raises(Interrupted, match="stopped search after step"):
-            coco_search.main(job)
-    coco_search.main(job)
-    for name in ("structure.json", "metrics.jsonl", "masks.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (searched[0] / name).read_bytes(), name
-    assert results(tmp_path / "run")["rows"][0]["quality"] == results(searched[0])["rows"][0]["quality"]
+    check_stopped_and_resumed(coco_search.main, job, box_loading, 2, tmp_path / "run", searched[0], monkeypatch)
+    assert (tmp_path / "run" / "examples.json").read_bytes() == (searched[0] / "examples.json").read_bytes()
 
 
 def identity(*flags):

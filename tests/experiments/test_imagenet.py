@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 from functools import partial
 
 import jax
@@ -11,7 +10,7 @@ import tyro
 
 from dms_jax import models
 from dms_jax.data import loading
-from dms_jax.errors import Interrupted, UserError
+from dms_jax.errors import UserError
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import latency
@@ -19,6 +18,7 @@ from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_se
 from experiments.flags import Budgets
 from experiments.recipes import PRESETS
 from tests import tiny
+from tests.experiments.stopping import check_stopped_and_resumed, results
 
 TINY = ["--model=resnet20", "--resolution=16", "--batch=8", "--latency-batches", "1"]
 EVERYTHING = [
@@ -55,10 +55,6 @@ def _no_time(networks, _, batches):
     return {name: {str(batch): 1.0 for batch in batches} for name in networks}
 
 
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def searched(photographs, tmp_path_factory):
     """A finished search on the photographs, everything on: mixing, RandAugment, averages, accumulation."""
@@ -80,26 +76,7 @@ def test_search_on_photographs_to_its_end(searched):
 
 def test_stopped_and_resumed_is_never_stopped(searched, photographs, tmp_path, monkeypatch):
     job = [*TINY, *EVERYTHING, f"--data-dir={photographs}", f"--workdir={tmp_path}"]
-    make = loading.batches
-
-    def stopping(*args, **kwargs):
-        load = make(*args, **kwargs)
-
-        def draw(step):
-            if step == 7:
-                signal.raise_signal(signal.SIGTERM)
-            return load(step)
-
-        return draw
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loading, "batches", stopping)
-        with pytest.raises(Interrupted, match="stopped search after step"):
-            imagenet_search.main(job)
-    imagenet_search.main(job)
-    for name in ("structure.json", "metrics.jsonl", "masks.jsonl"):
-        assert (tmp_path / name).read_bytes() == (searched / name).read_bytes(), name
-    assert results(tmp_path)["rows"][0]["quality"] == results(searched)["rows"][0]["quality"]
+    check_stopped_and_resumed(imagenet_search.main, job, loading, 7, tmp_path, searched, monkeypatch)
 
 
 def test_structure_is_retrained_and_evaluated(searched, photographs, tmp_path, capsys):
