@@ -60,7 +60,7 @@ def test_what_is_annotated_is_loaded(year, tmp_path):
     np.testing.assert_allclose(one.boxes * [40, 20, 40, 20], [[4, 2, 15, 7]], rtol=1e-6)
     assert one.classes.tolist() == [1] and two.classes.tolist() == [1, 0]  # in the order of their numbers
     assert two.crowd.tolist() == [False, True]
-    np.testing.assert_array_equal(two.areas, np.float32([30.5, np.nan]))
+    np.testing.assert_array_equal(two.areas, np.array([30.5, np.nan], np.float32))
     (batch,) = box_loading.evaluation(data.test, 3, size=40, num_classes=2, most=4)
     np.testing.assert_allclose(batch["boxes"][1, 0], [4, 12, 15, 17])
     assert batch["areas"][2].tolist()[:2] == [30.5, 800]
