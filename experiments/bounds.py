@@ -63,6 +63,7 @@ BOUNDS: dict[str, Bounds] = {
     "least": Bounds(0, 2**24),
     "length": Bounds(1, 2**20),
     "mixup": _ALPHA,
+    "objects": Bounds(1, 2**14),
     "pretrain_steps": _STEPS,
     "process": Bounds(0, 2**20),
     "processes": _COUNT,

@@ -26,7 +26,7 @@ from dms_jax.errors import UserError
 from dms_jax.method.loss import Loss
 from dms_jax.training import optimizers, processes, shard_batch
 from dms_jax.training.job import Job
-from dms_jax.training.pipeline import Network, Steps
+from dms_jax.training.pipeline import Network
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.flags import default
@@ -43,6 +43,8 @@ class Data(Images):
 
     dataset: Annotated[str | None, default("coco/2017 where it is prepared, else bundled composites")] = None
     """A prepared TFDS detection set (coco/2017, voc/2007, ...), trees, or a directory of COCO's own files."""
+    objects: Annotated[int | None, default("128; 16 for composites")] = None
+    """Objects of an image that there is room for: to train on, the largest; to test on, more are an error."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class DetectionRecipe(Recipe):
 
     Attributes:
       momentum: of SGD.
-      plain_epochs: the last ones of retraining, without mosaics.
+      plain_epochs: the last ones of every training, without mosaics.
       augment: what is done to pictures.
     """
 
@@ -153,13 +155,12 @@ class DetectionTask(Task):
     @property
     def most(self) -> int:
         """Objects of an image that a batch has room for."""
-        return 16 if self.bundled else box_loading.MOST
+        return self.flags_data.objects or (16 if self.bundled else box_loading.MOST)
 
-    def later(self, run: Run, model: nn.Module, steps: Steps) -> Job | None:
-        """The same job, with a last part without mosaics."""
+    def job(self, run: Run, model: nn.Module) -> Job:
+        """Phases of this task in a run directory; the last epochs of every training, but not of a search, are plain."""
         plain = self.steps(self.recipe.plain_epochs) if self.recipe.plain_epochs else 0
-        batches = self.batches(max(steps.finetune - plain, 0))
-        return dataclasses.replace(self.job(run, model), batches=batches)
+        return dataclasses.replace(super().job(run, model), ending=lambda steps: self.batches(max(steps - plain, 0)))
 
     def evaluation(self) -> Iterable[dict[str, jax.Array]]:
         """The test images on the devices, each with weight 1 once."""
@@ -188,7 +189,7 @@ class DetectionTask(Task):
     @property
     def identity(self) -> dict[str, Any]:
         """What of images and training makes a job the one it is, defaults filled in."""
-        return self._identity
+        return self._identity | ({} if self.flags_data.objects is None else {"objects": self.most})
 
     @property
     def quality(self) -> Quality:
@@ -224,12 +225,12 @@ def open_pictures(flags: Data, size: int | None) -> tuple[DetectionData, bool]:
     Raises:
       UserError: a set that was asked for is not there.
     """
-    if flags.dataset is not None and coco_files.is_there(flags.dataset):
+    if flags.dataset and coco_files.is_there(flags.dataset):
         return coco_files.open(flags.dataset), False
+    if flags.dataset == trees.NAME:
+        return trees.open(flags.data_dir), False
     try:
-        if flags.dataset == trees.NAME:
-            return trees.open(flags.data_dir), False
-        return objects.open(flags.dataset or COCO, flags.data_dir), False
+        return objects.open(COCO if flags.dataset is None else flags.dataset, flags.data_dir), False
     except NotPrepared as missing:
         if flags.dataset is not None:
             raise

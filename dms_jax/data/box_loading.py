@@ -253,7 +253,9 @@ class _Testing:
             faulty += [number] if objects.faults else []
             count = len(objects.classes)
             if count > self.most:
-                raise UserError(f"{self.source.name(number)} has {count} objects, and there is room for {self.most}")
+                raise UserError(
+                    f"{self.source.name(number)} has {count} objects, and there is room for {self.most}; give more"
+                )
             at = letterbox(image, self.size)
             images[i], scales[i] = drawn([image], [at], self.size), at.scale
             examples[i] = Example(images[i], at.moved(objects.boxes), objects.classes)

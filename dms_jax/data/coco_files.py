@@ -110,14 +110,17 @@ def open(directory: str | os.PathLike[str], name: str | None = None) -> Detectio
       name: of the set; None: that of the directory. Parts of digests of the annotations follow it.
 
     Raises:
-      UserError: files are missing or not COCO's, the two have other categories, or more than 0.1 % of the pictures or
-        annotations (and more than two) are left out.
+      UserError: files are missing or not COCO's, the two have other categories, one has no objects, or more than
+        0.1 % of the pictures or annotations (and more than two) are left out.
     """
     directory = Path(directory)
     halves = [_read(directory, which) for which in ("train", "val")]
     (train, categories, first), (test, others, second) = halves
     if categories != others:
         raise UserError(f"the files in {directory / 'annotations'} have other categories for train than for val")
+    for half, which in ((train, "train"), (test, "val")):
+        if not np.any(~half.crowd & (half.classes >= 0)):
+            raise UserError(f"there are no objects in the annotations for {which} in {directory / 'annotations'}")
     title = name or directory.resolve().name
     return DetectionData(f"{title} (annotations {first} and {second})", len(categories), train, test)
 

@@ -35,6 +35,8 @@ class Job:
       accumulate: parts that a batch of `train` passes in, one after another (a `Search` has its own).
       calibrate: batches over which BatchNorm statistics are estimated anew at the end of `train`; 0 keeps the running
         ones.
+      ending: from the steps of a phase of `train` to its batches, where those depend on how many there are, since the
+        last ones are others; None: `batches` are those of every phase.
     """
 
     run: Run
@@ -44,6 +46,7 @@ class Job:
     key: jax.Array
     accumulate: int = 1
     calibrate: int = 0
+    ending: Callable[[int], Callable[[int], Any]] | None = None
 
     def train(
         self,
@@ -74,11 +77,12 @@ class Job:
         state = place(supervised.init(params, optimizer, trained=trained, average=average is not None), self.mesh)
         how = {"trained": trained, "accumulate": self.accumulate, "average": average}
         step = supervised.make_step(loss, optimizer, **how)
-        last = self._phase(name, step, state, steps=steps, describe=_loss).averaged
+        batches = self.batches if self.ending is None else self.ending(steps)
+        last = self._phase(name, step, state, batches, steps=steps, describe=_loss).averaged
         if not self.calibrate or not jax.tree.leaves(partition(last, trained)[1]):
             return last
         key = self.phase_key(f"{name} calibrated")
-        return calibrated(loss, last, self.batches, key, self.calibrate, trained)
+        return calibrated(loss, last, batches, key, self.calibrate, trained)
 
     def search(self, name: str, search: Search, params: Any) -> SearchState:
         """Run a search from the supernet's parameters (which stay as they are), recording its masks."""
@@ -89,20 +93,29 @@ class Job:
             self.run.record_masks(name, step, masks)
 
         return self._phase(
-            name, search.step, state, steps=steps, describe=_against_target, observe=search.masks, on_log=record
+            name,
+            search.step,
+            state,
+            self.batches,
+            steps=steps,
+            describe=_against_target,
+            observe=search.masks,
+            on_log=record,
         )
 
     def phase_key(self, name: str) -> jax.Array:
         """The key of a phase, from its name: adding a phase changes no other."""
         return jax.random.fold_in(self.key, zlib.crc32(name.encode()))
 
-    def _phase(self, name: str, step: Any, state: Any, *, steps: int, **options: Any) -> Any:
+    def _phase(
+        self, name: str, step: Any, state: Any, batches: Callable[[int], Any], *, steps: int, **options: Any
+    ) -> Any:
         every = max(steps // RECORDS, 1)
         # where the state lies after a step is where it lay before: or the next step would be compiled anew
         where = (shardings(state, self.mesh), replicated(self.mesh))
         jitted = jax.jit(step, donate_argnums=0, out_shardings=where)
         return self.run.phase(
-            name, jitted, state, self.batches, self.phase_key(name), steps=steps, log_every=every, **options
+            name, jitted, state, batches, self.phase_key(name), steps=steps, log_every=every, **options
         )
 
 

@@ -104,6 +104,12 @@ def test_json_that_is_not_cocos(content, said, tmp_path):
     assert "instances_train2017.json" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_no_objects(tmp_path):
+    only_a_crowd = annotations(annotations=annotations()["annotations"][-1:])
+    with pytest.raises(UserError, match="there are no objects in the annotations for val in "):
+        coco_files.open(write(tmp_path, val=only_a_crowd))
+
+
 def test_files_that_are_missing(tmp_path):
     with pytest.raises(UserError, match=r"should have one instances_train\*.json, and there is none"):
         coco_files.open(tmp_path)
@@ -157,7 +163,7 @@ def test_a_category_that_is_not_listed_and_a_picture_of_another_size(tmp_path, c
 NUMBERS = st.integers(-5, 60) | st.floats(-100, 100, width=32) | st.sampled_from([1e9, -1e9, 0])
 
 
-@hypothesis.given(boxes=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=6))
+@hypothesis.given(boxes=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=6))
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_any_box_is_an_object_or_a_fault_that_is_named(boxes, tmp_path_factory):
     content = annotations(

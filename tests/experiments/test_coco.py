@@ -94,6 +94,18 @@ def test_who_loads_is_no_part_of_a_job_and_what_is_asked_is():
         assert identity(flag) != job, flag
 
 
+def test_the_last_epochs_of_every_training_have_no_mosaics(monkeypatch):
+    config = tyro.cli(coco_search.Config, args=[*SHORT, "--data-dir=nowhere"])
+    work = detection_task.prepare(config.data, config.training, config.row(), 0)
+    asked = []
+    monkeypatch.setattr(box_loading, "batches", lambda *args, **how: asked.append(how["plain_from"]))
+    job = work.job(None, work.create("yolov8n", {}))  # type: ignore[arg-type]
+    assert job.ending is not None
+    for steps in (40, 13, 12, 1):
+        job.ending(steps)
+    assert asked == [None, 28, 1, 0, 0]  # a search has them all along; 3 epochs of 32 images in batches of 8
+
+
 def test_the_papers_row():
     row = coco_search.Config().row()
     assert (row.model, row.resolution, row.macs, row.search_epochs) == ("yolov8s", 640, 4.2e9, 30)
@@ -108,6 +120,10 @@ def test_the_papers_row():
         (["--resolution=100"], "--resolution 100 does not fit; give a multiple of 32"),
         (["--flops=1e12"], "budget 1,000,000,000,000 MACs is above the full network's 18,495,078,400"),
         (["--dataset=coco/2017"], "coco/2017 is not prepared|is missing"),
+        (["--dataset=trees"], "trees is not prepared: .* python -m dms_jax.data.prepare trees --data-dir="),
+        (["--dataset=cocoo/2017"], "TFDS has no data set 'cocoo/2017'; did you mean coco"),
+        (["--dataset="], "TFDS (has no data set|cannot open) ''"),
+        (["--objects=0"], "--objects 0 is not possible"),
         (["--pipeline=p-", "--retrain=scratch"], "--retrain scratch needs a retraining"),
     ],
 )

@@ -1,5 +1,6 @@
 """Phases of a job: what is handed in stays whole, every phase has a key of its own, masks are recorded."""
 
+import dataclasses
 import json
 
 import jax
@@ -61,6 +62,25 @@ def test_what_is_handed_in_survives_donation_and_can_start_another_phase(parts, 
     assert [(r["phase"], r["step"]) for r in records] == [("search", 1), ("search", 2), ("search", 3)]
     for name, text in records[-1]["masks"].items():
         assert len(bytes.fromhex(text)) == space.groups[name].size
+
+
+def test_batches_of_a_training_may_depend_on_its_length_and_those_of_a_search_do_not(parts, tmp_path):
+    model, space, mesh, variables = parts
+    asked = []
+
+    def ending(steps):
+        def draw(step):
+            asked.append((steps, step))
+            return shard_batch(tiny.batch_of(step), mesh)
+
+        return draw
+
+    with runs.Run(tmp_path, {}) as run:
+        this = dataclasses.replace(job(run, mesh), ending=ending)
+        trained = this.train("first", this.loss, variables, optax.sgd(0.1), 2)
+        this.search("search", search_of(space, model, 3), trained)
+        this.train("second", this.loss, trained, optax.sgd(0.1), 1)
+    assert [pair for pair in asked if pair[1] < pair[0]] == [(2, 0), (2, 1), (1, 0)]
 
 
 def test_keys_of_phases_depend_on_their_names_alone(tmp_path):
