@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import functools
+import inspect
+import io
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dms_jax.errors import UserError, shortened
+from dms_jax.errors import USER_ERROR_STATUS, UserError, shortened
 
 T = TypeVar("T")
 
@@ -25,6 +30,8 @@ _NUMBERS: dict[type, tuple[re.Pattern[str], str]] = {
     ),
 }
 _MOST_DIGITS = 4300  # of an int that Python reads
+_FRAME = re.compile(r"[\u2500-\u257f]")  # what tyro draws boxes with
+_RULE = re.compile(r"^\W*\u2500{9,}", re.MULTILINE)  # above and below a box, and between its parts
 
 
 class _NoNumber(Exception):
@@ -33,6 +40,11 @@ class _NoNumber(Exception):
     def __init__(self, kind: type, text: str):
         self.kind, self.text = kind, text
         super().__init__(text)
+
+    def line(self, given: Sequence[str]) -> str:
+        """What the command line says, and what it could."""
+        text = shortened(ascii(self.text), 40)
+        return f"{_flag(given, self.text)} {text} is not possible; give {_NUMBERS[self.kind][1]}"
 
 
 def parse_job(
@@ -66,22 +78,64 @@ def parse(
       The dataclass, or what the function returns.
 
     Raises:
-      UserError: something else stands where a number is asked for; it names the flag and what was given.
-      SystemExit: tyro has printed the help, or what else is wrong.
+      UserError: a flag that is none (the nearest one is named), or a value that is not possible.
+      SystemExit: tyro has printed the help.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    registry = ConstructorRegistry()
-    registry.primitive_rule(_numbers)
+    registry, said, refused = ConstructorRegistry(), io.StringIO(), list[_NoNumber]()
+    registry.primitive_rule(lambda info: _numbers(info, refused))
+    about: dict[str, Any] = {"prog": prog, "description": description}
     try:
-        with registry:
-            return tyro.cli(what, args=given, prog=prog, description=description)
+        with registry, contextlib.redirect_stderr(said):
+            read = tyro.cli(_deferred(what), args=given, **about)
     except _NoNumber as error:
-        flag, text = _flag(given, error.text), shortened(ascii(error.text), 40)
-        raise UserError(f"{flag} {text} is not possible; give {_NUMBERS[error.kind][1]}") from None
+        raise UserError(error.line(given)) from None
+    except SystemExit as stop:
+        if stop.code != USER_ERROR_STATUS:
+            raise
+        raise UserError(_fault(given, said.getvalue(), refused, _flags(what, about))) from None
+    return read() if isinstance(read, functools.partial) else read
 
 
-def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """How tyro reads an int or a float."""
+def _deferred(what: Callable[..., T]) -> Callable[..., Any]:
+    """A function as one that returns its call, which then does not run while tyro reads; a class stays."""
+    if inspect.isclass(what):
+        return what
+
+    @functools.wraps(what)
+    def deferred(*args: Any, **flags: Any) -> functools.partial[T]:
+        return functools.partial(what, *args, **flags)
+
+    return deferred
+
+
+def _flags(what: Callable[..., Any], about: dict[str, Any]) -> list[str]:
+    """Every flag, as the help lists them."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        tyro.cli(_deferred(what), args=["--help"], **about)
+    return list(dict.fromkeys(re.findall(r"^\W*(?:-\w, )?(--[a-z][\w-]*)", shown.getvalue(), re.MULTILINE)))
+
+
+def _fault(given: Sequence[str], box: str, refused: Sequence[_NoNumber], known: Sequence[str]) -> str:
+    """What is wrong with a command line that tyro refused, in one line."""
+    flags = [argument.partition("=")[0] for argument in given if argument.startswith("--")]
+    for flag in flags:
+        if known and (name := flag.replace("_", "-")) not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "--help lists all flags"
+            return f"{shortened(ascii(flag)[1:-1], 40)} is no flag; {hint}"
+    lines = [part for part in _RULE.split(box) if part.strip()]
+    text = " ".join(_FRAME.sub(" ", lines[0].partition("\n")[2]).split()) if lines else ""
+    for error in refused:  # tyro says it in Python's words, once for each type
+        if text.startswith(f"Error parsing {_flag(given, error.text)}:"):
+            return error.line(given)
+    text = text.removeprefix("Error parsing ").rstrip(".! ") or "this command line cannot be read"
+    return f"{text}; --help says what each flag takes"
+
+
+def _numbers(info: PrimitiveTypeInfo, refused: list[_NoNumber]) -> PrimitiveConstructorSpec | None:
+    """How tyro reads an int or a float; what is none, and may be something else, is noted in `refused`."""
     kind = info.type
     if kind not in _NUMBERS:
         return None
@@ -89,7 +143,11 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     def read(texts: list[str]) -> int | float:
         if len(texts[0]) > _MOST_DIGITS:
             raise _NoNumber(kind, texts[0])
-        number = kind(texts[0])  # what is no number at all is tyro's to say
+        try:
+            number = kind(texts[0])
+        except ValueError:
+            refused.append(_NoNumber(kind, texts[0]))
+            raise  # tyro tries the next type
         if not _NUMBERS[kind][0].fullmatch(texts[0]):
             raise _NoNumber(kind, texts[0])
         return number

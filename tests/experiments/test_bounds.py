@@ -91,14 +91,11 @@ def test_numbers_out_of_range_leave_no_directory(tmp_path, drawn):
     pair = [flag, str(value)] if name == "latency_batches" and value >= 0 else pair
     where = [f"--workdir={tmp_path / 'run'}"] if "workdir" in dict(fields(module.Config)) else []
     where += [f"--pretrained={tmp_path / 'cache'}"] if module is llama_prune else []
-    try:
-        with pytest.raises(UserError) as caught:
-            module.main([*NEEDED.get(module, []), *where, *pair])
-    except SystemExit as stop:  # a negative number that looks like a flag
-        assert stop.code == 2
-    else:
-        assert re.match(rf"{flag} \S+ is not possible; give a", str(caught.value)), str(caught.value)
-        assert len(str(caught.value)) < 300
+    with pytest.raises(UserError) as caught:
+        module.main([*NEEDED.get(module, []), *where, *pair])
+    looks_like_a_flag = "--help says what each flag takes" in str(caught.value)  # a negative number by itself
+    assert looks_like_a_flag or re.match(rf"{flag} \S+ is not possible; give a", str(caught.value)), str(caught.value)
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
