@@ -296,7 +296,6 @@ LONG = {
     "reading.py": "the one reader of JSON from outside",
     "shrink.py": "slicing, which is sharded, too",
     "space.py": "SearchSpace: a facade of many short methods with their docstrings",
-    "training/checkpoints.py": "to be split",
     "training/runs.py": "all of a run directory's files",
 }
 """Files that are longer -> why."""

@@ -21,6 +21,7 @@ from rich.console import Console
 from dms_jax import checks
 from dms_jax.errors import UserError, one_line
 from dms_jax.training.digests import Owner, find_fault, find_special, write_digests
+from dms_jax.training.stored import as_key, describe, empty, leaves_of, target
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _SET_ASIDE = ".not-whole"
@@ -28,6 +29,14 @@ _SET_ASIDE = ".not-whole"
 
 class CheckpointError(UserError, ValueError):
     """A checkpoint cannot be written, or what is there cannot be used."""
+
+
+class NoWholeCheckpointError(CheckpointError):
+    """There are checkpoints, and none is whole; `fault` says of the newest why."""
+
+    def __init__(self, message: str, fault: str):
+        self.fault = fault
+        super().__init__(message)
 
 
 def _is_no_failed_write(record: logging.LogRecord) -> bool:
@@ -98,14 +107,14 @@ class Checkpoints(contextlib.AbstractContextManager):
             TypeError: a leaf is not an array of numbers, or there is none; or JSON cannot hold `meta`.
         """
         self.wait()
-        leaves = _leaves(state)
+        leaves = leaves_of(state)
         stored = {name: leaf for name, leaf in leaves.items() if leaf.size}
         if not stored:
             raise TypeError(f"a state without a single number cannot be saved: {state}")
         record = {
             "step": step,
             "meta": dict(meta or {}),
-            "leaves": {k: _describe(v) for k, v in leaves.items()},
+            "leaves": {k: describe(v) for k, v in leaves.items()},
         }
         if self._owner is not None:
             record["owner"] = self._owner.record()
@@ -149,13 +158,13 @@ class Checkpoints(contextlib.AbstractContextManager):
             return None
         with self._one_line(f"read checkpoint {step} in"):
             record = self._open().restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        asked = _leaves(example)
-        self._check_match(step, record["leaves"], {name: _describe(leaf) for name, leaf in asked.items()})
-        filled = {name: _target(leaf) for name, leaf in asked.items() if leaf.size}
+        asked = leaves_of(example)
+        self._check_match(step, record["leaves"], {name: describe(leaf) for name, leaf in asked.items()})
+        filled = {name: target(leaf) for name, leaf in asked.items() if leaf.size}
         with self._one_line(f"read checkpoint {step} in"):
             found = self._open().restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(filled)))["state"]
-        arrays = [found[name] if leaf.size else _empty(leaf) for name, leaf in asked.items()]
-        leaves = [_as_key(array, leaf) for array, leaf in zip(arrays, jax.tree.leaves(example), strict=True)]
+        arrays = [found[name] if leaf.size else empty(leaf) for name, leaf in asked.items()]
+        leaves = [as_key(array, leaf) for array, leaf in zip(arrays, jax.tree.leaves(example), strict=True)]
         self.latest = step
         return Restored(step, jax.tree.unflatten(jax.tree.structure(example), leaves), record["meta"])
 
@@ -209,10 +218,12 @@ class Checkpoints(contextlib.AbstractContextManager):
             faults[folder] = fault
         else:
             if folders:
-                raise CheckpointError(
+                fault = faults[folders[0]]
+                raise NoWholeCheckpointError(
                     f"none of the {len(folders)} checkpoints in {self.directory} is whole "
-                    f"(step {folders[0].name}: {faults[folders[0]]}); "
-                    "bring one back from a copy, or remove the directory to start again"
+                    f"(step {folders[0].name}: {fault}); "
+                    "bring one back from a copy, or remove the directory to start again",
+                    fault,
                 )
         whole = next((int(p.name) for p in folders if p not in faults), None)
         for folder in folders[len(faults) + 1 :]:
@@ -267,42 +278,3 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise
         except Exception as error:
             raise CheckpointError(f"cannot {what} {self.directory}: {one_line(error, 300)}") from error
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    for name, leaf in leaves.items():
-        if not hasattr(leaf, "dtype"):
-            raise TypeError(f"state{name} is a {type(leaf).__name__}; a checkpoint holds arrays of numbers")
-        if _is_key(leaf):
-            abstract = isinstance(leaf, jax.ShapeDtypeStruct)
-            leaves[name] = jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
-    return leaves
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _as_key(array: Any, like: Any) -> Any:
-    """What was read, as a typed key where the example has one."""
-    if not _is_key(like):
-        return array
-    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(jax.numpy.empty((), like.dtype)))
-
-
-def _describe(leaf: Any) -> list:
-    return [str(leaf.dtype), list(leaf.shape)]
-
-
-def _target(leaf: Any) -> Any:
-    """What Orbax is to restore a leaf to: NumPy as NumPy, and an array with the sharding asked for."""
-    if isinstance(leaf, np.ndarray | np.generic):
-        return np.asarray(leaf)
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _empty(leaf: Any) -> Any:
-    """An array without elements, which Orbax does not store."""
-    return np.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, np.ndarray) else jax.numpy.zeros(leaf.shape, leaf.dtype)

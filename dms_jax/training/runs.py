@@ -39,7 +39,7 @@ from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import claims
-from dms_jax.training.checkpoints import Checkpoints, warn
+from dms_jax.training.checkpoints import CheckpointError, Checkpoints, NoWholeCheckpointError, Restored, warn
 from dms_jax.training.claims import ELSEWHERE
 from dms_jax.training.digests import Owner, find_fault, identity_of, read_meta
 from dms_jax.training.histories import (
@@ -89,7 +89,7 @@ class Run(contextlib.AbstractContextManager):
         on_first(self._claim)
 
     def __enter__(self) -> Run:
-        on_first(self._begin)
+        self._config = on_first(self._begin)
         self.interrupt.__enter__()
         return self
 
@@ -102,16 +102,17 @@ class Run(contextlib.AbstractContextManager):
             with claiming(self.directory):
                 claims.claim(self.directory, self._config)
 
-    def _begin(self) -> None:
+    def _begin(self) -> dict[str, Any]:
         """Take the lock, and see once more whose the directory is: what happens from here on happens under it."""
         self._lock.acquire()
         try:
             with _writing(self.directory), claiming(self.directory):
-                claims.claim(self.directory, self._config)
+                config = claims.claim(self.directory, self._config)
                 for part in self.directory.glob(f"*{files.PART}"):  # of writes that were killed
                     part.unlink()
                 for file in (METRICS, MASKS):
                     drop_unreadable(self.directory / file)
+            return config
         except BaseException:
             self._lock.release()
             raise
@@ -336,10 +337,7 @@ def load(directory: str | os.PathLike[str], *, host: bool = False) -> tuple[nn.M
     model, shapes = _network(structure, str(path))
     # arrays of one number each, whatever their shape: what Orbax reads is put elsewhere
     wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
-    with Checkpoints(folder, owner=Owner(claims.configuration(directory), FINAL)) as checkpoints:
-        restored = checkpoints.restore(dict(wanted))
-    if restored is None:
-        raise UserError(f"{folder} holds no whole checkpoint; run the job's command again, which makes it again")
+    restored = _final(directory, dict(wanted))
     if restored.meta.get("structure") != identity_of(structure.to_json()):
         raise UserError(
             f"{path} is not the structure that the weights in {folder} were saved with; run the job's command again, "
@@ -361,13 +359,26 @@ def load_params(
         raise UserError(f"{directory} holds no finished run; run its job to the end")
     shapes = shrink(space, space.arrays(space.parameters.template), structure)
     wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
-    with Checkpoints(folder, owner=Owner(claims.configuration(Path(directory)), FINAL)) as checkpoints:
-        restored = checkpoints.restore(wanted)
-    if restored is None or restored.meta.get("structure") != identity_of(structure.to_json()):
+    restored = _final(Path(directory), wanted)
+    if restored.meta.get("structure") != identity_of(structure.to_json()):
         raise UserError(
             f"{folder} holds no whole checkpoint of this structure; run the job again, which makes it again"
         )
     return restored.state
+
+
+def _final(directory: Path, wanted: Any) -> Restored:
+    """The final weights of a run."""
+    folder = directory / "checkpoints" / FINAL
+    fault = "there are none"
+    try:
+        with Checkpoints(folder, owner=Owner(claims.configuration(directory), FINAL)) as checkpoints:
+            if (restored := checkpoints.restore(wanted)) is not None:
+                return restored
+    except NoWholeCheckpointError as error:
+        fault = error.fault
+    again = "run the job's command again, which makes them again"
+    raise CheckpointError(f"the final weights in {folder} cannot be used ({fault}); {again}")
 
 
 def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:

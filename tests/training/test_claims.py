@@ -1,20 +1,25 @@
 """Whose a run directory is: one job's, and one process's at a time."""
 
+import contextlib
 import fcntl
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 from dms_jax import files as storage
-from dms_jax.errors import UserError
+from dms_jax.errors import Interrupted, UserError
 from dms_jax.training import claims
 from dms_jax.training.metrics import FILE
 from dms_jax.training.runs import Run
+from tests.faults import job
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"experiment": "toy", "steps": 9, "budget": {"macs": 0.5}, "keep": ("a", "b"), "none": None}
@@ -44,6 +49,60 @@ def test_another_job_is_refused_in_one_line_that_names_what_differs(other, named
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     Run(tmp_path, CONFIG)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(-1e9, 1e9) | st.text(max_size=4),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside, max_size=3),
+    max_leaves=8,
+)
+
+
+def respelled(value, draw):
+    """The same values, in another order and with whole numbers written otherwise."""
+    if isinstance(value, dict):
+        return {name: respelled(value[name], draw) for name in draw(st.permutations(sorted(value)))}
+    if isinstance(value, list):
+        return [respelled(entry, draw) for entry in value]
+    if type(value) in (int, float) and value == int(value):
+        return draw(st.sampled_from([int(value), float(value)]))
+    return value
+
+
+def changed(value, draw):
+    """Other values, which Python may hold for equal."""
+    if isinstance(value, dict | list) and value:
+        at = draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
+        made = type(value)(value)
+        made[at] = changed(value[at], draw)
+        return made
+
+    def marked(one):
+        return type(one) in (int, float), one
+
+    others = [None, True, False, 0, 1, 0.5, "", "1", [], {}]
+    return draw(st.sampled_from([one for one in others if marked(one) != marked(value)]))
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(st.dictionaries(st.text(min_size=1, max_size=4), _VALUES, min_size=1, max_size=4), st.data())
+def test_a_configuration_is_its_values_however_they_are_written(config, data):
+    with tempfile.TemporaryDirectory() as folder:
+        Run(folder, config)
+        Run(folder, respelled(config, data.draw))
+        with pytest.raises(UserError, match="holds another job"):
+            Run(folder, changed(config, data.draw))
+
+
+def test_checkpoints_go_on_with_a_number_written_otherwise(tmp_path, monkeypatch):
+    base = job.config
+    for value, stop in ((8_000_000, ("search", 2)), (8e6, ("search", 4)), (8_000_000, None)):
+        monkeypatch.setattr(job, "config", lambda seed, value=value: base(seed) | {"budget": {"macs": value}})
+        with contextlib.nullcontext() if stop is None else pytest.raises(Interrupted):
+            found = job.go(tmp_path / "run", stop=stop)
+    assert found["results"]["steps"] == sum(job.PHASES.values())
+    with pytest.raises(UserError, match="holds another job .*8000000.* there, .*8000001.* asked"):
+        Run(tmp_path / "run", base(0) | {"budget": {"macs": 8_000_001}})
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1]", b"null"])
@@ -129,6 +188,7 @@ def test_the_lock_of_a_killed_job_is_free(tmp_path):
     hold = f"""
 import time
 from dms_jax.training.runs import Run
+from tests.faults import job
 with Run({str(tmp_path)!r}, {{}}):
     print("holds", flush=True)
     time.sleep(600)
