@@ -71,7 +71,7 @@ def test_all_of_it(whole):
     full, found, even, _ = rows
     assert found["macs"] <= full["macs"] / 2 and even["macs"] <= full["macs"] / 2
     assert found["macs"] == whole.structure.resources["after"]["macs"]
-    assert whole.results["quality"] == {"name": "squared error", "unit": "", "also": []}
+    assert whole.results["quality"] == {"name": "squared error", "unit": "", "also": [], "parts": []}
     assert found["quality"] == pytest.approx(squared_error(whole.fn, whole.params)) and found["stderr"] is None
     assert whole.report is not None and "network" in whole.report.read_text()
     kept = whole.params["first"]["w"].shape[1]
