@@ -25,6 +25,7 @@ from dms_jax.program.nested import Nested
 from dms_jax.program.operations import OPERATIONS
 from dms_jax.program.sizes import Sizes
 
+_CHEAP = frozenset({"square", "integer_pow", "mul", "abs"})  # of what is kept anyway
 Change = Callable[[list[Any]], list[Any]]
 
 
@@ -85,9 +86,31 @@ class Evaluator(Nested):
         for step in frame.steps:
             if not self.live.needs(step):
                 continue
-            ins = [read(atom, value) for atom, value in zip(step.eqn.invars, step.ins, strict=True)]
-            env.update(zip(step.eqn.outvars, self.step(step, ins), strict=True))
+            source = self._again(frame, step)
+            if source is not None:
+                outs = self._recomputed(source, step, [read(atom) for atom in source.eqn.invars])
+            else:
+                ins = [read(atom, value) for atom, value in zip(step.eqn.invars, step.ins, strict=True)]
+                outs = self.step(step, ins)
+            env.update(zip(step.eqn.outvars, outs, strict=True))
         return [read(atom, value) for atom, value in zip(jaxpr.outvars, frame.outs, strict=True)]
+
+    def _again(self, frame: Frame, step: Step) -> Step | None:
+        """What makes the one operand of a sum that is masked, if it is cheap enough to be made twice."""
+        if step.node is None or step.node not in self.changes or step.node.name != "reduce_sum":
+            return None
+        source = next((s for s in frame.steps if step.eqn.invars[0] in s.eqn.outvars), None)
+        if source is None or source.node is None or source.node.name not in _CHEAP or source.node in self.changes:
+            return None
+        return None if any(isinstance(atom, core.Literal) for atom in source.eqn.invars) else source
+
+    def _recomputed(self, source: Step, step: Step, ins: list[Any]) -> list[Any]:
+        """A masked sum whose summands a backward pass makes again.
+
+        The derivative by the mask needs them, that of the sum alone does not: the squares of a normalization would be
+        kept for it, as large as the activations.
+        """
+        return jax.checkpoint(lambda *ins: self.step(step, self.step(source, list(ins))))(*ins)
 
     def step(self, step: Step, ins: list[Any]) -> list[Any]:
         try:
