@@ -17,6 +17,7 @@ from dms_jax.training import processes
 from dms_jax.training.pipeline import FOUND, Finished, Network, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
 from dms_jax.training.runs import Run
+from dms_jax.training.warmup import warmup_warnings
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,7 @@ def conduct(experiment: Experiment) -> None:
                 run.write_examples(e.examples(finished.networks))
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {e.command}") from None
+        measured["warnings"] += warmup_warnings(run.directory, e.search.schedule.warmup if e.pipeline == "np" else 0)
         results = {
             "title": f"{e.subject}, {shares(e.search)}",
             "data": e.data,
