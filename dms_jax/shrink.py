@@ -20,6 +20,7 @@ from dms_jax.program.axes import UNIT, Atom, Axis, resolve
 from dms_jax.program.parameters import GONE, holes_filled, path_of
 from dms_jax.program.sizes import Sizes
 from dms_jax.program.unrolling import rows as rows_of
+from dms_jax.reading import shown
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
@@ -49,6 +50,8 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
       UserError: a structure of another network, an array in such a sub-tree whose axes cannot be told, or a tree
         without such a sub-tree that has arrays like those to slice.
     """
+    if not isinstance(space, SearchSpace):
+        raise UserError(f"shrink takes (space, tree, structure), and its space is {shown(space)}; give a SearchSpace")
     cut = _Cut(space, space.kept(structure))
     small = cut.walk(tree, "")
     cut.check()

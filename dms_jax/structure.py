@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dms_jax import files, reading
-from dms_jax.errors import UserError
+from dms_jax.errors import UserError, shortened
 from dms_jax.reading import flag, mapping, number, one_of, optional, record, text, whole
 
 FORMAT, VERSION = "dms_jax.structure", 1
@@ -30,13 +31,9 @@ _GROUP = record(
     {"kept": reading.anything},
     {"size": optional(whole(1, MOST_ELEMENTS)), "kind": optional(one_of(*KINDS)), "removed": flag},
 )
-_FILE = record(
-    {"groups": mapping(_GROUP, MOST_GROUPS)},
-    {
-        "model": optional(record({}, {"name": text(256), "arguments": optional(mapping(reading.anything, 64))})),
-        "resources": optional(_RESOURCES),
-    },
-)
+_MODEL = record({}, {"name": text(256), "arguments": optional(mapping(reading.anything, 64))})
+_MORE = {"model": optional(_MODEL), "resources": optional(_RESOURCES)}
+_FILE = record({"groups": mapping(_GROUP, MOST_GROUPS)}, _MORE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +51,7 @@ class Structure:
 
     Raises:
       UserError: indices that are not ascending integers >= 0, or lie outside a known size; sizes or kinds that are
-        none.
+        none; what JSON cannot hold.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -66,7 +63,7 @@ class Structure:
 
     def __post_init__(self):
         for what, given in (("kept", self.kept), ("sizes", self.sizes), ("kinds", self.kinds)):
-            if not isinstance(given, Mapping):
+            if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
                 raise UserError(f"structure: {what} must map names of groups, not {reading.shown(given)}")
         for name, size in self.sizes.items():
             if not _is_whole(size) or not 1 <= size <= MOST_ELEMENTS:
@@ -77,8 +74,10 @@ class Structure:
         for name, kind in self.kinds.items():
             if kind not in KINDS:
                 raise UserError(f"structure: group {name!r} is one of {', '.join(KINDS)}, not {reading.shown(kind)}")
-        if isinstance(self.removed, str):
+        names = isinstance(self.removed, Collection) and not isinstance(self.removed, str | bytes)
+        if not names or not all(isinstance(name, str) for name in self.removed):
             raise UserError(f"structure: removed is a set of names of groups, not {reading.shown(self.removed)}")
+        _check_extras(self.model, self.resources)
         kept = {name: _indices(name, indices, self.sizes.get(name)) for name, indices in self.kept.items()}
         object.__setattr__(self, "kept", MappingProxyType(kept))
         object.__setattr__(self, "sizes", MappingProxyType(dict(self.sizes)))
@@ -163,6 +162,23 @@ class Structure:
         """
         data = reading.read_json(path, hint="give the structure.json of a search")
         return Structure.from_json(data, str(path))
+
+
+def _check_extras(model: Any, resources: Any) -> None:
+    """Refuse what could not be written, or not be read again, once a search has ended."""
+    plain = {"model": _plain(model), "resources": _plain(resources)}
+    try:
+        record({}, _MORE)(plain, "")
+        json.dumps(plain, allow_nan=False)
+    except reading.Mismatch as error:
+        raise UserError(f"structure: {error.fault}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"structure: model and resources are JSON values ({shortened(str(error), 100)})") from None
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, which may be read-only, as dictionaries."""
+    return {key: _plain(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
 
 
 def _indices(name: str, indices: Iterable[Any], size: int | None) -> tuple[int, ...]:

@@ -101,6 +101,8 @@ DOORS = {
     "metrics of a loss": lambda v: loss_with({"metrics": v}),
     "state of a loss": lambda v: loss_with({"state": v}),
     "more of a loss": loss_with,
+    "space of shrink": lambda v: shrink(v, PARAMS, HALF),
+    "paths of from_function": lambda v: SearchSpace.from_function(network, PARAMS, X, paths=v),
     "tree of shrink": lambda v: shrink(SPACE, v, HALF),
     "Search.structure": READY.structure,
     "Structure": Structure,

@@ -69,6 +69,28 @@ def test_indices_within_known_sizes():
         Structure({"a": (0, 4)}, sizes={"a": 4})
 
 
+_ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(max_size=2)
+    | st.complex_numbers() | st.just(np.float32(1)) | st.just(np.arange(2)) | st.just(jnp.ones(2)) | st.just(object()),
+    lambda inside: st.lists(inside, max_size=2)
+    | st.dictionaries(st.text(max_size=3) | st.integers(), inside, max_size=2)
+    | st.dictionaries(st.sampled_from(["a", "name", "arguments", "before", "macs"]), inside, max_size=2),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@hypothesis.settings(max_examples=400, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(st.sampled_from(["kept", "sizes", "kinds", "model", "resources", "removed"]), _ODD)
+def test_what_a_structure_takes_can_be_written_and_read_again(tmp_path, name, value):
+    try:
+        structure = Structure(**{"kept": {"a": (0, 1)}, "sizes": {"a": 2}} | {name: value})
+    except UserError as error:
+        assert str(error).startswith("structure: ") and "\n" not in str(error) and len(str(error)) < 300
+        return
+    again = Structure.load(structure.save(tmp_path / "structure.json"))
+    assert again == structure and again.to_json() == json.loads(json.dumps(structure.to_json()))
+
+
 NOT_ONE = {
     "list": [],
     "other": {"format": "something"},

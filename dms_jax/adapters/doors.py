@@ -9,7 +9,9 @@ from dms_jax import checks
 from dms_jax.adapters import equinox, haiku, keras, linen, nnx
 from dms_jax.adapters.marked import marked_space
 from dms_jax.adapters.source import Source
+from dms_jax.errors import UserError
 from dms_jax.program.choice import Choice
+from dms_jax.reading import shown
 
 
 class Doors:
@@ -59,6 +61,8 @@ class Doors:
           UserError: nothing to search, or patterns that match nothing.
         """
         title = getattr(fn, "__qualname__", type(fn).__name__)
+        if paths is not None and not (isinstance(paths, list | tuple) and all(isinstance(p, str) for p in paths)):
+            raise UserError(f"paths {shown(paths)} is not possible; give the names of the leaves, a list of texts")
         source = Source(fn, params, trainable, title, None if paths is None else tuple(paths))
         choice = chosen(include, freeze, blocks)
         return cls(source, inputs, also=also, tie=tie, unroll=unroll, choice=choice)
