@@ -20,7 +20,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 """What is decoded. Pillow knows many more, some of which start other programs."""
 
 MOST_PIXELS = 2**26
-"""Of a picture: 8,192 x 8,192. A small file can hold a thousand times its size in pixels of one color."""
+"""Of a picture, and of one that is resized: 8,192 x 8,192. A small file can hold a thousand times its size in
+pixels of one color."""
 
 # Modes that become RGB by what they mean; and those of 16 bits, which converting would saturate.
 _MODES = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"))
@@ -85,6 +86,8 @@ def resize_center(picture: bytes | np.ndarray, size: int, crop: float) -> np.nda
     image = _rgb(_opened(picture))
     shorter, side = min(image.size), max(int(size / crop), size)
     width, height = (side * length // shorter for length in image.size)
+    if width * height > MOST_PIXELS:  # a line of a few bytes would fill the memory
+        raise Unreadable(f"it has {image.width:,} x {image.height:,} pixels, which is too long to be resized to {side}")
     image = image.resize((width, height), pillow().Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -76,6 +76,20 @@ def test_a_small_file_of_many_pixels_is_not_decoded(side):
     assert time.monotonic() - began < 1
 
 
+@hypothesis.settings(max_examples=30, deadline=5_000)
+@hypothesis.given(st.integers(1, 4), st.integers(10, 200_000), st.integers(8, 300), st.booleans())
+def test_a_long_thin_picture_does_not_fill_the_memory(thickness, length, size, upright):
+    """Its shorter side becomes `size`, and the longer one as much more: 235 bytes would become gigabytes."""
+    shape = (length, thickness) if upright else (thickness, length)
+    content = encoded(Image.new("L", shape[::-1]), "PNG")
+    try:
+        assert resize_center(content, size, 1.0).shape == (size, size, 3)
+        assert size * (size * length // thickness) <= pictures.MOST_PIXELS or length <= thickness
+    except Unreadable as error:
+        assert "too long to be resized" in str(error)
+        assert size * (size * length // thickness) > pictures.MOST_PIXELS
+
+
 @hypothesis.given(st.data())
 def test_damaged_pictures_are_pixels_or_unreadable(data):
     draw = np.random.default_rng(data.draw(st.integers(0, 99)))
