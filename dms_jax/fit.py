@@ -33,6 +33,7 @@ from dms_jax.method.loss import Loss, outcome
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
+from dms_jax.partition import numbers
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training.evaluation import drawn, possible_batches, quality_of
@@ -46,7 +47,7 @@ RATE = 1e-3
 """Peak learning rate of the AdamW that trains where no optimizer is given; the search runs at a constant half of it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """A network and what it learns, as `experiments.fit` takes it from a file.
 
@@ -64,6 +65,10 @@ class Task:
     evaluate: Callable[..., Any] | Quality | None = None
     example: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        of = self.fn if isinstance(self.fn, SearchSpace) else getattr(self.fn, "__name__", type(self.fn).__name__)
+        return f"Task({of}, {numbers(self.params)} in params, options: {', '.join(self.options) or 'none'})"
 
 
 def fit(

@@ -12,13 +12,14 @@ from typing import Any
 from dms_jax.conduct import say
 from dms_jax.errors import one_line
 from dms_jax.method.loss import Loss
+from dms_jax.partition import numbers
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training.evaluation import runnable
 from dms_jax.training.runs import load_params
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fitted:
     """What `fit` found.
 
@@ -39,6 +40,9 @@ class Fitted:
     report: Path | None
     directory: Path
     space: SearchSpace
+
+    def __repr__(self) -> str:
+        return f"Fitted({self.directory}: {numbers(self.params)} in params, {self.structure})"
 
 
 def fitted(directory: Path, space: SearchSpace, loss: Loss, draw: Callable[[int], Any]) -> Fitted:

@@ -11,10 +11,17 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dms_jax.errors import UserError
 
 Path: TypeAlias = tuple[Any, ...]  # of keys, as `jax.tree_util.tree_flatten_with_path` gives them
+
+
+def numbers(tree: Any) -> str:
+    """`7,162 numbers`, of all arrays of a tree."""
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
+    return f"{count:,} number{'' if count == 1 else 's'}"
 
 
 def under_params(path: Path) -> bool:

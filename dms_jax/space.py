@@ -548,7 +548,8 @@ class SearchSpace(Doors):
 
     def __repr__(self) -> str:
         elements = sum(group.size for group in self.groups.values())
-        return f"SearchSpace({self.title}: {len(self.groups)} groups, {elements:,} elements)"
+        plural = "group" if len(self.groups) == 1 else "groups"
+        return f"SearchSpace({self.title}: {len(self.groups)} {plural}, {elements:,} elements)"
 
 
 def _input(leaf: Any) -> jax.ShapeDtypeStruct:

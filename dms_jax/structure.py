@@ -36,7 +36,7 @@ _MORE = {"model": optional(_MODEL), "resources": optional(_RESOURCES)}
 _FILE = record({"groups": mapping(_GROUP, MOST_GROUPS)}, _MORE)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Structure:
     """Which elements of which group stay. Hashable, so it can be an attribute of a Flax module.
 
@@ -91,6 +91,12 @@ class Structure:
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        of = {name: "?" if (size := self.sizes.get(name)) is None else size for name in self.kept}
+        kept = [f"{name} {len(i)}/{of[name]}" for name, i in self.kept.items() if name not in self.removed]
+        more = [f"and {len(kept) - 6} more"] if len(kept) > 6 else []
+        return f"Structure({', '.join(kept[:6] + more) or 'all kept'})"
 
     def __deepcopy__(self, memo: Any) -> Structure:
         return self  # immutable; module attributes are deep-copied by Flax's clone

@@ -43,7 +43,7 @@ def taylor(e: Evidence) -> jax.Array:
     return jnp.square(e.mask * e.gradient)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Importance:
     """How elements are evaluated: c <- decay c + (1 - decay) measure.
 
@@ -62,6 +62,10 @@ class Importance:
         if not callable(self.measure):
             raise UserError(f"importance by {self.measure!r} is not possible; give a function of `Evidence`")
         checks.number("decay", self.decay, "[0, 1)", "of the importance")
+
+    def __repr__(self) -> str:
+        name = getattr(self.measure, "__name__", type(self.measure).__name__)
+        return f"Importance({name}, decay={self.decay})"
 
 
 taylor_last = Importance(taylor, 0.0)

@@ -68,10 +68,10 @@ class Search:
     """
 
     space: SearchSpace
-    loss: Loss
-    optimizer: optax.GradientTransformation | None
+    loss: Loss = field(repr=False)
+    optimizer: optax.GradientTransformation | None = field(repr=False)
     budget: Mapping[str, Given]
-    steps: int | Schedule
+    steps: int | Schedule = field(repr=False)
     limits: Limits = field(default_factory=Limits)
     importance: Importance = Importance()
     strategy: Strategy = DMS()
@@ -79,7 +79,7 @@ class Search:
     accumulate: int = 1
     schedule: Schedule = field(init=False)
     targets: dict[str, Any] = field(init=False)
-    layout: Layout = field(init=False)
+    layout: Layout = field(init=False, repr=False)
     _loss: Any = field(init=False, repr=False)
     _movement: Movement = field(init=False, repr=False)
 

@@ -7,8 +7,10 @@ from typing import Any
 import flax.struct
 import jax
 
+from dms_jax.partition import numbers
 
-@flax.struct.dataclass
+
+@flax.struct.dataclass(repr=False)
 class SearchState:
     """Everything a search carries from step to step.
 
@@ -31,3 +33,8 @@ class SearchState:
     importance: dict[str, jax.Array]
     task_norm: jax.Array
     weights: dict[str, jax.Array]
+
+    def __repr__(self) -> str:
+        parts = ("params", "ratios", "importance", "opt_state", "ratio_opt_state")
+        sizes = ", ".join(f"{name}: {numbers(getattr(self, name))}" for name in parts)
+        return f"SearchState(step={self.step}, {sizes})"
