@@ -1,10 +1,13 @@
 """What a user sees instead of a traceback: one line, and an exit status."""
 
+import contextlib
 import errno
 import functools
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -43,7 +46,8 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
     """Wrap the `main` of a program: a user's mistake ends it with one line on stderr and no traceback.
 
     A `UserError` exits with status 2, and so does a full disk or a quota; `Interrupted` (and a bare Ctrl-C) with status
-    130 after the line that says how to go on. Every other exception is a fault of the program and keeps its traceback.
+    130 after the line that says how to go on. Output that nobody reads any more (`... | head`) ends it as a signal
+    would, with status 141 and no word. Every other exception is a fault of the program and keeps its traceback.
 
     Args:
         main: any callable.
@@ -58,7 +62,15 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return main(*args, **kwargs)
+            with _written_out():
+                return main(*args, **kwargs)
+        except BrokenPipeError:
+            gone = [fd for fd in (1, 2) if _unread(fd)]
+            if not gone:  # another pipe: of a process that loads, say
+                raise
+            for fd in gone:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)  # what is left to write goes nowhere
+            raise SystemExit(128 + signal.SIGPIPE) from None
         except UserError as error:
             _exit(f"error: {shortened(one_line(error))}", USER_ERROR_STATUS)
         except OSError as error:
@@ -72,6 +84,24 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
             _exit("stopped", INTERRUPTED_STATUS)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def _written_out() -> Iterator[None]:
+    """Write standard output before the program ends, so that a reader who is gone is met here, not on the way out."""
+    try:
+        yield
+    except SystemExit:  # after a help text, say
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _unread(fd: int) -> bool:
+    """Whether what is written to a file descriptor goes into a pipe that nobody reads."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def one_line(error: BaseException, most: int | None = None) -> str:

@@ -43,12 +43,12 @@ class Config(Searched):
     """Fit a detector to a budget."""
 
     flops: Annotated[float | None, default("4.2e9")] = None
-    """--macs by the name that papers on architecture search give MACs."""
+    """Alias of --macs, as papers on architecture search call them."""
     preset: Annotated[str | None, tyro.conf.arg(help=ROWS, help_behavior_hint="(default: yolov8n)")] = None
     model: Annotated[str | None, default("the preset's; yolov8n for composites")] = None
-    """The supernet: any YOLOv8 of the zoo."""
+    """Supernet: any YOLOv8 of the model zoo."""
     workdir: Path = Path("runs/coco")
-    """The run directory: new, or that of this job, which then goes on."""
+    """Run directory; an unfinished run of the same job resumes."""
     data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
     training: tyro.conf.OmitArgPrefixes[Weights] = field(default_factory=Weights)
 

@@ -49,21 +49,21 @@ class Config:
     model: str = "resnet20"
     """Any ResNet of the zoo; resnet20, resnet32 and resnet56 are made for small images."""
     steps: int = 400
-    """Steps of the search."""
+    """Search steps."""
     pretrain_steps: int = 500
-    """Steps of the full network before the search (pipelines p and p-)."""
+    """Pretraining steps of the full network (pipelines p and p-)."""
     finetune_steps: int = 600
-    """Steps of the small network after the search (pipelines p and np)."""
+    """Finetuning steps of the small network (pipelines p and np)."""
     retrain: Literal["sliced", "scratch"] = "sliced"
-    """Where the small network starts from: the weights the search left, or new ones."""
+    """Initial weights of the small network: sliced from the search, or newly initialized."""
     batch: int = 64
-    """Images a step, over all devices."""
+    """Global batch size, in images."""
     learning_rate: float = 0.1
     """Peak of SGD's cosine schedule (Nesterov momentum 0.9); the search runs at a constant fifth of it."""
     seed: int = 0
-    """Of weights, batches and everything drawn."""
+    """Random seed."""
     workdir: str = "runs/digits"
-    """The run directory: new, or that of this job, which then goes on."""
+    """Run directory; an unfinished run of the same job resumes."""
     budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
 

@@ -39,29 +39,29 @@ class Config:
     file: tyro.conf.Positional[Path]
     """A Python file with a function task() that returns a dms_jax.Task."""
     steps: int = 400
-    """Steps of the search."""
+    """Search steps."""
     pretrain_steps: Annotated[int | None, default("none")] = None
-    """Steps of the full network before the search, where its parameters are not trained."""
+    """Pretraining steps of the full network, if its parameters are untrained."""
     finetune: bool = True
-    """Train the small network after the search."""
+    """Finetune the small network after the search."""
     finetune_steps: Annotated[int | None, default("as many as the search has")] = None
-    """Steps of it."""
+    """Finetuning steps."""
     warmup_steps: int = 0
-    """Steps at the beginning of the search in which the structure stays as it is."""
+    """Warm-up steps of the search, during which the structure is fixed."""
     controls: bool = True
-    """Train the two controls as long as search and finetuning."""
+    """Train two baselines as long as search and finetuning: a uniformly thinned network and the full one."""
     average: Annotated[float | None, default("none")] = None
-    """Decay of a moving average of the weights after the search."""
+    """Decay of the exponential moving average of the weights after the search."""
     accumulate: int = 1
     """Gradient-accumulation steps."""
     calibrate: int = 0
-    """Batches over which running statistics are estimated anew after training."""
+    """Batches for re-estimating running statistics after training."""
     fsdp: int = 1
     """FSDP sharding degree."""
     seed: int = 0
     """Random seed."""
     workdir: Annotated[Path | None, default("runs/ and the name of the file")] = None
-    """The run directory: new, or an existing one of this job, resumed."""
+    """Run directory; an unfinished run of the same job resumes."""
     budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
 

@@ -97,27 +97,27 @@ class Searching:
     """How a search judges and chooses, and what its result must respect."""
 
     strategy: StrategyName = "dms"
-    """What turns structure parameters and importance into masks: the method, or a baseline."""
+    """Search strategy: the method (dms), or a baseline."""
     ratio_rate: Annotated[float | None, default("the strategy's")] = None
-    """Mean learning rate of the structure parameters, times the steps of the search after the warm-up."""
+    """Mean learning rate of the structure parameters, times the search steps after the warm-up."""
     ratio_schedule: Annotated[Literal["cosine", "constant"] | None, default("the strategy's")] = None
-    """How that rate goes: from twice the mean to 0, or, as in the paper, constant."""
+    """Schedule of that learning rate: cosine, from twice the mean to 0, or constant, as in the paper."""
     ratio_together: Annotated[float | None, default("the strategy's")] = None
-    """Share of that rate at which the ratios of widths and heads move together; 0, as in the paper: each by itself."""
+    """Fraction of that learning rate at which width and head ratios move together; 0, as in the paper: each alone."""
     ratio_on_target: bool = False
-    """Hold the search on its target, from both sides: a common shift of the ratios is solved for in every step."""
+    """Keep resources on the target from both sides: every step solves for a common shift of the ratios."""
     block_effects: bool = False
-    """Judge blocks by the finite effect of their removal instead of their gradient."""
+    """Importance of blocks: the finite effect of their removal instead of the local gradient."""
     importance: ImportanceName = "taylor"
-    """What an element is judged by; taylor_last: without the moving average."""
+    """Importance of elements; taylor_last: without the moving average."""
     weight: Annotated[float | None, default("balance")] = None
-    """Fixed weight of the resource loss, as in the paper, instead of balancing it against the task's loss."""
+    """Fixed weight of the resource loss, as in the paper, instead of balancing both losses."""
     keep: tuple[str, ...] = ()
-    """Groups of elements to leave alone, by glob patterns on their names: --keep "stage3/*" stem."""
+    """Groups to freeze at full size, by glob patterns: --keep "stage3/*" stem."""
     least: dict[str, int] = field(default_factory=dict)
-    """Smallest number of elements of the groups that match, in pairs: --least "stage3/*" 8."""
+    """Minimum size of the groups that match, in pairs: --least "stage3/*" 8."""
     multiple: dict[str, int] = field(default_factory=dict)
-    """Groups that match, but for depth, get a multiple of a number of elements, in pairs: --multiple "*" 8."""
+    """Sizes of the groups that match are multiples of a number, depth excepted, in pairs: --multiple "*" 8."""
 
     def check(self) -> None:
         """Refuse what no search can be made of.
@@ -170,11 +170,11 @@ class Hosts:
     """Several processes; TPU slices and SLURM jobs say by themselves who takes part."""
 
     coordinator: Annotated[str | None, default("none: one process, or as the environment says")] = None
-    """HOST:PORT of process 0."""
+    """Coordinator address (HOST:PORT of process 0)."""
     processes: Annotated[int | None, default("as the environment says")] = None
-    """How many take part."""
+    """Number of processes."""
     process: Annotated[int | None, default("as the environment says")] = None
-    """The number of this one, from 0."""
+    """Index of this process, from 0."""
 
     def join(self) -> None:
         """Find the others, before anything is computed; a process that is alone goes on alone.

@@ -19,13 +19,13 @@ class Images:
     """Which images, of any task."""
 
     data_dir: Annotated[Path | None, default("TFDS's own")] = None
-    """Where prepared sets lie."""
+    """Directory of the prepared datasets."""
     resolution: Annotated[int | None, default("the network's")] = None
-    """Pixels of a side."""
+    """Image resolution, in pixels per side."""
     batch: Annotated[int | None, default("the recipe's")] = None
-    """Images a step, over all devices."""
+    """Global batch size, in images."""
     workers: Annotated[int | None, default("one a core, at most 16; 0 for bundled images")] = None
-    """Processes that decode and augment, on every host; 0 does it in threads of the main process."""
+    """Data-loading processes per host; 0 loads in threads of the main process."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Data(Images):
     """Which images, to tell apart."""
 
     dataset: Annotated[str | None, default("imagenet2012 where it is prepared, else the bundled digits")] = None
-    """A prepared TFDS image classification set (imagenet2012, cifar10, ...), or synthetic: to measure speed."""
+    """Prepared TFDS image classification dataset (imagenet2012, cifar10, ...), or synthetic, to measure speed."""
     center: Annotated[float | None, default("0.875; 1 for the bundled digits")] = None
-    """Share of a side that evaluation shows."""
+    """Center-crop fraction at evaluation."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,27 @@ class Weights:
     """How weights are trained, of any task; what is not given is the recipe's."""
 
     epochs: Annotated[float | None, OF_RECIPE] = None
-    """Of retraining; may be a fraction."""
+    """Retraining epochs; may be fractional."""
     optimizer: Annotated[Literal["sgd", "rmsprop", "adamw"] | None, OF_RECIPE] = None
-    """sgd: Nesterov momentum, the recipe's or 0.9; rmsprop: as EfficientNets are trained."""
+    """Optimizer. sgd: Nesterov momentum (the recipe's, or 0.9); rmsprop: as EfficientNets are trained."""
     learning_rate: Annotated[float | None, OF_RECIPE] = None
-    """Peak, at the batch that is used; a recipe's own is scaled from its batch."""
+    """Peak learning rate at this batch size; a recipe's default scales with the batch."""
     schedule: Annotated[Literal["cosine", "linear", "step", "exponential"] | None, OF_RECIPE] = None
-    """cosine: to 0; linear: to 1 %; step: a tenth at 30, 60 and 90 %; exponential: 0.97 times every 2.4 epochs."""
+    """Schedule. cosine: to 0; linear: to 1 %; step: x 0.1 at 30, 60, 90 %; exponential: x 0.97 every 2.4 epochs."""
     weight_decay: Annotated[float | None, OF_RECIPE] = None
-    """On kernels alone."""
+    """Weight decay, on kernels only."""
     warmup_epochs: Annotated[float | None, OF_RECIPE] = None
-    """Of the learning rate, linear; at most a fifth of a phase."""
+    """Linear learning-rate warm-up, in epochs; at most a fifth of a phase."""
     average: Annotated[float | None, OF_RECIPE] = None
-    """Decay of the moving average of the weights, which is then evaluated and kept; lower at first. 0 keeps none."""
+    """Decay of the exponential moving average of the weights, which is then evaluated and saved; 0 disables it."""
     calibrate: Annotated[int | None, OF_RECIPE] = None
-    """Batches over which BatchNorm statistics are estimated anew after training; 0 keeps the running ones."""
+    """Batches for re-estimating BatchNorm statistics after training; 0 keeps the running statistics."""
     accumulate: int = 1
-    """Parts that a batch passes in, one after another, where it does not fit at once."""
+    """Gradient-accumulation steps."""
     dtype: Annotated[Literal["float32", "bfloat16"] | None, default("float32 on CPU, bfloat16 elsewhere")] = None
-    """Of computation; parameters stay float32."""
+    """Computation dtype; parameters stay float32."""
     fsdp: int = 1
-    """Over how many devices parameters and optimizer states are cut."""
+    """FSDP sharding degree."""
 
     def changed(self, recipe: AnyRecipe) -> AnyRecipe:
         """The recipe with what is given here put in."""
@@ -76,23 +76,23 @@ class Training(Weights):
     """How weights are trained; what is not given is the recipe's, that of the preset or of the network's family."""
 
     randaugment: Annotated[bool | None, OF_RECIPE] = None
-    """Two operations of magnitude 9, standard deviation 0.5."""
+    """RandAugment: two operations of magnitude 9, standard deviation 0.5."""
     erasing: Annotated[float | None, OF_RECIPE] = None
-    """Probability of erasing a rectangle."""
+    """Random-erasing probability."""
     mixup: Annotated[float | None, OF_RECIPE] = None
-    """Alpha; 0 for none."""
+    """Mixup alpha; 0 disables it."""
     cutmix: Annotated[float | None, OF_RECIPE] = None
-    """Alpha; 0 for none."""
+    """CutMix alpha; 0 disables it."""
     label_smoothing: Annotated[float | None, OF_RECIPE] = None
-    """Share of a label spread over all classes."""
+    """Label smoothing."""
     drop_path: Annotated[float | None, OF_RECIPE] = None
-    """Stochastic depth of the last block."""
+    """Stochastic-depth rate of the last block."""
     teacher: Annotated[str | None, default("none; a preset may ask for one")] = None
     """Directory of a network that teaches by DIST (Hugging Face weights, or a finished run), or none: retraining alone,
     the search looks at the labels."""
     teacher_model: Annotated[str | None, default("the preset's, or the directory's")] = None
-    """Which network of the zoo the teacher's Hugging Face weights are of."""
+    """Architecture of the teacher's Hugging Face weights."""
     teacher_resolution: Annotated[int | None, default("the run's, the preset's, or that of the images")] = None
-    """Pixels of a side that the teacher sees."""
+    """Resolution of the teacher, in pixels per side."""
     distill: float = 1.0
-    """Weight of the teacher's part of the loss, beside the labels'."""
+    """Weight of the distillation loss."""

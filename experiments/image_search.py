@@ -33,25 +33,25 @@ class Searched:
     """Fit a network to a budget."""
 
     flops: Annotated[float | None, default("the preset's")] = None
-    """--macs by the name that papers on architecture search give MACs."""
+    """Alias of --macs, as papers on architecture search call them."""
     preset: str | None = None
-    """A row of the paper."""
+    """Preset: a row of the paper's tables."""
     pipeline: Literal["np", "p", "p-"] = "np"
     """np: search from random weights, retrain. p: pretrain, search, finetune. p-: pretrain, search structure alone."""
     search_epochs: Annotated[float | None, default("the preset's")] = None
-    """Of the search; may be a fraction."""
+    """Search epochs; may be fractional."""
     search_warmup_epochs: Annotated[float | None, default("the preset's, or half an np search")] = None
-    """First epochs of the search in which the structure stays as it is."""
+    """Warm-up epochs of the search, during which the structure is fixed."""
     retrain: Literal["sliced", "scratch"] = "sliced"
-    """Where the small network starts from: the weights the search left, or new ones."""
+    """Initial weights of the small network: sliced from the search, or newly initialized."""
     controls: bool = False
-    """Also train, for as many steps, the same keep ratio everywhere and the full network."""
+    """Also train two baselines for as many steps: a uniformly thinned network and the full one."""
     latency_batches: Annotated[tuple[int, ...], default("1 and 128; on CPU 1 and 8")] = ()
-    """Batch sizes to measure latency at."""
+    """Batch sizes of the latency measurements."""
     seed: int = 0
-    """Of weights, batches and everything drawn."""
+    """Random seed."""
     workdir: Path = Path("runs/images")
-    """The run directory: new, or that of this job, which then goes on."""
+    """Run directory; an unfinished run of the same job resumes."""
     budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
     hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)

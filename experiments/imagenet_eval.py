@@ -37,11 +37,11 @@ class Config:
     """Evaluate an image network."""
 
     weights: Path
-    """A finished run's directory, or Hugging Face weights."""
+    """Directory of a finished run or of Hugging Face weights."""
     model: Annotated[str | None, default("what the run says")] = None
-    """Which network of the zoo Hugging Face weights are of."""
+    """Architecture of the Hugging Face weights."""
     fsdp: int = 1
-    """Over how many devices parameters are cut."""
+    """FSDP sharding degree."""
     data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
     hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
 

@@ -43,15 +43,15 @@ class Config:
     """Train a structure and evaluate it."""
 
     structure: Path
-    """A structure.json of an image network, or the directory of a finished run."""
+    """structure.json of an image network, or the directory of a finished run."""
     start: Literal["new", "run"] = "new"
-    """New weights, or those in the run directory that --structure names."""
+    """Initial weights: new, or those of the run that --structure names."""
     preset: Annotated[str | None, default("the recipe of the network's family")] = None
-    """Whose recipe (and teacher) to train by; see imagenet_search."""
+    """Preset whose recipe (and teacher) to use; see imagenet_search."""
     seed: int = 0
-    """Of weights, batches and everything drawn."""
+    """Random seed."""
     workdir: Path = Path("runs/retrain")
-    """The run directory: new, or that of this job, which then goes on."""
+    """Run directory; an unfinished run of the same job resumes."""
     data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
     training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
     hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)

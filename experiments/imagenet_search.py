@@ -35,14 +35,14 @@ class Config(Searched):
     """Fit an image classification network to a budget."""
 
     flops: Annotated[float | None, default("the preset's, or 0.6e9")] = None
-    """--macs by the name that papers on architecture search give MACs."""
+    """Alias of --macs, as papers on architecture search call them."""
     preset: Annotated[str | None, tyro.conf.arg(help=ROWS, help_behavior_hint="(default: none)")] = None
     model: Annotated[str | None, default("the preset's, or what the paper's rule gives the budget")] = None
-    """The supernet: any image network of the zoo."""
+    """Supernet: any image network of the model zoo."""
     pretrained: Annotated[Path | None, default("none: pipelines p and p- train the supernet first")] = None
-    """Pretrained supernet for p and p-: Hugging Face directory."""
+    """Hugging Face directory of the pretrained supernet, for pipelines p and p-."""
     workdir: Path = Path("runs/imagenet")
-    """The run directory: new, or that of this job, which then goes on."""
+    """Run directory; an unfinished run of the same job resumes."""
     data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
     training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
 

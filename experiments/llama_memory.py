@@ -48,27 +48,27 @@ class Config:
     """Plan the memory of pruning a language model."""
 
     model: Path
-    """config.json of a Hugging Face directory, or the directory; no weights are read."""
+    """Hugging Face directory or its config.json; no weights are read."""
     devices: int = 8
-    """Of the mesh."""
+    """Number of devices of the mesh."""
     fsdp: int = 8
-    """Over how many devices parameters and optimizer states are cut."""
+    """FSDP sharding degree."""
     batch: int = 8
-    """Windows a step, over all devices."""
+    """Global batch size, in windows."""
     length: int = 2048
-    """Tokens of a window."""
+    """Window length, in tokens."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of computation; parameters stay float32."""
+    """Computation dtype; parameters stay float32."""
     remat: bool = True
-    """Compute every layer again in the backward pass instead of keeping its activations."""
+    """Rematerialize every layer in the backward pass."""
     params: float = 0.8
-    """Budget of the finetuned network: a fraction of the parameters."""
+    """Parameter budget of the finetuned network, as a fraction."""
     distill: bool = True
-    """The original network teaches."""
+    """Distill from the original network."""
     xla: bool = False
-    """Ask XLA's own count, too."""
+    """Also print XLA's own memory analysis."""
     json: bool = False
-    """Print numbers of bytes as JSON."""
+    """Print bytes as JSON."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

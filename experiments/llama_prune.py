@@ -64,45 +64,45 @@ class Config:
     data: Path | None = None
     """Text: a file, a directory, .parquet or .jsonl. None: the source of the Python standard library."""
     test: Path | None = None
-    """Text to measure on. None: one document in ten of --data, by name."""
+    """Evaluation text. None: one document in ten of --data, by name."""
     column: str = "text"
-    """Of parquet and jsonl files."""
+    """Text column of parquet and jsonl files."""
     pipeline: Literal["p", "p-"] = "p"
     """p: search, then finetune. p-: search the structure alone, weights as they are."""
     tie: Literal["none", "layers"] = "none"
     """layers: the same heads and hidden size in every layer, whole layers removed: an ordinary smaller model."""
     search_width: bool = False
-    """Search the width of the residual stream, too. It pays at small budgets."""
+    """Also search the width of the residual stream; it pays at small budgets."""
     pretrain_steps: int = 600
-    """Steps of the bundled decoder before the search."""
+    """Pretraining steps of the bundled decoder."""
     steps: int = 150
-    """Steps of the search."""
+    """Search steps."""
     finetune_steps: int = 350
-    """Steps of the small network after the search (pipeline p)."""
+    """Finetuning steps of the small network (pipeline p)."""
     batch: int = 8
-    """Windows a step, over all devices."""
+    """Global batch size, in windows."""
     length: int = 128
-    """Tokens of a window."""
+    """Window length, in tokens."""
     learning_rate: float = 2e-3
     """Peak of AdamW's cosine schedule; the search runs at a constant half of it. About 1e-5 for a large model."""
     distill: float = 0.5
-    """Weight of the divergence from the original network, in [0, 1]; 0 turns the teacher off."""
+    """Weight of the distillation loss, in [0, 1]; 0 disables the teacher."""
     temperature: float = 1.0
-    """Of the distributions compared."""
+    """Distillation temperature."""
     test_windows: int = 512
-    """Windows to measure on at most, evenly spread over the test documents."""
+    """Maximum number of evaluation windows, evenly spread over the test documents."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of computation; parameters stay float32."""
+    """Computation dtype; parameters stay float32."""
     remat: bool = False
-    """Compute every layer again in the backward pass instead of keeping its activations: for large models."""
+    """Rematerialize every layer in the backward pass, for large models."""
     fsdp: int = 1
-    """Over how many devices parameters and optimizer states are cut."""
+    """FSDP sharding degree."""
     seed: int = 0
-    """Of batches and new weights."""
+    """Random seed."""
     workdir: Path = Path("runs/llama")
-    """The run directory: new, or that of this job, which then goes on."""
+    """Run directory; an unfinished run of the same job resumes."""
     pretrained: Annotated[Path | None, default("cache, beside the workdir")] = None
-    """Where the pretrained bundled decoder is kept, so that another budget needs no other pretraining."""
+    """Directory of the pretrained bundled decoder, shared by runs with other budgets."""
     budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
     searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
     hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from dms_jax.errors import Interrupted, UserError, exit_on_user_error
@@ -33,3 +36,40 @@ def test_results_and_faults_pass_through():
     assert main.__doc__ == "Divide."
     with pytest.raises(ZeroDivisionError):
         main(1, b=0)
+
+
+LONG = """
+import sys
+from dms_jax.errors import exit_on_user_error
+
+@exit_on_user_error
+def main():
+    print("x" * 1_000_000)
+    {end}
+
+main()
+print("not reached", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("end", ["raise SystemExit(0)", "pass", "print('more')"])
+@pytest.mark.parametrize("to", ["stdout", "stderr"])
+def test_a_reader_who_leaves_ends_it_without_a_word(end, to):
+    code = LONG.format(end=end).replace("1_000_000)", f"1_000_000, file=sys.{to})")
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    read, other = (program.stdout, program.stderr) if to == "stdout" else (program.stderr, program.stdout)
+    assert read is not None and other is not None
+    read.read(10)
+    read.close()
+    said = other.read()
+    other.close()
+    assert program.wait(timeout=60) == 141 and said in (b"", b"more\n")
+
+
+def test_another_broken_pipe_is_a_fault():
+    @exit_on_user_error
+    def main():
+        raise BrokenPipeError(32, "of a worker")
+
+    with pytest.raises(BrokenPipeError):
+        main()
