@@ -6,7 +6,6 @@ the digests of the files (`digests.py`), taken before the commit and compared be
 
 import contextlib
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from dms_jax import checks
 from dms_jax.errors import UserError, one_line
+from dms_jax.training import failed_writes
 from dms_jax.training.digests import Owner, find_fault, find_special, write_digests
 from dms_jax.training.stored import as_key, describe, empty, leaves_of, target
 
@@ -37,11 +37,6 @@ class NoWholeCheckpointError(CheckpointError):
     def __init__(self, message: str, fault: str):
         self.fault = fault
         super().__init__(message)
-
-
-def _is_no_failed_write(record: logging.LogRecord) -> bool:
-    """Drop the tracebacks that Orbax's background threads log: `wait` raises the same exception."""
-    return not (record.exc_info and "orbax" in record.pathname)
 
 
 class Restored(NamedTuple):
@@ -198,7 +193,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             )
             self._manager = ocp.CheckpointManager(self.directory, options=options)
-            logging.getLogger("absl").addFilter(_is_no_failed_write)
+            failed_writes.silence()
         return self._manager
 
     def _write_digests(self) -> None:

@@ -1,8 +1,12 @@
+import asyncio
 import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import threading
+import types
 from pathlib import Path
 
 import jax
@@ -13,7 +17,8 @@ import toy
 
 from dms_jax import files
 from dms_jax.errors import UserError
-from dms_jax.training import CheckpointError, Checkpoints, make_mesh, replicate
+from dms_jax.training import CheckpointError, Checkpoints, failed_writes, make_mesh, replicate
+from tests.faults.moments import environment
 
 EXAMPLE = {
     "w": jnp.zeros((40, 30)),
@@ -301,6 +306,59 @@ def test_a_quota_on_what_orbax_writes_is_one_line_with_the_cause(limit, tmp_path
         assert restored is not None  # what was kept before; or what could be written to its end after all
         np.testing.assert_array_equal(restored.state["w"], state["w"])
         checkpoints.save(3, state)  # and there is room again
+
+
+FULL = """
+import resource, sys, tempfile
+import jax, numpy as np
+from dms_jax.errors import exit_on_user_error
+from dms_jax.training.checkpoints import Checkpoints
+
+def main():
+    draw = np.random.default_rng(int(sys.argv[1]))
+    state = {str(i): draw.normal(size=int(draw.integers(30_000, 200_000))) for i in range(int(draw.integers(2, 12)))}
+    with Checkpoints(tempfile.mkdtemp(dir=sys.argv[2])) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(draw.integers(1_000, 150_000)), resource.RLIM_INFINITY))
+        checkpoints.save(2, state)
+
+exit_on_user_error(main)()
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_arrays_without_room_are_one_line_too(seed, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", FULL, str(seed), str(tmp_path)], env=environment(), capture_output=True, text=True
+    )
+    said = ended.stderr.strip().splitlines()
+    assert ended.returncode == 2 and len(said) == 1 and "File too large" in said[0], ended.stderr
+
+
+def test_only_calls_of_a_loop_that_a_failed_write_closed_are_dropped(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+    failed_writes.silence()
+    failed_writes.silence()
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    def report(raising, about):
+        try:
+            raising()
+        except Exception as error:
+            trace = error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
+            sys.unraisablehook(
+                types.SimpleNamespace(
+                    exc_type=type(error), exc_value=error, exc_traceback=trace, object=about, err_msg=None
+                )
+            )
+
+    report(lambda: loop.call_soon_threadsafe(print), None)
+    report(lambda: loop.call_soon_threadsafe(print), "something else")
+    report(lambda: {}["x"], None)
+    assert [type(error) for error in told] == [RuntimeError, KeyError]
 
 
 def test_what_a_checkpoint_does_not_hold(tmp_path):
