@@ -28,7 +28,17 @@ from dms_jax.errors import Interrupted, UserError, exit_on_user_error
 from dms_jax.training.interrupt import InterruptFlag
 
 Shared = Literal[
-    "frontier", "llama", "width", "scratch", "ablation", "pminus", "digits", "regret", "torch_pruning", "landing"
+    "frontier",
+    "llama",
+    "width",
+    "scratch",
+    "ablation",
+    "pminus",
+    "digits",
+    "regret",
+    "torch_pruning",
+    "landing",
+    "boxes",
 ]
 Alone = Literal["operator"]
 SHARED: tuple[Shared, ...] = get_args(Shared)

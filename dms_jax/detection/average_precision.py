@@ -84,7 +84,8 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Found], num_class
       `MEASURES` -> 0 to 1; NaN where no object is of that size. A class without objects counts nowhere.
 
     Raises:
-      UserError: not as many detections as images, or a class that is none of the set.
+      UserError: not as many detections as images, arrays of an image that do not fit each other, numbers that are not
+        finite, or a class that is none of the set.
     """
     _check(truths, found, num_classes)
     precision = {name: np.full((len(THRESHOLDS), num_classes), np.nan) for name in SIZES}
@@ -152,9 +153,26 @@ def _check(truths: Sequence[Truth], found: Sequence[Found], num_classes: int) ->
     if len(truths) != len(found):
         raise UserError(f"{len(found)} images have detections and {len(truths)} have objects; give as many of each")
     for i, image in enumerate((*truths, *found)):
+        _check_arrays(image, f"image {i % len(truths)}")
         wrong = [c for c in np.asarray(image.classes).tolist() if not 0 <= c < num_classes]
         if wrong:
             raise UserError(f"image {i % len(truths)} has class {wrong[0]}, and there are {num_classes}, from 0")
+
+
+def _check_arrays(image: Truth | Found, which: str) -> None:
+    """Refuse arrays that do not fit each other, and numbers that are none: NaN has no place in an order."""
+    count, kind = len(image.classes), "detections" if isinstance(image, Found) else "objects"
+    if not np.issubdtype(np.asarray(image.classes).dtype, np.integer) and count:
+        raise UserError(f"{kind} of {which} have classes of {np.asarray(image.classes).dtype}; give whole numbers")
+    others = {"scores": image.scores} if isinstance(image, Found) else {"crowd": image.crowd, "areas": image.areas}
+    for name, array, shape in (("boxes", image.boxes, (count, 4)), *((n, a, (count,)) for n, a in others.items())):
+        if array is None:
+            continue
+        there = np.asarray(array)
+        if there.shape != shape and (count or there.size):
+            raise UserError(f"{kind} of {which} have {name} of shape {there.shape}; give {shape}, as there are classes")
+        if not np.all(np.isfinite(there)):
+            raise UserError(f"{kind} of {which} have {name} that are not finite; leave these out")
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.command import DOCUMENT, Options
 
-BENCHMARKS = ("llama", "frontier", "width", "scratch", "pminus", "digits", "ablation")
+BENCHMARKS = ("llama", "frontier", "width", "scratch", "pminus", "digits", "ablation", "boxes")
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,27 @@ def test_a_class_that_is_none_of_the_set(c):
         average_precision([Truth(BOX, np.array([c]))], [NOTHING], 1)
 
 
+@pytest.mark.parametrize(
+    ("truth", "said", "message"),
+    [
+        (Truth(BOX, np.array([0, 0])), NOTHING, r"objects of image 0 have boxes of shape \(1, 4\); give \(2, 4\)"),
+        (Truth(BOX * np.nan, np.array([0])), NOTHING, "objects of image 0 have boxes that are not finite"),
+        (
+            Truth(BOX, np.array([0]), areas=np.array([np.inf])),
+            NOTHING,
+            "objects of image 0 have areas that are not fin",
+        ),
+        (Truth(BOX, np.array([0]), crowd=np.zeros(2)), NOTHING, r"crowd of shape \(2,\); give \(1,\)"),
+        (Truth(BOX, np.array([0.0])), NOTHING, "objects of image 0 have classes of float64; give whole numbers"),
+        (Truth(BOX, np.array([0])), found(BOX, [np.nan]), "detections of image 0 have scores that are not finite"),
+        (Truth(BOX, np.array([0])), found(BOX, [0.5, 0.4]), "detections of image 0 have "),
+    ],
+)
+def test_arrays_that_do_not_fit_and_numbers_that_are_none(truth, said, message):
+    with pytest.raises(UserError, match=message):
+        average_precision([truth], [said], 1)
+
+
 def scene(rng, images, classes):
     """Objects of all sizes, some of them crowds, and detections near them: twice, late, in the wrong class, or not."""
     truths, said = [], []
