@@ -64,8 +64,8 @@ def main(options: Options) -> None:
             for what, those in tables
         ]
     try:
-        for seed in seeds:  # all tables of one seed first
-            for comparison in comparisons:
+        for seed in seeds:  # all tables of one seed first, from pretrained weights before the others
+            for comparison in sorted(comparisons, key=lambda c: comparisons.index(c) % len(tables)):
                 cells = [cell for cell in comparison.asked(budget) if cell[1] == seed]
                 comparison.contest.fill(f"boxes, {comparison.title}, {percent(budget)}", cells)
     finally:
