@@ -64,10 +64,11 @@ def main(options: Options) -> None:
             for what, those in tables
         ]
     try:
-        for seed in seeds:  # all tables of one seed first, from pretrained weights before the others
-            for comparison in sorted(comparisons, key=lambda c: comparisons.index(c) % len(tables)):
-                cells = [cell for cell in comparison.asked(budget) if cell[1] == seed]
-                comparison.contest.fill(f"boxes, {comparison.title}, {percent(budget)}", cells)
+        for n in range(len(tables)):  # those from pretrained weights first, and all of one seed before the next
+            for seed in seeds:
+                for comparison in comparisons[n :: len(tables)]:
+                    cells = [cell for cell in comparison.asked(budget) if cell[1] == seed]
+                    comparison.contest.fill(f"boxes, {comparison.title}, {percent(budget)}", cells)
     finally:
         opening = (
             "`python -m benchmarks.boxes`: mAP in per cent, mean ± standard error over seeds; a negative difference, "
