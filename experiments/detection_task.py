@@ -26,7 +26,7 @@ from dms_jax.errors import UserError
 from dms_jax.method.loss import Loss
 from dms_jax.training import optimizers, processes, shard_batch
 from dms_jax.training.job import Job
-from dms_jax.training.pipeline import Network
+from dms_jax.training.pipeline import FULL, LONGER, Network
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.flags import default
@@ -206,7 +206,8 @@ class DetectionTask(Task):
         """The first test images with what networks find in them."""
 
         def show(networks: Mapping[str, Network]) -> Any:
-            passes = {name: (network.fn, network.params) for name, network in networks.items()}
+            names = sorted(networks, key=lambda name: name not in (FULL, LONGER))  # full and found side by side
+            passes = {name: (networks[name].fn, networks[name].params) for name in names}
             return examples(passes, self._first(4), self.data.num_classes, self.mesh)
 
         return show

@@ -84,18 +84,19 @@ def examples(content: Record) -> Figure:
             if row == 0:
                 axes.set_title("objects" if name == TRUTH else printable(name, 40), fontsize=8, loc="left")
             for entry in reversed(image["objects"][name]):  # the surest on top
-                _draw(axes, entry)
+                _draw(axes, entry, image["size"])
     return figure
 
 
-def _draw(axes: Axes, entry: Record) -> None:
+def _draw(axes: Axes, entry: Record, size: int) -> None:
     left, upper, right, lower = entry["box"]
     score = entry.get("score")
     color, alpha = (GREEN, 1.0) if score is None else (ORANGE, 0.25 + 0.75 * score)
     corner, width, height = (left, upper), right - left, lower - upper
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linewidth=1.2, alpha=alpha))
     label = str(entry["class"]) if score is None else f"{entry['class']}: {score:.2f}"
-    axes.text(left, upper, label, color="white", fontsize=6, va="bottom", clip_on=True, alpha=alpha).set_bbox(
+    beside = "top" if upper < size / 15 else "bottom"  # inside the box where there is no room above
+    axes.text(left, upper, label, color="white", fontsize=6, va=beside, clip_on=True, alpha=alpha).set_bbox(
         {"facecolor": color, "edgecolor": "none", "pad": 0.6, "alpha": alpha}
     )
 
