@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.data.pictures import pillow
@@ -54,7 +53,7 @@ def examples(
         return jax.jit(run) if mesh is None else jax.jit(run, out_shardings=replicated(mesh))
 
     found = {
-        name: jax.tree.map(np.asarray, passed(fn)(params, jnp.asarray(batch["image"])))
+        name: jax.tree.map(np.asarray, passed(fn)(params, np.asarray(batch["image"])))
         for name, (fn, params) in networks.items()
     }
     images = []
