@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -63,7 +64,8 @@ def boxes_task(options: BoxesOptions) -> Task:
     def scores(network: Any, variables: Any, seed: int) -> dict[str, float]:
         tested = box_loading.evaluation(data.test, 16, size=options.size, num_classes=data.num_classes)
         found = mean_average_precision(partial(network.apply, train=False), variables, tested, data.num_classes)
-        return {"test": -found["mAP"], **found}
+        defined = {name: value for name, value in found.items() if not math.isnan(value)}  # there are no large objects
+        return {"test": -found["mAP"], **defined}
 
     @lru_cache(maxsize=1)
     def batches(seed: int) -> Callable[[int], Any]:
