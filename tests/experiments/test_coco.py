@@ -18,6 +18,7 @@ from dms_jax.models.yolov8 import YOLOv8
 from dms_jax.structure import Structure
 from dms_jax.training import latency
 from experiments import coco_search, detection_task, image_task
+from tests.data.test_coco_files import write
 from tests.experiments.stopping import check_stopped_and_resumed, results
 
 SHORT = ["--flops=4.2e9", "--search-epochs=1", "--epochs=1", "--resolution=32", "--batch=8", "--latency-batches", "1"]
@@ -104,6 +105,18 @@ def test_the_last_epochs_of_every_training_have_no_mosaics(monkeypatch):
     for steps in (40, 13, 12, 1):
         job.ending(steps)
     assert asked == [None, 28, 1, 0, 0]  # a search has them all along; 3 epochs of 32 images in batches of 8
+
+
+def test_cocos_own_files_are_a_data_set(tmp_path):
+    flags = [*SHORT, f"--dataset={write(tmp_path)}", "--workers=0", "--objects=5"]
+    config = tyro.cli(coco_search.Config, args=flags)
+    work = detection_task.prepare(config.data, config.training, config.row(), 0)
+    assert not work.bundled and work.data.num_classes == 2 and work.recipe.epochs == 1
+    batch = work.batches()(0)
+    assert batch["image"].shape == (8, 32, 32, 3) and batch["boxes"].shape == (8, 5, 4)
+    assert sum(float(batch["weight"].sum()) for batch in work.evaluation()) == 3
+    assert "3 training and 3 test images of 2 classes" in work.description
+    assert work.identity["objects"] == 5 and "(annotations " in work.identity["dataset"]
 
 
 def test_the_papers_row():
