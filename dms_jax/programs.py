@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.errors import UserError, one_line
+from dms_jax.program.symbolic import leading, resized
 from dms_jax.structure import Structure
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def inference(small: Any, tree: Any, shapes: Any, example: Sequence[Any]) -> tuple[Any, str]:
     """The exported program, for any batch if possible (what has the first input's leading size), or why it is not."""
 
+    small = small.expecting(leading(example))
+
     def flat(params: Any, *inputs: Any) -> Any:
         return small(tree(params), *inputs)
 
@@ -32,18 +35,13 @@ def _opened(program: Any, shapes: Any, inputs: Sequence[Any], *rest: Any) -> tup
     """`(shapes, *inputs, *rest)`, exported for any batch where that is possible, or why it is not."""
     from dms_jax.elements import portable
 
-    first = next((x.shape[0] for x in jax.tree.leaves(inputs) if getattr(x, "shape", ())), None)
     (batch,) = jax.export.symbolic_shape("batch")
-
-    def opened(x: Any) -> Any:
-        return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) if x.shape[:1] == (first,) else x
-
     export = jax.export.export(program, platforms=PLATFORMS)
     with portable():
         try:
-            return export(shapes, *jax.tree.map(opened, inputs), *rest), ""
+            return export(shapes, *resized(inputs, batch), *rest), ""
         except Exception as error:  # numbers in it depend on the batch: what fails, and how, is the network's own
-            why = f"takes batches of {first} alone, as it was saved: {one_line(error, 300)}"
+            why = f"takes batches of {leading(inputs)} alone, as it was saved: {one_line(error, 300)}"
             return export(shapes, *inputs, *rest), why
 
 
@@ -52,7 +50,11 @@ def loss_of(space: SearchSpace, loss: Any, structure: Structure, tree: Any, shap
     from dms_jax.method.loss import outcome
     from dms_jax.partition import merged
 
-    evaluate, paths = outcome(space.shrunk(loss, structure)), space.parameters.paths
+    if batch is None:
+        raise UserError("a loss is saved for batches of one kind: give batch=, arrays or shapes")
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), batch)
+    small: Any = space.shrunk(loss, structure)
+    evaluate, paths = outcome(small.expecting(leading(batch))), space.parameters.paths
 
     def flat(params: Any, batch: Any, key: Any) -> Any:
         whole = tree(params)
@@ -64,9 +66,6 @@ def loss_of(space: SearchSpace, loss: Any, structure: Structure, tree: Any, shap
         state = {p: jax.random.key_data(x) if is_key(x) else x for p, x, y in pairs if x is not None and x is not y}
         return value, state, metrics
 
-    if batch is None:
-        raise UserError("a loss is saved for batches of one kind: give batch=, arrays or shapes")
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), batch)
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     return _opened(jax.jit(flat), shapes, (batch,), key)
 

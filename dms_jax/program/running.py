@@ -28,16 +28,29 @@ class Small:
       fn: `(params, *inputs)`.
       sizes: of the axes of the space's parameters.
       gone: the gates that are closed.
+      expected: sizes of inputs that a symbolic one must be right for, besides `SURROGATES`.
     """
 
-    def __init__(self, readings: Readings, fn: Callable[..., Any], sizes: Sizes, gone: frozenset[Element]):
-        self._readings, self.fn, self._sizes, self._gone = readings, fn, sizes, gone
+    def __init__(
+        self,
+        readings: Readings,
+        fn: Callable[..., Any],
+        sizes: Sizes,
+        gone: frozenset[Element],
+        expected: tuple[int, ...] = (),
+    ):
+        self._readings, self.fn, self._sizes, self._gone, self.expected = readings, fn, sizes, gone, expected
         self.parameters = readings.classes.parameters
         self.__name__ = getattr(fn, "__name__", "small")
 
     def of(self, fn: Callable[..., Any]) -> Small:
         """Another function of the same parameters, at the same sizes."""
-        return Small(self._readings, fn, self._sizes, self._gone)
+        return Small(self._readings, fn, self._sizes, self._gone, self.expected)
+
+    def expecting(self, size: int | None) -> Small:
+        """The same, and a symbolic size is tried at this one, too. At 1 a program may be another: it is not tried."""
+        more = () if size is None or size < 2 else (size,)
+        return Small(self._readings, self.fn, self._sizes, self._gone, (*self.expected, *more))
 
     @property
     def shapes(self) -> list[jax.ShapeDtypeStruct | None]:
@@ -54,8 +67,10 @@ class Small:
         shapes = [getattr(x, "shape", ()) for x in leaves]
         symbolic = any(not isinstance(n, int) for shape in shapes for n in shape)
         if symbolic:
-            reading, other = (self._read(tree.unflatten(standing(leaves, size))) for size in SURROGATES)
-            check_symbolic(reading, other, shapes)
+            sizes = dict.fromkeys((*SURROGATES, *self.expected))
+            readings = {size: self._read(tree.unflatten(standing(leaves, size))) for size in sizes}
+            check_symbolic(readings, shapes)
+            reading = readings[SURROGATES[0]]
         else:
             reading = self._read(args)
         evaluator = self.evaluator(reading, shapes)

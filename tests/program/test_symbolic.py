@@ -64,11 +64,27 @@ def test_means_and_what_has_no_number_of_the_batch(function):
         lambda y: jax.lax.integer_pow(y, len(y)),
         lambda y: jax.lax.top_k(y.T, len(y) // 2),
         lambda y: y if len(y) % 4 == 3 else y * 2,
+        lambda y: y.sum() * (1 if len(y) % 8 else 2),
+        lambda y: y[: min(len(y), 16)].sum(),
+        lambda y: y.sum() if len(y) > 100 else y.sum() * 2,
+        lambda y: y.sum() / min(len(y), 64),
     ],
 )
 def test_any_other_number_of_the_batch_is_refused(function):
-    with pytest.raises(UserError, match="can therefore not be symbolic|depends? on the size of the inputs"):
+    with pytest.raises(
+        UserError, match="can therefore not be symbolic|depends? on the size of the inputs|cut into parts"
+    ):
         opened(function)
+
+
+def test_a_size_that_is_expected_is_tried_too():
+    small = SPACE.shrunk(lambda params, x: outputs(params, x) * (2 if len(x) == 32 else 1), {})
+    x = jax.ShapeDtypeStruct((BATCH, 5), jnp.float32)
+    jax.eval_shape(small, PARAMS, x)
+    for size in (31, 1, None):  # of one alone Python may do as it likes
+        jax.eval_shape(small.expecting(size), PARAMS, x)
+    with pytest.raises(UserError, match="can therefore not be symbolic"):
+        jax.eval_shape(small.expecting(32), PARAMS, x)
 
 
 def test_the_line_is_said():
