@@ -120,9 +120,9 @@ class SearchSpace(Doors):
             arrays[value] = gates, shape.dtype
             if train:
                 trained[value] = gates
-        sizes = {name: group.size for name, group in self.groups.items()}
+        sizes, least = ({n: getattr(group, what) for n, group in self.groups.items()} for what in ("size", "least"))
         program, behind = self._found.program, self._found.behind
-        return Network(program, self._variables, behind, trained, arrays, sizes, self._sized)
+        return Network(program, self._variables, behind, trained, arrays, sizes, least, self._sized)
 
     def _sized(self, kept: Mapping[str, Sequence[int]]) -> Sized:
         from dms_jax.shrink import shrink
@@ -188,6 +188,12 @@ class SearchSpace(Doors):
         """
         kept = self.kept(structure)
         return {name: cost.measure(kept) for name, cost in self.costs.items() if isinstance(cost, Measured)}
+
+    def spreads(self, structure: Structure | Mapping[str, Sequence[int]] | None = None) -> dict[str, float]:
+        """Of those of `measured` that are another number every time: half the range of the middle half of them."""
+        kept = self.kept(structure)
+        found = {name: cost.spread(kept) for name, cost in self.costs.items() if isinstance(cost, Measured)}
+        return {name: spread for name, spread in found.items() if spread is not None}
 
     def variable_counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
         """`[variables]` int64: what the polynomials of `costs` are evaluated at, for kept elements of every group."""
@@ -269,7 +275,9 @@ class SearchSpace(Doors):
     def _before_and_after(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         predicted, measured = self.resources(kept), self.measured(kept)
         found = {"before": self.resources(), "after": {**predicted, **measured}}
-        return {**found, "predicted": {name: predicted[name] for name in measured}} if measured else found
+        spreads = self.spreads(kept)
+        found |= {"predicted": {name: predicted[name] for name in measured}} if measured else {}
+        return found | ({"spread": spreads} if spreads else {})
 
     def _removed(self, kept: Mapping[str, Sequence[int]]) -> set[str]:
         """Groups that slice only parameters of removed blocks."""

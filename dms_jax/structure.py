@@ -46,7 +46,8 @@ class Structure:
       kinds: group name -> "width", "heads" or "depth", where known.
       model: {"name": ..., "arguments": {...}} as `dms_jax.models.create` takes them, or None.
       resources: {"before": {"macs": int, "params": int, ...}, "after": {...}}, or None. MACs of one forward pass of the
-        example the space was made with. What can be measured is measured, and its "predicted" is what the search saw.
+        example the space was made with. What can be measured is measured, and its "predicted" is what the search saw;
+        "spread" is half the range of the middle half of measurements that differ.
       removed: groups that went with a removed block; what `kept` says of them is of no effect.
 
     Raises:

@@ -15,6 +15,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+if "XDG_CACHE_HOME" not in os.environ:  # what tests measure is of no use to anybody
+    measured = tempfile.mkdtemp(prefix="dms_jax-measured-")
+    atexit.register(shutil.rmtree, measured, ignore_errors=True)
+    os.environ["XDG_CACHE_HOME"] = measured
 # Keras reads it when it is first imported, whoever does that.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # Workers run side by side: none needs threads of its own inside a product. Compiling takes most of the time: without

@@ -15,6 +15,7 @@ import pytest
 import dms_jax
 from dms_jax.program.operations import OPERATIONS
 from experiments.flags import Budgets
+from tests.fake_device import Device, installed
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,6 +51,12 @@ def quick(monkeypatch):
     """Fits of a few steps, without controls."""
     own, few = dms_jax.fit, {"steps": 4, "compare": False, "latency_batches": (1,), "devices": jax.devices()[:1]}
     monkeypatch.setattr(dms_jax, "fit", lambda *args, **options: own(*args, **{**options, **few}))
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch):
+    """What a document measures does not depend on what else runs here."""
+    return installed(Device(), monkeypatch)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +25,18 @@ class Measured:
 
     Args:
       predicted: what the search and the projection follow.
-      measuring: from the network of a structure to what it really has, a number of at least 0.
+      measuring: from the network of a structure to what it really has, a number of at least 0; or that and its spread,
+        where another measurement gives another number.
       network: that it belongs to.
+      beyond: from the smallest network to what to say of it where it is above a budget.
     """
 
     predicted: Cost
     measuring: Callable[[Sized], Any]
     network: Network
+    beyond: Callable[[Sized], str] | None = None
     _known: dict[bytes, int | float] = field(default_factory=dict, init=False, repr=False)
+    _spreads: dict[bytes, float] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -82,9 +87,23 @@ class Measured:
             self.know(kept, self.measuring(self.network.at(kept)))
         return self._known[key]
 
-    def know(self, kept: Mapping[str, Sequence[int]], value: int | float) -> None:
-        """Take in what was measured elsewhere."""
-        self._known[self.network.variables.counts(kept).tobytes()] = self._number(value)
+    def know(self, kept: Mapping[str, Sequence[int]], value: Any) -> None:
+        """Take in what was measured elsewhere: a number, or that and its spread."""
+        key, pair = self.network.variables.counts(kept).tobytes(), isinstance(value, tuple) and len(value) == 2
+        self._known[key] = self._number(value[0] if pair else value)
+        if pair:
+            self._spreads[key] = float(self._number(value[1]))
+
+    def spread(self, kept: Mapping[str, Sequence[int]]) -> float | None:
+        """Of what `measure` gives, in the resource's unit; None where every measurement gives the same."""
+        self.measure(kept)
+        return self._spreads.get(self.network.variables.counts(kept).tobytes())
+
+    def hint(self, kept: Mapping[str, Sequence[int]]) -> str:
+        """What to say where the smallest network is above a budget; often ""."""
+        with contextlib.suppress(UserError):  # it is another error that this is said with
+            return "" if self.beyond is None else self.beyond(self.network.at(kept))
+        return ""
 
     def _number(self, value: Any) -> int | float:
         right = isinstance(value, Real | np.ndarray | jax.Array) and not getattr(value, "shape", ())

@@ -12,6 +12,7 @@ import numpy as np
 from dms_jax.budgets.polynomial import Variables
 from dms_jax.program.axes import Axis
 from dms_jax.program.frames import Program, Value
+from dms_jax.program.symbolic import resized
 
 
 class Cost(Protocol):
@@ -66,13 +67,7 @@ class Sized(NamedTuple):
 
     def batched(self, batch: int | None) -> Sized:
         """With another batch: the leading size of the first input, wherever an input has it; None: the example's."""
-        first = next((x.shape[0] for x in jax.tree.leaves(self.inputs) if x.shape), None)
-
-        def one(x: Any) -> Any:
-            leading = bool(x.shape) and x.shape[0] == first
-            return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) if leading else x
-
-        return self if batch is None else self._replace(inputs=jax.tree.map(one, self.inputs))
+        return self if batch is None else self._replace(inputs=resized(self.inputs, batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +81,7 @@ class Network:
       parameters: values of trained parameters -> the gates that they go with.
       arrays: values of all arrays, trained or not -> (gates, dtype).
       groups: name -> size.
+      least: name -> how many must stay.
       at: the network of a structure, from kept elements of every group.
     """
 
@@ -95,6 +91,7 @@ class Network:
     parameters: Mapping[Value, frozenset[tuple[str, int]]]
     arrays: Mapping[Value, tuple[frozenset[tuple[str, int]], Any]]
     groups: Mapping[str, int]
+    least: Mapping[str, int]
     at: Callable[[Mapping[str, Sequence[int]]], Sized]
 
     def axes(self) -> Sequence[tuple[Axis, ...]]:

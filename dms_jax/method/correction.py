@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from dms_jax.budgets import Measured
@@ -29,8 +30,10 @@ def targets(space: SearchSpace, budget: Mapping[str, Given], within: limits.Limi
     """
     kept = {name: tuple(range(int(allowed[0]))) for name, allowed in within.counts(space).items()}
     costs = {name: space.costs[name] for name in budget}
-    truth = {name: cost.measure(kept) for name, cost in costs.items() if isinstance(cost, Measured)}
-    return resources.targets(space, budget, {**space.resources(kept), **truth})
+    measured = {name: cost for name, cost in costs.items() if isinstance(cost, Measured)}
+    least = {**space.resources(kept), **{name: cost.measure(kept) for name, cost in measured.items()}}
+    hints = {name: partial(cost.hint, kept) for name, cost in measured.items()}
+    return resources.targets(space, budget, least, hints)
 
 
 def corrected(

@@ -230,7 +230,8 @@ def filled(problem: Problem, counts: Counts) -> Counts:
     while True:
         after = now + np.stack([added for _, added, _ in steps])
         cost = np.sum(problem.shares(after), axis=0) - np.sum(problem.shares(now), axis=0)
-        fitting = np.flatnonzero(problem.fits(after) & (cost > 0))
+        more = np.array([then > counts[each] for each, (then, _, _) in zip(names, steps, strict=True)])
+        fitting = np.flatnonzero(problem.fits(after) & (cost > 0) & more)
         if not len(fitting):
             break
         gains = np.array([steps[i][2] for i in fitting])
@@ -263,7 +264,7 @@ def step_end(problem: Problem, names: Together, k: int, now: np.ndarray) -> int:
     """The largest of the numbers of elements that follow k and cost what k does."""
     more = problem.allowed[names][problem.allowed[names] >= k]
     free = np.all(problem.costs_of(names, k, more, now) == 0, axis=0)
-    return int(more[np.argmin(free) - 1]) if not free.all() else int(more[-1])
+    return int(more[max(np.argmin(free) - 1, 0)]) if not free.all() else int(more[-1])
 
 
 def settled(problem: Problem, counts: Counts) -> Counts:

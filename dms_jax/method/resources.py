@@ -6,8 +6,8 @@ Everything is in fractions of the full network's resources, so 0.04 is 4 % of it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -108,12 +108,20 @@ def _norm(gradient: Any) -> jax.Array:
     return jnp.linalg.norm(ravel_pytree(gradient)[0])
 
 
-def targets(space: SearchSpace, budgets: Mapping[str, Given], least: Mapping[str, float]) -> dict[str, Any]:
+Hint: TypeAlias = Callable[[], str]
+
+
+def targets(
+    space: SearchSpace, budgets: Mapping[str, Given], least: Mapping[str, float], hints: Mapping[str, Hint]
+) -> dict[str, Any]:
     """The budgets of a space in absolute numbers; `least` is the smallest reachable. Raises as `budget` does."""
-    return {name: budget(space.costs[name], asked, least[name], space.title) for name, asked in budgets.items()}
+    return {
+        name: budget(space.costs[name], asked, least[name], space.title, hints.get(name, str))
+        for name, asked in budgets.items()
+    }
 
 
-def budget(cost: Cost, asked: Given, smallest: float, network: str) -> Any:
+def budget(cost: Cost, asked: Given, smallest: float, network: str, hint: Hint = str) -> Any:
     """What a budget means in absolute numbers, checked.
 
     Args:
@@ -121,6 +129,7 @@ def budget(cost: Cost, asked: Given, smallest: float, network: str) -> Any:
       asked: a fraction of the full network in (0, 1], an absolute number above 1, or a text with a unit: "2MB".
       smallest: the smallest value reachable; the full network's is the largest.
       network: what to call the network in errors.
+      hint: what else to say of the smallest network where it is above the budget; asked for then alone.
 
     Returns:
       The largest number allowed; whole where the resource counts something.
@@ -140,8 +149,9 @@ def budget(cost: Cost, asked: Given, smallest: float, network: str) -> Any:
             f"budget {shown} is above the full network's {exactly(full)} ({network}); nothing needs to be searched"
         )
     if wanted < smallest:
+        said = filter(None, [hint()])
         raise UserError(
             f"budget {shown} is below {exactly(smallest)}, the smallest reachable ({network}; full: "
-            f"{exactly(full)}); ask for more, or let more groups be searched"
+            f"{exactly(full)}); ask for more, or let more groups be searched" + "".join(f"; {text}" for text in said)
         )
     return wanted

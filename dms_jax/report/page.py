@@ -221,6 +221,7 @@ def _details(run: Run) -> str:
         text = f"asked {asked}: at most {exactly(budget['target'])} of {exactly(budget['full'])}"
         if "measured" in budget and "predicted" in budget:
             text += f"; predicted {exactly(budget['predicted'])}, measured {exactly(budget['measured'])}"
+            text += f", spread {exactly(budget['spread'])}" if "spread" in budget else ""
         entries.append((_text(f"budget, {run.words[name]}"), _text(text)))
     difference = (results.get("verify") or {}).get("max_abs_difference")
     if difference is not None:

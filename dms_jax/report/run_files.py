@@ -66,7 +66,10 @@ _RESULTS = record(
     {
         "seed": whole(0, 2**80),
         "budget": mapping(
-            record({"asked": _asked, "target": _AMOUNT, "full": _AMOUNT}, {"predicted": _AMOUNT, "measured": _AMOUNT})
+            record(
+                {"asked": _asked, "target": _AMOUNT, "full": _AMOUNT},
+                {"predicted": _AMOUNT, "measured": _AMOUNT, "spread": _AMOUNT},
+            )
         ),
         "quality": _QUALITY,
         "rows": listing(_ROW),

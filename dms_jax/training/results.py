@@ -82,7 +82,7 @@ def measure(
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
-    measured = space.measured(finished.structure)
+    measured, spreads = space.measured(finished.structure), space.spreads(finished.structure)
     promised = (full["macs"], found["macs"]) if "macs" in full else None  # where they cannot be counted
     before = milliseconds[FULL if FULL in milliseconds else LONGER]
     return {
@@ -91,6 +91,7 @@ def measure(
         "budget": {
             n: {"asked": search.budget[n], "target": t, "full": full[n]}
             | ({"predicted": found[n], "measured": measured[n]} if n in measured else {})
+            | ({"spread": spreads[n]} if n in spreads else {})
             for n, t in search.targets.items()
         },
         "quality": {

@@ -1,0 +1,230 @@
+"""What pieces of a network take at some sizes, and whole networks: from which all others are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy.optimize import nnls
+
+from dms_jax.budgets import multiples, timing
+from dms_jax.budgets.pieces import Flat, Piece, cut
+from dms_jax.budgets.resource import Network, Sized
+from dms_jax.budgets.stepwise import Outline, Shares, Steps, evaluated, fit, gated, outlines
+from dms_jax.budgets.table import Table
+from dms_jax.budgets.waiting import Waiting
+from dms_jax.errors import UserError
+
+Kept: TypeAlias = dict[str, tuple[int, ...]]
+
+EVEN = (1.0, 0.5, 0.25)
+"""Shares of all groups, of networks that are measured whole, too."""
+
+DRAWN = 7
+"""Networks of which pieces are measured besides, their groups of different shares."""
+
+SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
+
+ASKED = 4
+"""Pieces that are asked for steps."""
+
+ROUND = 8
+"""Numbers of elements of what is measured are multiples of this, where a group has twice as many."""
+
+
+class Profile:
+    """Measures a network in pieces, as long as there is time.
+
+    Args:
+      network: to measure.
+      flat: from the network of a structure to its program.
+      whole: from such a program to its milliseconds and their spread.
+      seconds: how long to measure.
+      table: of what is known.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        flat: Callable[[Sized], Flat],
+        whole: Callable[[Flat, Table], tuple[float, float]],
+        seconds: float,
+        table: Table,
+    ):
+        self.network, self.flat, self.whole, self.table = network, flat, whole, table
+        self.sizes = network.variables.sizes
+        self.outlines, self.of_variable = outlines(network), grouped(network)
+        self.products = frozenset(term.node.name for term in network.program.products)
+        self.times: list[list[tuple[np.ndarray, float]]] = [[] for _ in self.outlines]
+        self.wholes: list[tuple[np.ndarray, float]] = []
+        self.late = 0
+        self._ends = timing.now() + seconds
+
+    def predicted(self, name: str, unit: str) -> Steps:
+        """The cost of every structure."""
+        self._measure()
+        pieces = self._pieces()
+        scale, always = self._scaled(pieces)
+        times: dict[Any, float] = {(): always} if always > 0 else {}
+        for each in pieces:
+            for monomial, ms in each.items():
+                times[monomial] = times.get(monomial, 0.0) + scale * ms
+        multiple = self._multiple(pieces)
+        note = self._note(pieces, scale, always, multiple)
+        return Steps.of(name, unit, times, self.sizes, self._multiples(multiple), note)
+
+    # --- what is measured ---
+
+    def _measure(self) -> None:
+        designs = list(designed(self.network, self.outlines))
+        with Waiting("latency of pieces", len(designs) * len(self.outlines)) as waiting:
+            for number, kept in enumerate(designs):
+                if number and self._over():
+                    self.late = len(designs) - number
+                    break
+                flat, counts = self.flat(self.network.at(kept)), self.network.variables.counts(kept)
+                if number < len(EVEN):
+                    self.wholes.append((counts, self.whole(flat, self.table)[0]))
+                pieces = cut(flat, self.products)
+                if [piece.name for piece in pieces] != [outline.name for outline in self.outlines]:
+                    break  # a program of its own at these sizes
+                for i, piece in enumerate(pieces):
+                    ms = self._time(piece)
+                    self.times[i] += [(counts, ms)] if ms is not None else []
+                    waiting.update(number * len(pieces) + i + 1, f"{self.table.measured} measured")
+
+    def _over(self) -> bool:
+        return bool(timing.agreed(lambda: [timing.now() > self._ends], 1)[0])
+
+    def _time(self, piece: Piece) -> float | None:
+        """Milliseconds; None where no time is left."""
+        if not piece.made:
+            return 0.0
+        key = piece.key
+
+        def measured() -> Sequence[float]:
+            if key not in self.table.times and timing.now() > self._ends:
+                return [-1.0]
+            return self.table.time(key, lambda: (timing.repeated(piece, piece.inputs), 0.0))[:1]
+
+        (ms,) = timing.agreed(measured, 1)
+        return ms if ms >= 0 else None
+
+    def _multiple(self, pieces: Sequence[Shares]) -> int:
+        """Of what number of elements pieces take as long as of fewer, as the longest of them say; often 1."""
+        rooms, times = [], []
+        for i in sorted(range(len(pieces)), key=lambda i: -sum(pieces[i].values())):
+            name = self._widest(self.outlines[i])
+            if name is not None and self.outlines[i].name and len(times) < ASKED:
+                rooms.append(max(m for m in multiples.CANDIDATES if 2 * m <= self.network.groups[name]))
+                times.append(partial(self._beyond, i, name, rooms[-1]))
+        return multiples.multiple(times, rooms)
+
+    def _widest(self, outline: Outline) -> str | None:
+        """The largest group that a piece has, if it has room for steps."""
+        found = {self.of_variable[v] for each in outline.features for m in each for v in m if v in self.of_variable}
+        sizes = {name: self.network.groups[name] for name in found}
+        name = max(sizes, key=lambda name: sizes[name], default=None)
+        return name if name is not None and sizes[name] >= 2 * multiples.CANDIDATES[0] else None
+
+    def _beyond(self, i: int, name: str, start: int, offset: int) -> float | None:
+        """Milliseconds of a piece where one group has some elements more than `start`, and the others are whole."""
+        if self._over():
+            return None
+        kept = {n: range(start + offset if n == name else size) for n, size in self.network.groups.items()}
+        return self._time(cut(self.flat(self.network.at(kept)), self.products)[i])
+
+    # --- what follows ---
+
+    def _multiples(self, multiple: int) -> np.ndarray:
+        """`[variables]`: the multiple, where there is room for it."""
+        found = np.where(self.sizes >= 2 * multiple, multiple, 1)
+        found[[0, *self.network.variables.of_gate.values()]] = 1
+        return found
+
+    def _pieces(self) -> list[Shares]:
+        """Times of all pieces; of those for which there was no time, by what others take for their multiply-adds."""
+        found = []
+        for outline, samples in zip(self.outlines, self.times, strict=True):
+            if samples:
+                counts, times = np.stack([c for c, _ in samples]), np.array([ms for _, ms in samples])
+                found.append(gated(fit(outline, counts, times, self.sizes), outline.gates))
+            else:
+                found.append(None)
+        known = [sum(each.values()) for each in found if each]
+        usual = float(np.median(known)) if known else 1.0
+        return [
+            each if each is not None else gated({m: usual * s for m, s in _first(outline).items()}, outline.gates)
+            for each, outline in zip(found, self.outlines, strict=True)
+        ]
+
+    def _scaled(self, pieces: Sequence[Shares]) -> tuple[float, float]:
+        """What to multiply the pieces' sum by and to add, to predict whole networks: both of at least 0."""
+        counts, truth = np.stack([c for c, _ in self.wholes]), np.array([ms for _, ms in self.wholes])
+        sums = sum((evaluated(each, counts, self.sizes) for each in pieces), np.zeros(len(truth)))
+        if not np.all(sums > 0):
+            raise UserError("no piece of this network takes any time that this machine's clock can tell")
+        rows = np.stack([sums, np.ones(len(truth))], axis=-1) / truth[:, None]
+        (scale, always), _ = nnls(rows, np.ones(len(truth)))
+        return (float(scale), float(always)) if scale > 0 else (float(truth[0] / sums[0]), 0.0)
+
+    def _note(self, pieces: Sequence[Shares], scale: float, always: float, multiple: int) -> str:
+        total = sum(sum(each.values()) for each in pieces)
+        samples = sum(map(len, self.times))
+        late = f", no time was left for {self.late} of its sizes" if self.late else ""
+        return (
+            f"{len(pieces)} pieces, {samples} times of them ({self.table.measured} measured now{late}); they sum to "
+            f"{total:.3g} ms, of which {scale:.2f} and {always:.2g} ms more are predicted; steps of {multiple} elements"
+        )
+
+
+def grouped(network: Network) -> dict[int, str]:
+    """{variable: group}, of those that count elements."""
+    return {int(v): n for n, numbers in network.variables.of_elements.items() for v in np.unique(numbers) if v}
+
+
+def _first(outline: Outline) -> Shares:
+    return outline.features[0] if outline.features else {(): 1.0}
+
+
+def designed(network: Network, outlined: Sequence[Outline]) -> Iterator[Kept]:
+    """Structures to measure pieces at: all groups alike, and then groups that meet in a piece of different shares.
+
+    Groups of equal parts have equal shares where they come in equal order, so that equal pieces stay equal. No block is
+    removed: what then goes is known.
+    """
+    colors = colored(network, outlined)
+    many = max(colors.values(), default=0) + 1
+    for share in EVEN:
+        yield _kept(network, dict.fromkeys(colors, share))
+    rng = np.random.default_rng(0)
+    for _ in range(DRAWN):
+        shares = rng.choice(SHARES, many, replace=many > len(SHARES))
+        yield _kept(network, {name: float(shares[color]) for name, color in colors.items()})
+
+
+def colored(network: Network, outlined: Sequence[Outline]) -> dict[str, int]:
+    """{group: color}, groups that meet in a piece of different ones; the fewest, in the order of the network."""
+    of_variable = grouped(network)
+    blocks = {name for name, _ in network.variables.of_gate}
+    near: dict[str, set[str]] = {name: set() for name in network.groups if name not in blocks}
+    for outline in outlined:
+        there = {of_variable[v] for each in outline.features for m in each for v in m if v in of_variable} - blocks
+        for name in there:
+            near[name] |= there - {name}
+    colors: dict[str, int] = {}
+    for name, others in near.items():
+        taken = {colors[other] for other in others if other in colors}
+        colors[name] = next(color for color in range(len(near) + 1) if color not in taken)
+    return colors
+
+
+def _kept(network: Network, shares: Mapping[str, float]) -> Kept:
+    found = {name: tuple(range(size)) for name, size in network.groups.items()}
+    for name, share in shares.items():
+        size, step = network.groups[name], ROUND if network.groups[name] >= 2 * ROUND else 1
+        number = max(round(share * size / step) * step, step, network.least[name])
+        found[name] = tuple(range(min(number, size) if share < 1 else size))
+    return found

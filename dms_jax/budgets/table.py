@@ -1,0 +1,123 @@
+"""What was measured on this device, on disk: a second search measures nothing again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from dms_jax import files, reading
+from dms_jax.errors import UserError
+from dms_jax.reading import listing, mapping, number, record, text
+
+FORMAT = "dms_jax.latency"
+
+MOST = 2**17
+"""Entries of a file."""
+
+_FILE = record(
+    {
+        "format": text(64),
+        "of": mapping(text(256), 16),
+        "times": mapping(listing(number(0, 1e12), most=2), MOST),
+    }
+)
+
+_HINT = "remove it, and it is measured anew"
+
+
+def folder() -> Path:
+    """Of all tables: `dms_jax/latency` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache) / "dms_jax" / "latency"
+
+
+def processor() -> str:
+    """The name of this machine's processor: `AMD EPYC 7B13`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def kind(dtype: str | None, batch: int | None) -> dict[str, str]:
+    """What times are of: another of these is another table."""
+    device = jax.local_devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    flags = " ".join(sorted(os.environ.get("XLA_FLAGS", "").split()))
+    return {
+        "device": f"{processor() if device.platform == 'cpu' else device.device_kind}, {cores} cores",
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "dtype": dtype or "as given",
+        "batch": "as given" if batch is None else str(batch),
+        "flags": flags[:256],
+    }
+
+
+class Table(contextlib.AbstractContextManager["Table"]):
+    """Times by key, kept in a file: written now and then, and when its block ends, however it ends.
+
+    Args:
+      path: of the file; None keeps nothing.
+      of: as `kind` has it.
+
+    Raises:
+      UserError: the file is no table, or one of another device.
+    """
+
+    def __init__(self, path: Path | None, of: dict[str, str]):
+        self.path, self.of, self.measured = path, of, 0
+        self.times: dict[str, tuple[float, float]] = {}
+        self._saved = 0
+        if path is not None and path.exists():
+            self.times = self._read(path)
+            self._saved = len(self.times)
+
+    @staticmethod
+    def of_device(dtype: str | None, batch: int | None) -> Table:
+        """The table of this device; process 0 alone has one."""
+        of = kind(dtype, batch)
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(of.values())).strip("-")[:200]
+        return Table(folder() / f"{name}.json" if jax.process_index() == 0 else None, of)
+
+    def _read(self, path: Path) -> dict[str, tuple[float, float]]:
+        data = reading.read_json(path, _FILE, hint=_HINT)
+        if data["format"] != FORMAT:
+            raise UserError(f"{path} is no table of latencies; {_HINT}")
+        for what, own in self.of.items():
+            if data["of"].get(what) != own:
+                raise UserError(f"{path} has times of {what} {data['of'].get(what)!r}, and here it is {own!r}; {_HINT}")
+        return {key: (pair[0], pair[-1]) for key, pair in data["times"].items() if pair}
+
+    def time(self, key: str, measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+        """What stands under a key, measured where nothing does."""
+        if key not in self.times:
+            self.times[key] = measure()
+            self.measured += 1
+            if self.measured % 16 == 0:
+                self.save()
+        return self.times[key]
+
+    def __exit__(self, *exception: object) -> None:
+        self.save()
+
+    def save(self) -> None:
+        """Write the file, with what others wrote in the meantime; a folder that cannot be written keeps nothing."""
+        if self.path is None or len(self.times) == self._saved:
+            return
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(UserError):
+                self.times = {**self._read(self.path), **self.times} if self.path.exists() else self.times
+            kept = dict(list(self.times.items())[-MOST:])
+            content = {"format": FORMAT, "of": self.of, "times": {key: list(pair) for key, pair in kept.items()}}
+            files.write_json(self.path, content)
+            self._saved = len(self.times)

@@ -1,0 +1,347 @@
+"""Milliseconds: pieces of a program, a prediction that is their sum, and a search that holds as measured."""
+
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dms_jax import Search, SearchSpace, UserError
+from dms_jax.budgets import latency, table, timing
+from dms_jax.budgets.latency import Latency
+from dms_jax.budgets.pieces import cut, flattened
+from dms_jax.budgets.stepwise import outlines
+from dms_jax.method.projection import project
+from tests import tiny
+from tests.fake_device import Device, installed
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def device(monkeypatch):
+    return installed(Device(), monkeypatch)
+
+
+def perceptron(a=64, b=48, batch=4):
+    draw = np.random.default_rng(0)
+    shapes = {"a": (5, a), "b": (a, b), "c": (b, 3)}
+    params = {name: jnp.asarray(draw.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+    def fn(p, x):
+        return jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
+
+    return SearchSpace.from_function(fn, params, jnp.ones((batch, 5)))
+
+
+def residual(width=24, hidden=40, blocks=3, batch=8):
+    """Blocks of one stream, in which a normalisation precedes two products."""
+    draw = np.random.default_rng(0)
+
+    def array(*shape):
+        return jnp.asarray(draw.normal(size=shape) / shape[0] ** 0.5, jnp.float32)
+
+    params = {
+        "in": array(7, width),
+        "out": array(width, 3),
+        **{f"block{i}": {"up": array(width, hidden), "down": array(hidden, width)} for i in range(blocks)},
+    }
+
+    def fn(p, x):
+        x = x @ p["in"]
+        for i in range(blocks):
+            y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+            x = x + jax.nn.gelu(y @ p[f"block{i}"]["up"]) @ p[f"block{i}"]["down"]
+        return x @ p["out"]
+
+    return SearchSpace.from_function(fn, params, jnp.ones((batch, 7)))
+
+
+def scanned(layers=4, width=16):
+    draw = np.random.default_rng(0)
+    params = {
+        "layers": {
+            "up": jnp.asarray(draw.normal(size=(layers, width, 32)), jnp.float32),
+            "down": jnp.asarray(draw.normal(size=(layers, 32, width)), jnp.float32),
+        },
+        "out": jnp.asarray(draw.normal(size=(width, 3)), jnp.float32),
+    }
+
+    def fn(p, x):
+        def body(x, row):
+            return x + jnp.tanh(x @ row["up"]) @ row["down"], None
+
+        return jax.lax.scan(body, x, p["layers"])[0] @ p["out"]
+
+    return SearchSpace.from_function(fn, params, jnp.ones((2, width)))
+
+
+def convolutional():
+    return SearchSpace.from_model(tiny.make(widths=(16, 32), stem=16), tiny.EXAMPLE)
+
+
+SPACES = {"perceptron": perceptron, "residual": residual, "scanned": scanned, "convolutional": convolutional}
+
+
+def drawn(space, rng, level):
+    kept = {}
+    for name, group in space.groups.items():
+        share = float(np.clip(level + rng.normal(0, 0.2), 0, 1))
+        least = max(group.least, 0 if group.kind == "depth" else 1)
+        number = int(np.clip(round(share * group.size), least, group.size))
+        kept[name] = tuple(int(i) for i in np.sort(rng.choice(group.size, number, replace=False)))
+    return kept
+
+
+# --- pieces ---
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_pieces_laid_together_are_the_network(name):
+    space = SPACES[name]()
+    sized = space._network.at(drawn(space, np.random.default_rng(0), 0.6))
+    flat = flattened(sized.fn, sized.params, *sized.inputs)
+    rng = np.random.default_rng(1)
+    arrays = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), (sized.params, *sized.inputs))
+    env = dict(zip(flat.inputs, jax.tree.leaves(arrays), strict=True))
+    for piece in cut(flat, frozenset({"dot_general", "conv_general_dilated"})):
+        env |= dict(zip(piece.made, piece(*(env[x] for x in piece.given)), strict=True))
+    for x, expected in zip(flat.outputs, jax.tree.leaves(sized.fn(*arrays)), strict=True):
+        np.testing.assert_allclose(env[x], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_pieces_and_their_outlines_are_the_same_products(name):
+    space = SPACES[name]()
+    found = outlines(space._network)
+    for level in (1.0, 0.5, 0.1):
+        kept = {name: range(max(group.least, round(level * group.size), 1)) for name, group in space.groups.items()}
+        kept |= {name: range(group.size) for name, group in space.groups.items() if group.kind == "depth"}
+        sized = space._network.at(kept)
+        flat = flattened(sized.fn, sized.params, *sized.inputs)
+        products = frozenset(term.node.name for term in space._network.program.products)
+        assert [piece.name for piece in cut(flat, products)] == [outline.name for outline in found]
+
+
+def test_equal_pieces_are_measured_once(device):
+    space = residual(blocks=3).with_resources(Latency())
+    keys = [piece.key for piece in device.pieces]
+    assert len(keys) == len(set(keys))
+    assert len(keys) < 0.7 * 10 * len(outlines(space._network))
+
+
+# --- the prediction ---
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_predictions_are_what_the_device_does(name, device):
+    space = SPACES[name]().with_resources(Latency())
+    rng = np.random.default_rng(0)
+    for level in (0.9, 0.7, 0.5, 0.3):
+        kept = drawn(space, rng, level)
+        assert space.resources(kept)["latency"] == pytest.approx(space.measured(kept)["latency"], rel=0.1)
+
+
+def test_the_search_follows_something_smooth_that_never_falls(device):
+    space = residual().with_resources(Latency())
+    cost, sizes = space.costs["latency"], jnp.asarray(space.variable_sizes, jnp.float32)
+    assert cost.fraction(sizes) == pytest.approx(1, abs=1e-5)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        counts = jnp.asarray(space.variable_counts(drawn(space, rng, 0.5)), jnp.float32)
+        assert float(cost.fraction(counts)) == pytest.approx(
+            float(cost.exact(np.asarray(counts)) / cost.full), rel=1e-4
+        )
+        assert np.all(jax.grad(cost.fraction)(counts) >= 0)
+
+
+def test_what_a_call_costs_is_found(monkeypatch):
+    installed(Device(together=0.7, call=0.5), monkeypatch)
+    space = perceptron().with_resources(Latency())
+    least = {name: range(1) for name in space.groups}
+    assert space.resources(least)["latency"] == pytest.approx(space.measured(least)["latency"], rel=0.1)
+
+
+def test_without_time_multiply_adds_stand_for_what_is_not_measured(device):
+    space = perceptron().with_resources(Latency(seconds=1e-9))
+    assert not device.pieces and len(device.wholes) == 1
+    assert "no time was left" in space.costs["latency"].note
+    assert space.resources({"a": range(8)})["latency"] < 0.5 * space.resources()["latency"]
+
+
+# --- the truth ---
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from(["perceptron", "residual"]),
+    together=st.floats(0.4, 1.5),
+    call=st.floats(0, 0.05),
+    lanes=st.sampled_from([1, 4, 8]),
+    share=st.floats(0.35, 0.9),
+    seed=st.integers(0, 99),
+)
+def test_what_comes_out_holds_as_measured(tmp_path_factory, name, together, call, lanes, share, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        installed(Device(together, call, lanes), patch)
+        space, rng = SPACES[name]().with_resources(Latency()), np.random.default_rng(seed)
+        most = share * space.resources()["latency"]
+        ranking = {name: rng.uniform(size=group.size) for name, group in space.groups.items()}
+        ratios = {name: float(rng.uniform(0, 0.8)) for name in space.groups}
+        try:
+            kept = project(space, ratios, ranking, {"latency": most})
+        except UserError as error:
+            least = space.measured({name: range(group.least) for name, group in space.groups.items()})["latency"]
+            assert least > 0.9 * most, error
+            return
+        found = space.measured(kept)["latency"]
+        least = 0.7 if lanes > 1 else 0.95  # groups of 24 to 64 elements in eights, and blocks, are coarse
+        assert least * most <= found <= most
+
+
+def searched(space, budget):
+    search = Search(space, lambda p, b, k: jnp.mean((space.fn(p, b) - 1) ** 2), optax.sgd(1e-3), budget, 4)
+    state, step = search.init(space.source.params), jax.jit(search.step)
+    for i in range(4):
+        draw = np.random.default_rng(i).normal(size=(8, 5))
+        state, metrics = step(state, jnp.asarray(draw, jnp.float32), jax.random.key(0))
+    return search, search.structure(state), metrics
+
+
+def test_a_search_for_latency_says_what_was_predicted_measured_and_its_spread(monkeypatch):
+    installed(Device(together=1.3, call=0.01, noise=0.01), monkeypatch)
+    space = perceptron()
+    assert "latency" not in space.resources()  # until a budget names it
+    search, structure, metrics = searched(space, {"latency": 0.5})
+    found = structure.resources
+    assert 0.95 * search.targets["latency"] <= found["after"]["latency"] <= search.targets["latency"]
+    assert found["spread"]["latency"] == pytest.approx(0.01 * found["after"]["latency"])
+    assert found["predicted"]["latency"] > 0 and 0 < metrics["latency"] <= 1
+
+
+# --- what is kept ---
+
+
+def test_a_second_search_measures_nothing(device, folder):
+    perceptron().with_resources(Latency())
+    many = len(device.pieces), len(device.wholes)
+    cost = perceptron().with_resources(Latency()).costs["latency"]
+    assert many == (len(device.pieces), len(device.wholes)) and "(0 measured now)" in cost.note
+    assert many[0] > 5 and len(list((folder / "dms_jax" / "latency").glob("*.json"))) == 1
+
+
+def test_another_batch_or_dtype_is_another_table(device, folder):
+    full = [
+        perceptron().with_resources(Latency(batch, dtype)).costs["latency"].full
+        for batch, dtype in ((None, None), (16, None), (None, "bfloat16"))
+    ]
+    assert full[1] > 2 * full[0] and len(list((folder / "dms_jax" / "latency").glob("*.json"))) == 3
+    assert all(x.dtype == jnp.bfloat16 for piece in device.wholes[-2:] for x in piece.inputs)
+    eqns = [operation.eqn for operation in device.wholes[-1].operations]
+    assert {v.aval.dtype for e in eqns if e.primitive.name == "dot_general" for v in e.outvars} == {
+        jnp.dtype("bfloat16")
+    }
+
+
+def test_what_was_measured_before_an_interruption_stays(monkeypatch, folder):
+    device = Device()
+
+    def stopped(piece, shapes):
+        if len(device.pieces) == 5:
+            raise KeyboardInterrupt
+        return device.repeated(piece, shapes)
+
+    monkeypatch.setattr(timing, "calls", device.calls)
+    monkeypatch.setattr(timing, "repeated", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        perceptron().with_resources(Latency())
+    again = installed(Device(), monkeypatch)
+    perceptron().with_resources(Latency())
+    before, after = ({piece.key for piece in each.pieces} for each in (device, again))
+    assert len(before) == 5 and after and not before & after
+
+
+def written(folder):
+    (path,) = (folder / "dms_jax" / "latency").glob("*.json")
+    return path
+
+
+def test_a_table_of_another_device_is_refused(device, folder):
+    perceptron().with_resources(Latency())
+    path = written(folder)
+    content = json.loads(path.read_text())
+    content["of"]["device"] = "TPU v9"
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match="has times of device 'TPU v9', and here it is .*; remove it, and it is measured"
+    ):
+        perceptron().with_resources(Latency())
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "dms_jax.latency"}', '{"of": {}, "times": {"a": ["x"]}}'])
+def test_what_is_no_table_is_refused(device, folder, content):
+    perceptron().with_resources(Latency())
+    written(folder).write_text(content)
+    with pytest.raises(UserError, match="; remove it, and it is measured anew"):
+        perceptron().with_resources(Latency())
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(device, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    space = perceptron().with_resources(Latency())
+    assert space.measured()["latency"] == space.resources()["latency"] and table.folder().parent.parent.is_file()
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"batch": 1.5}, {"dtype": "int8"}, {"seconds": 0}, {"seconds": math.nan}]
+)
+def test_options_that_are_refused(wrong):
+    with pytest.raises(UserError, match="of latency"):
+        Latency(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ("3 MB", "unknown unit 'MB'"),
+        ("3 m", "unknown unit 'm'"),
+        (0, "not a positive number"),
+        ("0ms", "not a positive number"),
+        ("-1ms", "not a positive number"),
+        ("1s", "is above the full network's"),
+    ],
+)
+def test_budgets_that_are_refused(device, budget, said):
+    with pytest.raises(UserError, match=said):
+        Search(perceptron(), lambda p, b, k: jnp.sum(p["a"]), None, {"latency": budget}, 4)
+
+
+def test_a_budget_that_no_structure_reaches_is_refused_with_both_numbers_and_another_batch(monkeypatch):
+    installed(Device(call=1.0), monkeypatch)
+    said = r"budget 0.001 ms of latency is below 1\.\d+, the smallest reachable.*; at a batch of 32 it takes "
+    with pytest.raises(UserError, match=said + r"\S+ ms, \S+ for every 4"):
+        Search(perceptron(), lambda p, b, k: jnp.sum(p["a"]), None, {"latency": "1us"}, 4)
+    assert latency.LARGER == 8
+
+
+def test_a_real_device_measures_a_real_network():
+    space = convolutional().with_resources(Latency(batch=2, seconds=2.0))
+    cost, kept = space.costs["latency"], {name: range(max(g.least, g.size // 2)) for name, g in space.groups.items()}
+    assert cost.full > 0 and space.measured(kept)["latency"] > 0 and space.spreads(kept)["latency"] >= 0
+    assert np.all(cost.predicted.weights >= 0) and space.resources(kept)["latency"] <= cost.full
