@@ -40,7 +40,7 @@ Shared = Literal[
     "landing",
     "boxes",
 ]
-Alone = Literal["operator"]
+Alone = Literal["operator", "latency"]
 SHARED: tuple[Shared, ...] = get_args(Shared)
 ALONE: tuple[Alone, ...] = get_args(Alone)
 LOGS = Path("runs/benchmarks")

@@ -176,7 +176,7 @@ def fit(
     options = {"warmup": warmup, "retrain": retrain, "calibrate": calibrate, "average": average, "seed": seed}
     costs = {name: search.space.costs[name] for name in search.budget if resources or name not in budgets.makers()}
     # of the same job every measurement is another
-    own = {name: cost.note if isinstance(cost, budgets.Measured) else cost.full for name, cost in costs.items()}
+    own = {n: c.options or c.note if isinstance(c, budgets.Measured) else c.full for n, c in costs.items()}
     options |= {"resources": own} if own else {}
     conduct(
         Experiment(

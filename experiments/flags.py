@@ -47,8 +47,9 @@ class Asked:
         """Resources with options other than usual, for `SearchSpace.with_resources`.
 
         Raises:
-          UserError: an option that is not possible.
+          UserError: an option that is not possible, or an amount that is none of what takes long to measure.
         """
+        budgets.check(self.amounts)
         makers = {name: maker for name, maker in budgets.makers().items() if dataclasses.is_dataclass(maker)}
         found = [
             dataclasses.replace(maker, **{f.name: getattr(self, f"{name}_{f.name}") for f in dataclasses.fields(maker)})

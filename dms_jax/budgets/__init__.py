@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 
+from dms_jax.budgets.amounts import Given, amount
 from dms_jax.budgets.measured import Measured
 from dms_jax.budgets.own import Resource
 from dms_jax.budgets.resource import Cost, Network, Sized
@@ -32,4 +33,20 @@ def makers() -> dict[str, Callable[[Network], Cost | None]]:
     return {name: module.resource for name, module in modules().items()}
 
 
-__all__ = ["Cost", "Measured", "Network", "Resource", "Sized", "makers", "modules", "usual"]
+def check(budget: Mapping[str, Given]) -> None:
+    """Refuse amounts of resources that say their `unit` before they are made: those that take long to measure.
+
+    Args:
+      budget: as a search takes it.
+
+    Raises:
+      UserError: no positive number, or a unit that the resource does not have.
+    """
+    known = makers()
+    for name, given in budget.items():
+        unit = getattr(known.get(name), "unit", None)
+        if unit is not None:
+            amount(name, given, unit)
+
+
+__all__ = ["Cost", "Measured", "Network", "Resource", "Sized", "check", "makers", "modules", "usual"]

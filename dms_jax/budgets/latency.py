@@ -41,6 +41,7 @@ class Latency:
     """
 
     always: ClassVar[bool] = False
+    unit: ClassVar[str] = "ms"
 
     batch: int | None = field(
         default=None, metadata={"help": "Inputs at once, for --latency.", "default": "the example's"}
@@ -67,8 +68,8 @@ class Latency:
         """
         table = Table.of_device(self.dtype, self.batch)
         with table:
-            predicted = Profile(network, self.flat, self._whole, self.seconds, table).predicted("latency", "ms")
-        return Measured(predicted, lambda sized: self.measure(sized, table), network, self.larger)
+            predicted = Profile(network, self.flat, self._whole, self.seconds, table).predicted("latency", self.unit)
+        return Measured(predicted, lambda sized: self.measure(sized, table), network, self.larger, repr(self))
 
     def measure(self, network: Sized, table: Table | None = None) -> tuple[float, float]:
         """Milliseconds of the network of a structure, compiled and called with zeros, and their spread.

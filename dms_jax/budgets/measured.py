@@ -29,12 +29,14 @@ class Measured:
         where another measurement gives another number.
       network: that it belongs to.
       beyond: from the smallest network to what to say of it where it is above a budget.
+      options: what is asked for, the same whenever a job goes on.
     """
 
     predicted: Cost
     measuring: Callable[[Sized], Any]
     network: Network
     beyond: Callable[[Sized], str] | None = None
+    options: str = ""
     _known: dict[bytes, int | float] = field(default_factory=dict, init=False, repr=False)
     _spreads: dict[bytes, float] = field(default_factory=dict, init=False, repr=False)
 

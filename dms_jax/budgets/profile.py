@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dms_jax.budgets import multiples, timing
-from dms_jax.budgets.pieces import Flat, Piece, cut
+from dms_jax.budgets.pieces import Flat, Piece, cut, whole
 from dms_jax.budgets.resource import Network, Sized
 from dms_jax.budgets.stepwise import Outline, Shares, Steps, evaluated, fit, gated, outlines
 from dms_jax.budgets.table import Table
@@ -40,7 +41,7 @@ class Profile:
     Args:
       network: to measure.
       flat: from the network of a structure to its program.
-      whole: from such a program to its milliseconds and their spread.
+      measure: from such a program to its milliseconds and their spread.
       seconds: how long to measure.
       table: of what is known.
     """
@@ -49,18 +50,17 @@ class Profile:
         self,
         network: Network,
         flat: Callable[[Sized], Flat],
-        whole: Callable[[Flat, Table], tuple[float, float]],
+        measure: Callable[[Flat, Table], tuple[float, float]],
         seconds: float,
         table: Table,
     ):
-        self.network, self.flat, self.whole, self.table = network, flat, whole, table
+        self.network, self.flat, self.measure, self.table = network, flat, measure, table
         self.sizes = network.variables.sizes
         self.outlines, self.of_variable = outlines(network), grouped(network)
         self.products = frozenset(term.node.name for term in network.program.products)
         self.times: list[list[tuple[np.ndarray, float]]] = [[] for _ in self.outlines]
         self.wholes: list[tuple[np.ndarray, float]] = []
-        self.late = 0
-        self._ends = timing.now() + seconds
+        self.late, self.seconds, self.ended = 0, seconds, ("", 0)
 
     def predicted(self, name: str, unit: str) -> Steps:
         """The cost of every structure."""
@@ -72,21 +72,28 @@ class Profile:
             for monomial, ms in each.items():
                 times[monomial] = times.get(monomial, 0.0) + scale * ms
         multiple = self._multiple(pieces)
+        self.table.times.setdefault(self.ended[0], (float(self.ended[1]), 0.0))
         note = self._note(pieces, scale, always, multiple)
         return Steps.of(name, unit, times, self.sizes, self._multiples(multiple), note)
 
     # --- what is measured ---
 
     def _measure(self) -> None:
+        """Pieces of one network after another. Where it ended is kept, so that the same search sees the same again."""
         designs = list(designed(self.network, self.outlines))
         with Waiting("latency of pieces", len(designs) * len(self.outlines)) as waiting:
+            flat = self.flat(self.network.at(designs[0]))
+            key = f"{whole(flat).key} in {self.seconds:g} s"
+            ended = int(timing.agreed(lambda: self.table.times.get(key, (-1.0,))[:1], 1)[0])
+            self._ends = -math.inf if ended >= 0 else timing.now() + self.seconds
             for number, kept in enumerate(designs):
-                if number and self._over():
+                if number == ended or (ended < 0 and number and self._over()):
                     self.late = len(designs) - number
                     break
-                flat, counts = self.flat(self.network.at(kept)), self.network.variables.counts(kept)
+                flat = self.flat(self.network.at(kept)) if number else flat
+                counts = self.network.variables.counts(kept)
                 if number < len(EVEN):
-                    self.wholes.append((counts, self.whole(flat, self.table)[0]))
+                    self.wholes.append((counts, self.measure(flat, self.table)[0]))
                 pieces = cut(flat, self.products)
                 if [piece.name for piece in pieces] != [outline.name for outline in self.outlines]:
                     break  # a program of its own at these sizes
@@ -94,6 +101,7 @@ class Profile:
                     ms = self._time(piece)
                     self.times[i] += [(counts, ms)] if ms is not None else []
                     waiting.update(number * len(pieces) + i + 1, f"{self.table.measured} measured")
+        self.ended = key, len(designs) - self.late
 
     def _over(self) -> bool:
         return bool(timing.agreed(lambda: [timing.now() > self._ends], 1)[0])
@@ -131,8 +139,6 @@ class Profile:
 
     def _beyond(self, i: int, name: str, start: int, offset: int) -> float | None:
         """Milliseconds of a piece where one group has some elements more than `start`, and the others are whole."""
-        if self._over():
-            return None
         kept = {n: range(start + offset if n == name else size) for n, size in self.network.groups.items()}
         return self._time(cut(self.flat(self.network.at(kept)), self.products)[i])
 
@@ -146,18 +152,17 @@ class Profile:
 
     def _pieces(self) -> list[Shares]:
         """Times of all pieces; of those for which there was no time, by what others take for their multiply-adds."""
-        found = []
-        for outline, samples in zip(self.outlines, self.times, strict=True):
+        fits: dict[int, Shares] = {}
+        for i, (outline, samples) in enumerate(zip(self.outlines, self.times, strict=True)):
             if samples:
                 counts, times = np.stack([c for c, _ in samples]), np.array([ms for _, ms in samples])
-                found.append(gated(fit(outline, counts, times, self.sizes), outline.gates))
-            else:
-                found.append(None)
-        known = [sum(each.values()) for each in found if each]
-        usual = float(np.median(known)) if known else 1.0
+                fits[i] = fit(outline, counts, times, self.sizes)
+        took = sum(sum(each.values()) for each in fits.values())
+        rate = took / (sum(self.outlines[i].work for i in fits) or 1.0) or 1.0
+        left = ({m: rate * outline.work * share for m, share in _first(outline).items()} for outline in self.outlines)
         return [
-            each if each is not None else gated({m: usual * s for m, s in _first(outline).items()}, outline.gates)
-            for each, outline in zip(found, self.outlines, strict=True)
+            gated(fits.get(i, other), outline.gates)
+            for i, (outline, other) in enumerate(zip(self.outlines, left, strict=True))
         ]
 
     def _scaled(self, pieces: Sequence[Shares]) -> tuple[float, float]:
@@ -173,10 +178,10 @@ class Profile:
     def _note(self, pieces: Sequence[Shares], scale: float, always: float, multiple: int) -> str:
         total = sum(sum(each.values()) for each in pieces)
         samples = sum(map(len, self.times))
-        late = f", no time was left for {self.late} of its sizes" if self.late else ""
+        late = f", no time was left for {self.late} of {len(EVEN) + DRAWN} networks" if self.late else ""
         return (
-            f"{len(pieces)} pieces, {samples} times of them ({self.table.measured} measured now{late}); they sum to "
-            f"{total:.3g} ms, of which {scale:.2f} and {always:.2g} ms more are predicted; steps of {multiple} elements"
+            f"{samples} times of {len(pieces)} pieces{late}; they sum to {total:.3g} ms, of which {scale:.2f} and "
+            f"{always:.2g} ms more are predicted; steps of {multiple} elements"
         )
 
 

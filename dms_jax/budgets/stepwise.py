@@ -30,11 +30,13 @@ class Outline:
       gates: variables of the gates in front of it.
       features: multiply-adds, and the sizes of what is read and made, each as shares of the full network's; those that
         do not depend on any group are left out.
+      work: multiply-adds of the full network's; of what has none, numbers that it makes.
     """
 
     name: str
     gates: tuple[int, ...]
     features: tuple[Shares, ...]
+    work: float
 
 
 def outlines(network: Network) -> list[Outline]:
@@ -86,7 +88,12 @@ def _outline(network: Network, name: str, nodes: Sequence[Node], sums: Sequence[
         shares = _shares(each, network.variables.sizes)
         if any(shares):
             features.setdefault(tuple(sorted((m, round(s, 6)) for m, s in shares.items())), shares)
-    return Outline(name, gates, tuple(features.values()))
+    work = sum(_whole(each, network.variables.sizes) for each in sums or every)
+    return Outline(name, gates, tuple(features.values()), work)
+
+
+def _whole(terms: Sum, sizes: np.ndarray) -> float:
+    return sum(float(c) * prod(float(sizes[i]) for i in monomial) for monomial, c in terms.items())
 
 
 def _shares(terms: Sum, sizes: np.ndarray) -> Shares:

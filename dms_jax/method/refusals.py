@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dms_jax import checks
+from dms_jax import budgets, checks
 from dms_jax.errors import UserError
 from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
@@ -21,7 +21,7 @@ from dms_jax.structure import Structure
 
 
 def check_kinds(search: Any) -> None:
-    """Refuse arguments of `Search` that are of another type.
+    """Refuse arguments of `Search` that are of another type, and amounts that are none.
 
     Raises:
       UserError: one of them is.
@@ -34,6 +34,7 @@ def check_kinds(search: Any) -> None:
         raise UserError(f"optimizer {shown(search.optimizer)} is not possible; give one of optax, or None")
     if not isinstance(search.budget, Mapping):
         raise UserError(f'budget {shown(search.budget)} does not say of what; give {{"macs": 0.5}}, say')
+    budgets.check(search.budget)
 
 
 def check_arguments(search: Any) -> None:

@@ -238,8 +238,25 @@ def test_a_second_search_measures_nothing(device, folder):
     perceptron().with_resources(Latency())
     many = len(device.pieces), len(device.wholes)
     cost = perceptron().with_resources(Latency()).costs["latency"]
-    assert many == (len(device.pieces), len(device.wholes)) and "(0 measured now)" in cost.note
+    assert many == (len(device.pieces), len(device.wholes)) and cost.full > 0
     assert many[0] > 5 and len(list((folder / "dms_jax" / "latency").glob("*.json"))) == 1
+
+
+def test_a_second_search_sees_what_the_first_one_saw_though_its_time_was_over(monkeypatch):
+    device, clock = Device(), iter(range(10**6))
+
+    def slow(piece, shapes):
+        for _ in range(10):
+            next(clock)
+        return device.repeated(piece, shapes)
+
+    monkeypatch.setattr(timing, "calls", device.calls)
+    monkeypatch.setattr(timing, "repeated", slow)
+    monkeypatch.setattr(timing, "now", lambda: float(next(clock)))
+    costs = [residual().with_resources(Latency(seconds=seconds)).costs["latency"] for seconds in (100, 100, 900)]
+    weights = [cost.predicted.weights for cost in costs]
+    assert np.array_equal(weights[0], weights[1]) and costs[0].note == costs[1].note
+    assert "no time was left" in costs[0].note and costs[2].note != costs[0].note  # who gives more time gets more
 
 
 def test_another_batch_or_dtype_is_another_table(device, folder):
@@ -324,12 +341,19 @@ def test_options_that_are_refused(wrong):
         (0, "not a positive number"),
         ("0ms", "not a positive number"),
         ("-1ms", "not a positive number"),
-        ("1s", "is above the full network's"),
+        (float("nan"), "not a positive number"),
+        (None, "not a positive number"),
     ],
 )
-def test_budgets_that_are_refused(device, budget, said):
+def test_amounts_that_are_refused_before_anything_is_measured(device, budget, said):
     with pytest.raises(UserError, match=said):
         Search(perceptron(), lambda p, b, k: jnp.sum(p["a"]), None, {"latency": budget}, 4)
+    assert not device.wholes
+
+
+def test_a_budget_above_the_full_network_is_refused(device):
+    with pytest.raises(UserError, match="1,000 ms of latency is above the full network's"):
+        Search(perceptron(), lambda p, b, k: jnp.sum(p["a"]), None, {"latency": "1s"}, 4)
 
 
 def test_a_budget_that_no_structure_reaches_is_refused_with_both_numbers_and_another_batch(monkeypatch):
