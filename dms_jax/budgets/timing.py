@@ -69,7 +69,8 @@ def settled(once: Callable[[], Any], seconds: float, what: str) -> tuple[float, 
     rounds: list[float] = []
     made = lost = 0
     began = now()
-    calls = max(1, min(CALLS, int(0.1 / max(_timed(once), 1e-9))))
+    tried = [t for _ in range(3) if (t := _timed(once)) > 0]
+    calls = max(1, min(CALLS, int(0.1 / min(tried, default=0.1))))
     while True:
         times = [_timed(once) for _ in range(calls)]
         good = [t for t in times if t > 0]

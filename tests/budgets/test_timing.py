@@ -70,7 +70,7 @@ def test_a_clock_that_is_set_now_and_then_does_not_count(base, jumps, far, seed)
         try:
             ms, _ = timing.settled(clock.running(durations()), 1.0, "it")
         except UserError as error:
-            assert jumps > 0.02 and far < 0 and "the clock of this machine jumps" in str(error)
+            assert jumps > 0.02 and ("the clock of this machine jumps" in str(error) or far > 0), error
         else:
             assert 1000 * base * 0.999 <= ms <= 1000 * base * 1.03
 
@@ -91,7 +91,7 @@ def test_no_median_is_said_with_its_spread(monkeypatch):
 def test_quiet_machines_are_soon_done(monkeypatch):
     clock = Clock(monkeypatch)
     assert timing.settled(clock.running(iter(lambda: 0.003, None)), 100.0, "it") == (pytest.approx(3.0), 0.0)
-    assert clock.time - 1000 < 0.003 * timing.CALLS * (timing.FEWEST + 1)
+    assert clock.time - 1000 < 0.003 * timing.CALLS * (timing.FEWEST + 2)
 
 
 def test_repetitions_are_all_computed_and_calls_cancel():
