@@ -41,7 +41,7 @@ class Profile:
     Args:
       network: to measure.
       flat: from the network of a structure to its program.
-      measure: from such a program to its milliseconds and their spread.
+      measure: from such a program to its milliseconds and their spread; True measures anew, and the lower counts.
       seconds: how long to measure.
       table: of what is known.
     """
@@ -50,7 +50,7 @@ class Profile:
         self,
         network: Network,
         flat: Callable[[Sized], Flat],
-        measure: Callable[[Flat, Table], tuple[float, float]],
+        measure: Callable[[Flat, Table, bool], tuple[float, float]],
         seconds: float,
         table: Table,
     ):
@@ -72,7 +72,7 @@ class Profile:
             for monomial, ms in each.items():
                 times[monomial] = times.get(monomial, 0.0) + scale * ms
         multiple = self._multiple(pieces)
-        self.table.times.setdefault(self.ended[0], (float(self.ended[1]), 0.0))
+        self.table.time(self.ended[0], lambda: (float(self.ended[1]), 0.0))
         note = self._note(pieces, scale, always, multiple)
         return Steps.of(name, unit, times, self.sizes, self._multiples(multiple), note)
 
@@ -93,7 +93,7 @@ class Profile:
                 flat = self.flat(self.network.at(kept)) if number else flat
                 counts = self.network.variables.counts(kept)
                 if number < len(EVEN):
-                    self.wholes.append((counts, self.measure(flat, self.table)[0]))
+                    self.wholes.append((counts, self.measure(flat, self.table, False)[0]))
                 pieces = cut(flat, self.products)
                 if [piece.name for piece in pieces] != [outline.name for outline in self.outlines]:
                     break  # a program of its own at these sizes
@@ -101,6 +101,9 @@ class Profile:
                     ms = self._time(piece)
                     self.times[i] += [(counts, ms)] if ms is not None else []
                     waiting.update(number * len(pieces) + i + 1, f"{self.table.measured} measured")
+            if ended < 0:  # what ran beside it a minute ago may be over
+                full = self.flat(self.network.at(designs[0]))
+                self.wholes[0] = self.wholes[0][0], self.measure(full, self.table, True)[0]
         self.ended = key, len(designs) - self.late
 
     def _over(self) -> bool:

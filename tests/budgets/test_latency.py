@@ -175,7 +175,7 @@ def test_what_a_call_costs_is_found(monkeypatch):
 
 def test_without_time_multiply_adds_stand_for_what_is_not_measured(device):
     space = perceptron().with_resources(Latency(seconds=1e-9))
-    assert not device.pieces and len(device.wholes) == 1
+    assert not device.pieces and len(device.wholes) == 2  # the full network, at the beginning and the end
     assert "no time was left" in space.costs["latency"].note
     assert space.resources({"a": range(8)})["latency"] < 0.5 * space.resources()["latency"]
 
@@ -229,6 +229,15 @@ def test_a_search_for_latency_says_what_was_predicted_measured_and_its_spread(mo
     assert 0.95 * search.targets["latency"] <= found["after"]["latency"] <= search.targets["latency"]
     assert found["spread"]["latency"] == pytest.approx(0.01 * found["after"]["latency"])
     assert found["predicted"]["latency"] > 0 and 0 < metrics["latency"] <= 1
+
+
+def test_what_ran_beside_the_full_network_at_first_does_not_count(monkeypatch):
+    device, busy = Device(), [2.0]
+    installed(device, monkeypatch)
+    calls = device.calls
+    monkeypatch.setattr(timing, "calls", lambda *given: (calls(*given)[0] * (busy.pop() if busy else 1.0), 0.0))
+    space = perceptron().with_resources(Latency())
+    assert space.resources()["latency"] == pytest.approx(device.ms(device.wholes[-1]))
 
 
 # --- what is kept ---
