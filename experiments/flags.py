@@ -117,8 +117,9 @@ class Searching:
     """Groups to freeze at full size, by glob patterns: --keep "stage3/*" stem."""
     least: dict[str, int] = field(default_factory=dict)
     """Minimum size of the groups that match, in pairs: --least "stage3/*" 8."""
-    multiple: dict[str, int] = field(default_factory=dict)
-    """Sizes of the groups that match are multiples of a number, depth excepted, in pairs: --multiple "*" 8."""
+    multiple: dict[str, int | Literal["auto"]] = field(default_factory=dict)
+    """Sizes of the groups that match are multiples of a number, or of what is measured on this device ("auto"), depth
+    excepted, in pairs: --multiple "*" 8."""
 
     def check(self) -> None:
         """Refuse what no search can be made of.

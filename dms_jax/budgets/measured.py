@@ -61,6 +61,11 @@ class Measured:
         return "; ".join(filter(None, ("the full network's is measured, others are predicted", self.predicted.note)))
 
     @property
+    def multiple(self) -> int | None:
+        """Numbers of elements up to the next multiple take equally long on this device; None: it says nothing of it."""
+        return getattr(self.predicted, "multiple", None)
+
+    @property
     def full(self) -> int | float:
         """That of the full network, measured.
 

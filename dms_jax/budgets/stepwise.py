@@ -174,6 +174,11 @@ class Steps:
         return bool(np.any(self.multiples > 1))
 
     @property
+    def multiple(self) -> int:
+        """The largest of the multiples."""
+        return int(self.multiples.max())
+
+    @property
     def full(self) -> float:
         """That of the full network."""
         return self._full

@@ -25,8 +25,8 @@ FEWEST, MOST = 8, 100_000
 SETTLED, NEARLY, NOISY = 0.02, 0.05, 0.2
 """Spread of rounds, as a share of their median: at which measuring ends, ends when time is over, and is in vain."""
 
-LONGER = 4
-"""Times the seconds that are meant, where rounds have not settled."""
+LONGER, LONGEST = 4, 20
+"""Times the seconds that are meant: where rounds have not settled, and before it is said that they do not."""
 
 PIECE = 0.004
 """Seconds of repetitions that a piece is timed over, about."""
@@ -57,7 +57,7 @@ def settled(once: Callable[[], Any], seconds: float, what: str) -> tuple[float, 
 
     Args:
       once: a call, result awaited. It was called before, so that nothing is compiled or allocated.
-      seconds: how long to measure, about; less where rounds agree, up to 4 times as long where they do not.
+      seconds: how long to measure, about; less where rounds agree, up to 20 times as long where they do not.
       what: is called, for errors.
 
     Returns:
@@ -81,7 +81,8 @@ def settled(once: Callable[[], Any], seconds: float, what: str) -> tuple[float, 
         if len(rounds) < FEWEST:
             continue
         share, took = spread(rounds) / median(rounds), now() - began
-        if share <= SETTLED or took > LONGER * seconds or (took > seconds and share <= NEARLY) or made > MOST:
+        enough = share <= (SETTLED if took <= seconds else NEARLY if took <= LONGER * seconds else NOISY)
+        if enough or took > LONGEST * seconds or made > MOST:
             break
         if len(rounds) == 2 * FEWEST:  # rounds of twice as many calls
             rounds, calls = [min(pair) for pair in zip(rounds[::2], rounds[1::2], strict=True)], 2 * calls

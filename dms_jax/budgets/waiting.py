@@ -41,6 +41,6 @@ class Waiting(contextlib.AbstractContextManager["Waiting"]):
         took = time.monotonic() - self.began
         if self.bar is not None:
             self.bar.stop()
-        if took > LINE and jax.process_index() == 0:
+        if self.text and took > LINE and jax.process_index() == 0:
             line = f"{self.what}: {self.text}, {took:.0f} s"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from dms_jax.budgets import latency, table, timing
 from dms_jax.budgets.latency import Latency
 from dms_jax.budgets.pieces import cut, flattened
 from dms_jax.budgets.stepwise import outlines
+from dms_jax.method.limits import Limits
 from dms_jax.method.projection import project
 from tests import tiny
 from tests.fake_device import Device, installed
@@ -238,6 +239,20 @@ def test_what_ran_beside_the_full_network_at_first_does_not_count(monkeypatch):
     monkeypatch.setattr(timing, "calls", lambda *given: (calls(*given)[0] * (busy.pop() if busy else 1.0), 0.0))
     space = perceptron().with_resources(Latency())
     assert space.resources()["latency"] == pytest.approx(device.ms(device.wholes[-1]))
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_multiples_can_be_those_of_the_device(lanes, monkeypatch):
+    installed(Device(lanes=lanes), monkeypatch)
+    limits = Limits(multiple={"*": "auto"})
+    with pytest.raises(UserError, match='multiple "auto" is what was measured of this device, and nothing was: give a'):
+        limits.counts(perceptron())
+    space = perceptron().with_resources(Latency())
+    assert f"steps of {lanes} elements" in space.summary()
+    assert all(np.array_equal(n, np.arange(lanes, n[-1] + 1, lanes)) for n in limits.counts(space).values())
+    ranking = {name: np.arange(float(group.size)) for name, group in space.groups.items()}
+    kept = project(space, dict.fromkeys(space.groups, 0.5), ranking, {"macs": 1500}, limits)
+    assert all(len(elements) % lanes == 0 for elements in kept.values())
 
 
 # --- what is kept ---

@@ -341,6 +341,7 @@ def refused(capsys, *flags):
         (["--keep=stage9/*"], ["'stage9/*' matches no group", "stem"]),
         (["--least", "nothing", "3"], ["'nothing' matches no group"]),
         (["--multiple", "*", "0"], ["multiple 0 for '*'"]),
+        (["--multiple", "*", "auto"], ['multiple "auto" is what was measured of this device, and nothing was']),
         (["--steps=0"], ["--steps 0 is not possible"]),
         (["--pretrain-steps=-1"], ["--pretrain-steps -1"]),
         (["--finetune-steps=0"], ["--finetune-steps 0"]),
