@@ -139,7 +139,7 @@ class Bench:
             space,
             {name: np.arange(group.size) for name, group in space.groups.items()},
             {"macs": int(BUDGET * space.resources()["macs"])},
-            Limits(keep=case.keep, multiple={escape(name): case.multiple for name in wide}),
+            Limits(freeze=case.keep, divisible_by={escape(name): case.multiple for name in wide}),
         )
         optimizer = optax.adamw(1e-4) if case.language else optax.sgd(0.01, momentum=0.9, nesterov=True)
         return Bench(case, space, model.clone(structure=structure), optimizer)

@@ -77,7 +77,7 @@ class Space:
         )  # fmt: skip
         self.space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, size.length), jnp.int32))
         multiples = {"width": size.width_step, "*/heads": size.head_step, "*/hidden": size.hidden_step}
-        self.limits = Limits(multiple=multiples)
+        self.limits = Limits(divisible_by=multiples)
         self.loss = language_loss(model)
         self.data = text.load(None, text.byte_tokens(), size.length)
         self.test, self.valid = apart(self.data.test["tokens"], size.test_windows)

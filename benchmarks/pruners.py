@@ -105,7 +105,7 @@ def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
     task, steps = work.task, work.size.search
     search = Search(
         task.space, task.loss(task.model), task.optimizer(optax.constant_schedule(task.learning_rate / 5)),
-        {"macs": work.budget}, Schedule(steps), Limits(keep=keep),
+        {"macs": work.budget}, Schedule(steps), Limits(freeze=keep),
     )  # fmt: skip
     state = work.run("search", search.step, search.init(variables), steps, work.start)
     return work.timed("search", lambda: search.structure(state)), state.params, steps

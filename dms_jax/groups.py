@@ -20,7 +20,7 @@ class Kind:
       least: how many elements must stay unless a model says otherwise.
       settles_early: frozen at its hard masks while the search refines.
       moves_together: its ratio takes part in what ratios have in common (`method.optimizer`).
-      counts_towards_multiple: `Limits(multiple=...)` is about it: its elements are an axis of a kernel.
+      counts_towards_multiple: `Limits(divisible_by=...)` is about it: its elements are an axis of a kernel.
       gates: its elements gate blocks; they are no part of any axis.
     """
 

@@ -60,7 +60,7 @@ BOUNDS: dict[str, Bounds] = {
     "label_smoothing": Bounds(0, 1, below=True),
     "latency_batches": Bounds(1, 2**16),
     "learning_rate": _RATE,
-    "least": Bounds(0, 2**24),
+    "min_size": Bounds(0, 2**24),
     "length": Bounds(1, 2**20),
     "mixup": _ALPHA,
     "objects": Bounds(1, 2**14),
@@ -78,13 +78,15 @@ BOUNDS: dict[str, Bounds] = {
     "test_windows": Bounds(1, 10**9),
     "warmup_epochs": Bounds(0, 1e6),
     "warmup_steps": Bounds(0, _MOST_STEPS),
-    "weight": Bounds(0, 1e12),
+    "resource_weight": Bounds(0, 1e12),
     "weight_decay": Bounds(0, 1e3),
     "workers": Bounds(0, 1024),
 }
 """Field of a command's configuration -> the numbers it takes. Where it is None, there is nothing to check."""
 
-OF_THE_SEARCH = frozenset(("flops", "multiple", "ratio_rate", *(field.name for field in dataclasses.fields(Budgets))))
+OF_THE_SEARCH = frozenset(
+    ("flops", "divisible_by", "ratio_rate", *(field.name for field in dataclasses.fields(Budgets)))
+)
 """Whose range depends on the network or the strategy: the search refuses them, likewise before a run is claimed."""
 
 _MOST_TEXT = 4096

@@ -93,6 +93,10 @@ else:
     Budgets = dataclasses.make_dataclass("Budgets", _flags_of_resources(), bases=(Asked,), frozen=True)
 
 
+_BEFORE = {"resource_weight": "weight", "freeze": "keep", "min_size": "least", "divisible_by": "multiple"}
+"""What flags were called when their names were first written into run directories: jobs stay the ones they are."""
+
+
 @dataclass(frozen=True)
 class Searching:
     """How a search judges and chooses, and what its result must respect."""
@@ -111,15 +115,15 @@ class Searching:
     """Importance of blocks: the finite effect of their removal instead of the local gradient."""
     importance: ImportanceName = "taylor"
     """Importance of elements; taylor_last: without the moving average."""
-    weight: Annotated[float | None, default("balance")] = None
+    resource_weight: Annotated[float | None, default("balance")] = None
     """Fixed weight of the resource loss, as in the paper, instead of balancing both losses."""
-    keep: tuple[str, ...] = ()
-    """Groups to freeze at full size, by glob patterns: --keep "stage3/*" stem."""
-    least: dict[str, int] = field(default_factory=dict)
-    """Minimum size of the groups that match, in pairs: --least "stage3/*" 8."""
-    multiple: dict[str, int | Literal["auto"]] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+    """Groups to freeze at full size, by glob patterns: --freeze "stage3/*" stem."""
+    min_size: dict[str, int] = field(default_factory=dict)
+    """Minimum size of the groups that match, in pairs: --min-size "stage3/*" 8."""
+    divisible_by: dict[str, int | Literal["auto"]] = field(default_factory=dict)
     """Sizes of the groups that match are multiples of a number, or of what is measured on this device ("auto"), depth
-    excepted, in pairs: --multiple "*" 8."""
+    excepted, in pairs: --divisible-by "*" 8."""
 
     def check(self) -> None:
         """Refuse what no search can be made of.
@@ -127,8 +131,10 @@ class Searching:
         Raises:
           UserError: a weight or a rate that is not possible, or flags that contradict each other.
         """
-        if self.weight is not None and not 0 <= self.weight < math.inf:
-            raise UserError(f"--weight {self.weight} is not possible; give a number of at least 0, or leave it out")
+        if self.resource_weight is not None and not 0 <= self.resource_weight < math.inf:
+            raise UserError(
+                f"--resource-weight {self.resource_weight} is not possible; give one of at least 0, or leave it out"
+            )
         _ = self.chosen  # which refuses what is no rate, or no share
 
     @property
@@ -147,10 +153,10 @@ class Searching:
     def options(self) -> dict[str, Any]:
         """What `dms_jax.Search` takes of it."""
         return {
-            "limits": Limits(self.keep, self.least, self.multiple),
+            "limits": Limits(self.freeze, self.min_size, self.divisible_by),
             "importance": baselines.importances()[self.importance],
             "strategy": self.chosen,
-            "resource_weight": self.weight,
+            "resource_weight": self.resource_weight,
         }
 
     @property
@@ -164,7 +170,7 @@ class Searching:
         }
         given = dataclasses.asdict(self)
         off = [name for name in ("ratio_on_target", "block_effects") if not given[name]]  # of jobs from before them
-        return {**{name: value for name, value in given.items() if name not in off}, **filled}
+        return {**{_BEFORE.get(name, name): value for name, value in given.items() if name not in off}, **filled}
 
 
 @dataclass(frozen=True)

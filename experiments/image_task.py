@@ -191,7 +191,7 @@ class Task:
     def job(self, run: Run, model: nn.Module) -> Job:
         """Phases of this task in a run directory, for a network."""
         key = jax.random.key(self.seed)
-        how = {"accumulate": self.flags.accumulate, "calibrate": self.recipe.calibrate}
+        how: dict[str, Any] = {"accumulate": self.flags.accumulate, "calibrate": self.recipe.calibrate}
         return Job(run, self.loss(model), self.batches(), self.mesh, key, **how)
 
     def later(self, run: Run, model: nn.Module, steps: Steps) -> Job | None:

@@ -57,7 +57,9 @@ def test_what_is_no_value_of_a_flag_is_one_line_with_the_flag(module, data):
         assert said.startswith(f"{flag} {ascii(text)} is not possible; give a"), said
 
 
-@pytest.mark.parametrize("arguments", [["foo"], ["-x"], ["--steps"], ["--zzzz"], ["--", "--x"], ["--least", "a"], [""]])
+@pytest.mark.parametrize(
+    "arguments", [["foo"], ["-x"], ["--steps"], ["--zzzz"], ["--", "--x"], ["--min-size", "a"], [""]]
+)
 def test_other_lines_that_cannot_be_read(arguments, tmp_path, capsys):
     refused(digits_search, arguments)
     with pytest.raises(SystemExit) as stop:

@@ -23,7 +23,7 @@ SHOWN = {
     "Structure(all kept)": Structure({}),
     "Structure(a 1/?, b 1/?, c 1/?, d 1/?, e 1/?, f 1/?, and 2 more)": Structure({c: (0,) for c in "abcdefgh"}),
     "Group(name='a', size=8, kind='width', least=1)": SPACE.groups["a"],
-    "Limits(keep=(), least={}, multiple={})": dms_jax.Limits(),
+    "Limits(freeze=(), min_size={}, divisible_by={})": dms_jax.Limits(),
     "Schedule(steps=20, warmup=0, decay=0.8, refine=0.2)": dms_jax.Schedule(20),
     "Importance(taylor, decay=0.99)": dms_jax.Importance(),
     "SearchState(step=0, params: 48 numbers, ratios: 1 number, importance: 8 numbers, opt_state: 0 numbers, "

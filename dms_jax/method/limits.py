@@ -23,9 +23,9 @@ class Limits:
     """What a structure must respect besides its budget. Keys are glob patterns on group names.
 
     Args:
-      keep: groups to leave alone: all of their elements stay. One pattern, or several.
-      least: the smallest number of elements (a smaller group keeps all).
-      multiple: the number of elements is a multiple of this (a smaller group keeps all). Device kernels are often
+      freeze: groups to leave alone: all of their elements stay. One pattern, or several.
+      min_size: the smallest number of elements (a smaller group keeps all).
+      divisible_by: the number of elements is a multiple of this (a smaller group keeps all). Device kernels are often
         fastest at multiples of 8 or more; "auto" is what was measured of this device, where a space has a resource
         that measures it. Depth counts blocks, not the size of a kernel: it takes no part.
 
@@ -33,15 +33,15 @@ class Limits:
       UserError: what is no pattern, or a number that is not whole or below 1.
     """
 
-    keep: Sequence[str] = ()
-    least: Mapping[str, int] = field(default_factory=dict)
-    multiple: Mapping[str, int | Literal["auto"]] = field(default_factory=dict)
+    freeze: Sequence[str] = ()
+    min_size: Mapping[str, int] = field(default_factory=dict)
+    divisible_by: Mapping[str, int | Literal["auto"]] = field(default_factory=dict)
 
     def __post_init__(self):
-        object.__setattr__(self, "keep", checks.patterns("keep", self.keep))
-        for what in ("least", "multiple"):
+        object.__setattr__(self, "freeze", checks.patterns("freeze", self.freeze))
+        for what in ("min_size", "divisible_by"):
             for pattern, number in checks.by_name(what, getattr(self, what), '{"stage1/*": 8}').items():
-                if not (what == "multiple" and number == AUTO):
+                if not (what == "divisible_by" and number == AUTO):
                     checks.whole(what, number, 1, f"for {pattern!r}")
 
     def counts(self, space: SearchSpace) -> dict[str, np.ndarray]:
@@ -50,19 +50,19 @@ class Limits:
         Raises:
           UserError: a pattern that matches no group, or "auto" in a space that measures nothing of this device.
         """
-        for pattern in (*self.keep, *self.least, *self.multiple):
+        for pattern in (*self.freeze, *self.min_size, *self.divisible_by):
             if not any(fnmatchcase(name, pattern) for name in space.groups):
                 names = ", ".join(list(space.groups)[:6])
                 raise UserError(
                     f"pattern {pattern!r} matches no group; the groups are {names}, ... (see space.summary())"
                 )
-        given = {pattern: _of_device(space) if n == AUTO else int(n) for pattern, n in self.multiple.items()}
+        given = {pattern: _of_device(space) if n == AUTO else int(n) for pattern, n in self.divisible_by.items()}
         return {name: self._allowed(group, given) for name, group in space.groups.items()}
 
     def _allowed(self, group: Group, multiple: Mapping[str, int]) -> np.ndarray:
-        if any(fnmatchcase(group.name, pattern) for pattern in self.keep):
+        if any(fnmatchcase(group.name, pattern) for pattern in self.freeze):
             return np.array([group.size])
-        least = max((n for p, n in self.least.items() if fnmatchcase(group.name, p)), default=group.least)
+        least = max((n for p, n in self.min_size.items() if fnmatchcase(group.name, p)), default=group.least)
         counted = group.rules.counts_towards_multiple
         multiples = [n for p, n in multiple.items() if counted and fnmatchcase(group.name, p)]
         step = int(np.lcm.reduce(multiples)) if multiples else 1
@@ -78,7 +78,7 @@ def _of_device(space: SearchSpace) -> int:
     found = [cost.multiple for cost in space.costs.values() if isinstance(cost, Measured) and cost.multiple is not None]
     if not found:
         raise UserError(
-            'multiple "auto" is what was measured of this device, and nothing was: give a number, or bound what is '
+            'divisible_by "auto" is what was measured of this device, and nothing was: give a number, or bound what is '
             "measured on it (docs/budgets.md)"
         )
     return max(found)

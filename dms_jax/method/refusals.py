@@ -110,5 +110,5 @@ def check_informed(structure: Structure, uninformative: Iterable[str], steps: in
         if 0 < len(structure.kept[name]) < structure.sizes[name] and name not in structure.removed:
             raise UserError(
                 f"nothing was learned of which elements of group {name!r} matter: their importances are all equal "
-                f"after {steps} steps; does the loss depend on them? Or leave the group alone: Limits(keep=({name!r},))"
+                f"after {steps} steps; does the loss depend on them? Or freeze the group: Limits(freeze=({name!r},))"
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -112,7 +113,10 @@ Hint: TypeAlias = Callable[[], str]
 
 
 def targets(
-    space: SearchSpace, budgets: Mapping[str, Given], least: Mapping[str, float], hints: Mapping[str, Hint]
+    space: SearchSpace,
+    budgets: Mapping[str, Given],
+    least: Mapping[str, float],
+    hints: Mapping[str, Hint] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The budgets of a space in absolute numbers; `least` is the smallest reachable. Raises as `budget` does."""
     return {

@@ -12,7 +12,7 @@ import numpy as np
 from dms_jax import Limits, Searchable
 from dms_jax.method.strategy import Context
 
-LIMITS = Limits(keep=("inner3",), least={"wide": 5})
+LIMITS = Limits(freeze=("inner3",), min_size={"wide": 5})
 
 
 class Toy(Searchable):

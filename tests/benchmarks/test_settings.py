@@ -47,7 +47,7 @@ def test_benchmarks_search_as_everybody_does():
     assert (settings.decay, settings.refine) == (schedule.decay, schedule.refine)
     assert settings.importance == Searching().importance
     assert settings.importance_decay == baselines.importances()["taylor"].decay
-    assert settings.weight is Searching().weight is None
+    assert settings.weight is Searching().resource_weight is None
     assert (settings.on_target, settings.effects) == (strategy.on_target, strategy.effects)
     chosen = Searching().chosen
     assert chosen == strategy == DMS()

@@ -244,8 +244,10 @@ def test_what_ran_beside_the_full_network_at_first_does_not_count(monkeypatch):
 @pytest.mark.parametrize("lanes", [1, 8])
 def test_multiples_can_be_those_of_the_device(lanes, monkeypatch):
     installed(Device(lanes=lanes), monkeypatch)
-    limits = Limits(multiple={"*": "auto"})
-    with pytest.raises(UserError, match='multiple "auto" is what was measured of this device, and nothing was: give a'):
+    limits = Limits(divisible_by={"*": "auto"})
+    with pytest.raises(
+        UserError, match='divisible_by "auto" is what was measured of this device, and nothing was: give a'
+    ):
         limits.counts(perceptron())
     space = perceptron().with_resources(Latency())
     assert f"steps of {lanes} elements" in space.summary()

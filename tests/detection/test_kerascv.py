@@ -62,6 +62,7 @@ def test_assignment(theirs):
 
 
 def test_losses(theirs):
-    found = parts(jnp.asarray(drawn.outputs()), (drawn.SIZE,) * 2, *map(jnp.asarray, drawn.objects()), drawn.CLASSES)
+    boxes, classes = map(jnp.asarray, drawn.objects())
+    found = parts(jnp.asarray(drawn.outputs()), (drawn.SIZE, drawn.SIZE), boxes, classes, drawn.CLASSES)
     assert float(found.classes) == pytest.approx(theirs["classes_loss"], rel=STORED)
     assert float(found.boxes) == pytest.approx(theirs["boxes_loss"], rel=STORED)

@@ -87,7 +87,7 @@ def flags(draw):
 def test_numbers_out_of_range_leave_no_directory(tmp_path, drawn):
     module, name, value = drawn
     flag = f"--{name.replace('_', '-')}"
-    pair = [flag, "*", str(value)] if name == "least" else [f"{flag}={value}"]
+    pair = [flag, "*", str(value)] if name == "min_size" else [f"{flag}={value}"]
     pair = [flag, str(value)] if name == "latency_batches" and value >= 0 else pair
     where = [f"--workdir={tmp_path / 'run'}"] if "workdir" in dict(fields(module.Config)) else []
     where += [f"--pretrained={tmp_path / 'cache'}"] if module is llama_prune else []
@@ -121,7 +121,7 @@ def test_numbers_are_written_in_ascii_digits(tmp_path, module, data):
     flag = f"--{data.draw(st.sampled_from(sorted(numbers))).replace('_', '-')}"
     value = data.draw(unusual())
     assert int(value) == float(value) >= 0  # Python reads it
-    inside = {"--least", "--multiple"}
+    inside = {"--min-size", "--divisible-by"}
     given = [flag, "*", value] if flag in inside else [flag, value] if data.draw(st.booleans()) else [f"{flag}={value}"]
     where = [f"--workdir={tmp_path / 'run'}"] if "workdir" in dict(fields(module.Config)) else []
     needed = ["network.py"] if module is fit else NEEDED.get(module, [])

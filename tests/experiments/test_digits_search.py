@@ -207,8 +207,8 @@ def quick(monkeypatch):
 
 SHORT = ["--model=tiny", "--steps=6", "--pretrain-steps=3", "--finetune-steps=3", "--batch=16"]
 LIMITED = [
-    *SHORT, "--pipeline=p-", "--macs=0.6", "--params=1500", "--weight=1", "--importance=magnitude", "--seed=7",
-    "--keep", "stem", "--least", "stage2/*", "3", "--multiple", "stage2/*", "2", "*", "1",
+    *SHORT, "--pipeline=p-", "--macs=0.6", "--params=1500", "--resource-weight=1", "--importance=magnitude", "--seed=7",
+    "--freeze", "stem", "--min-size", "stage2/*", "3", "--divisible-by", "stage2/*", "2", "*", "1",
 ]  # fmt: skip
 
 
@@ -336,12 +336,12 @@ def refused(capsys, *flags):
         (["--weights-factor=2"], ["factor of weights 2.0 is not possible"]),
         (["--cache=1MB"], ["budget on ['cache']: give one on macs or params or weights"]),
         (["--cache-length=9"], ["ResNet has nothing that Cache(length=9"]),
-        (["--keep=*"], ["is below 2,551,424, the smallest reachable"]),
+        (["--freeze=*"], ["is below 2,551,424, the smallest reachable"]),
         (["--model=resnet21"], ["unknown model 'resnet21'", "resnet20"]),
-        (["--keep=stage9/*"], ["'stage9/*' matches no group", "stem"]),
-        (["--least", "nothing", "3"], ["'nothing' matches no group"]),
-        (["--multiple", "*", "0"], ["multiple 0 for '*'"]),
-        (["--multiple", "*", "auto"], ['multiple "auto" is what was measured of this device, and nothing was']),
+        (["--freeze=stage9/*"], ["'stage9/*' matches no group", "stem"]),
+        (["--min-size", "nothing", "3"], ["'nothing' matches no group"]),
+        (["--divisible-by", "*", "0"], ["divisible_by 0 for '*'"]),
+        (["--divisible-by", "*", "auto"], ['divisible_by "auto" is what was measured of this device, and nothing was']),
         (["--steps=0"], ["--steps 0 is not possible"]),
         (["--pretrain-steps=-1"], ["--pretrain-steps -1"]),
         (["--finetune-steps=0"], ["--finetune-steps 0"]),
@@ -349,8 +349,8 @@ def refused(capsys, *flags):
         (["--batch=20"], ["--batch 20 cannot be cut over 8 devices"]),
         (["--learning-rate=0"], ["--learning-rate 0.0"]),
         (["--learning-rate=inf"], ["--learning-rate inf"]),
-        (["--weight=nan"], ["--weight nan"]),
-        (["--weight=-1"], ["--weight -1.0"]),
+        (["--resource-weight=nan"], ["--resource-weight nan"]),
+        (["--resource-weight=-1"], ["--resource-weight -1.0"]),
         (["--seed=-1"], ["--seed -1"]),
         (["--pipeline=p-", "--retrain=scratch"], ["--retrain scratch", "p-"]),
         (["--ratio-rate=0"], ["rate 0.0 of the structure parameters", "(0, inf)"]),
@@ -373,7 +373,7 @@ def test_one_line_and_nothing_written(flags, says, capsys, tmp_path):
         ["--strategy=topk"],
         ["--retrain=no"],
         ["--steps=many"],
-        ["--least", "stem"],
+        ["--min-size", "stem"],
         ["--nonsense"],
     ],
 )

@@ -19,7 +19,7 @@ SHORT = ["--steps=8", "--finetune-steps=4", "--pretrain-steps=4"]
 def test_the_network_of_a_file(tmp_path, capsys):
     file = tmp_path / "mine.py"
     shutil.copy(PLAIN, file)
-    arguments = [str(file), "--macs=0.4", *SHORT, f"--workdir={tmp_path / 'run'}", "--multiple", "*", "4"]
+    arguments = [str(file), "--macs=0.4", *SHORT, f"--workdir={tmp_path / 'run'}", "--divisible-by", "*", "4"]
     fit.main(arguments)
     shown = capsys.readouterr().out
     assert "40 % of the MACs" in shown and "accuracy" in shown and "report.html" in shown

@@ -171,7 +171,8 @@ def test_the_same_job_asked_for_otherwise(flags, plain):
     [
         ["--batch=16"], ["--resolution=24"], ["--center=0.5"], ["--dtype=bfloat16"], ["--seed=1"], ["--flops=0.4"],
         ["--params=0.5"], ["--search-epochs=0.06"], ["--epochs=0.03"], ["--controls"], ["--strategy=single"],
-        ["--importance=fisher"], ["--keep", "stem"], ["--weight=1"], ["--retrain=scratch"], ["--model=resnet32"],
+        ["--importance=fisher"], ["--freeze", "stem"], ["--resource-weight=1"], ["--retrain=scratch"],
+        ["--model=resnet32"],
         ["--mixup=0.1"], ["--average=0.9"], ["--search-warmup-epochs=0"], ["--ratio-rate=4"], ["--pipeline=p"],
     ],
 )  # fmt: skip

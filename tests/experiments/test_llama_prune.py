@@ -155,7 +155,7 @@ def test_bad_input_is_one_line(original, data, tmp_path):
         ("--params=2.0",): "is below",
         ("--distill=2",): "weight in",
         ("--fsdp=3",): "does not divide",
-        ("--keep=nothing*",): "matches no group",
+        ("--freeze=nothing*",): "matches no group",
         ("--length=0",): "--length 0 is not possible",
         ("--seed=-1",): "--seed -1 is not possible",
     }.items():
@@ -188,7 +188,7 @@ def test_a_tokenizer_of_another_network_and_missing_shards(original, data, tmp_p
 
 def test_a_budget_below_one_head_a_layer_where_no_layer_may_go(original, data, tmp_path):
     with pytest.raises(UserError, match="is below") as error:
-        llama_prune.main(arguments(original, data, tmp_path / "run", "--params=0.2", "--keep", "depth"))
+        llama_prune.main(arguments(original, data, tmp_path / "run", "--params=0.2", "--freeze", "depth"))
     assert "\n" not in str(error.value) and "smallest" in str(error.value)
 
 

@@ -157,9 +157,9 @@ def test_multiply_adds_are_half_of_xlas_flops(sizes):
 
 LIMITS = (
     Limits(),
-    Limits(keep=("stem",), least={"*": 2}),
-    Limits(multiple={"*mid*": 4}, least={"stage2/*": 3}),
-    Limits(keep=("stage1/*",), multiple={"stem": 8, "s*": 2}),
+    Limits(freeze=("stem",), min_size={"*": 2}),
+    Limits(divisible_by={"*mid*": 4}, min_size={"stage2/*": 3}),
+    Limits(freeze=("stage1/*",), divisible_by={"stem": 8, "s*": 2}),
 )
 
 

@@ -84,20 +84,20 @@ def test_ties_fall_as_the_operators_ranks_do(space):
 
 
 def test_limits(space):
-    counts = Limits(keep=("b",), least={"a": 3, "*": 2}, multiple={"a": 4, "inner": 3}).counts(space)
+    counts = Limits(freeze=("b",), min_size={"a": 3, "*": 2}, divisible_by={"a": 4, "inner": 3}).counts(space)
     assert counts["a"].tolist() == [4, 8] and counts["b"].tolist() == [6]
     assert counts["inner"].tolist() == [3] and counts["depth"].tolist() == [1]
-    assert Limits(multiple={"b": 16}).counts(space)["b"].tolist() == [6]  # a smaller group keeps all
-    assert Limits(multiple={"a": 2, "?": 3}).counts(space)["a"].tolist() == [6]  # both
-    everywhere = Limits(multiple={"*": 4}).counts(space)
+    assert Limits(divisible_by={"b": 16}).counts(space)["b"].tolist() == [6]  # a smaller group keeps all
+    assert Limits(divisible_by={"a": 2, "?": 3}).counts(space)["a"].tolist() == [6]  # both
+    everywhere = Limits(divisible_by={"*": 4}).counts(space)
     assert everywhere["depth"].tolist() == [0, 1] and everywhere["a"].tolist() == [4, 8]  # blocks are no kernel's size
     assert smallest(space, Limits())["macs"] == macs(1, 1)
 
 
 def test_bad_input(space):
     with pytest.raises(UserError, match=r"pattern 'stage\*' matches no group; the groups are depth, inner, a, b"):
-        Limits(keep=("stage*",)).counts(space)
-    for what in ("least", "multiple"):
+        Limits(freeze=("stage*",)).counts(space)
+    for what in ("min_size", "divisible_by"):
         with pytest.raises(UserError, match=f"{what} 0 for 'a' is not possible"):
             Limits(**{what: {"a": 0}}).counts(space)
     ratios = dict.fromkeys(space.groups, 0.5)
@@ -126,7 +126,7 @@ def test_limits_of_tied_groups_hold_together():
     space = SearchSpace.from_model(models.create("resnet20"), example, tie=("stage1/*/mid",))
     names = [name for name in space.groups if name.startswith("stage1/") and name.endswith("/mid")]
     ranking = {name: np.arange(group.size) for name, group in space.groups.items()}
-    limits = Limits(least={names[1]: 9}, multiple={names[0]: 2})
+    limits = Limits(min_size={names[1]: 9}, divisible_by={names[0]: 2})
     kept = project(space, dict.fromkeys(space.groups, 0.9), ranking, {"macs": 2 * 10**6}, limits)
     counts = {len(kept[name]) for name in names}
     assert len(counts) == 1 and min(counts) >= 10 and min(counts) % 2 == 0
@@ -171,7 +171,7 @@ def test_uniform_thins_all_widths_alike_and_takes_as_few_blocks_as_it_can(macs, 
 
 def test_uniform_refuses_what_no_structure_reaches(space):
     with pytest.raises(UserError, match="no structure has at most"):
-        uniform(space, ranking(space), {"macs": 1}, Limits(least={"a": 8}))
+        uniform(space, ranking(space), {"macs": 1}, Limits(min_size={"a": 8}))
     stack = SearchSpace.from_model(Stack(), jnp.ones((1, 4)))
     with pytest.raises(UserError, match="give a smaller one"):
         uniform(stack, ranking(stack), {"macs": 5 * 8}, blocks=1.0)
@@ -181,22 +181,22 @@ def test_uniform_refuses_what_no_structure_reaches(space):
 
 
 def test_one_pattern_is_a_pattern_and_not_its_letters(space):
-    assert Limits(keep="inner") == Limits(keep=("inner",))
-    assert Limits(keep=["a", "b"]).keep == ("a", "b")
-    counts = Limits(keep="inner").counts(space)
+    assert Limits(freeze="inner") == Limits(freeze=("inner",))
+    assert Limits(freeze=["a", "b"]).freeze == ("a", "b")
+    counts = Limits(freeze="inner").counts(space)
     assert counts["inner"].tolist() == [5] and len(counts["a"]) == 8
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(keep=3), "keep 3 is not possible; give patterns"),
-        (dict(keep=("a", 3)), "keep .* is not possible; give patterns"),
-        (dict(least={"a": 1.5}), "least 1.5 for 'a' is not possible; give a whole number of at least 1"),
-        (dict(least={"a": True}), "least True for 'a' is not possible"),
-        (dict(multiple={"a": "8"}), "multiple '8' for 'a' is not possible"),
-        (dict(least=8), "least 8 is not possible; give names with what they stand for"),
-        (dict(multiple={1: 8}), "multiple {1: 8} is not possible; give names"),
+        (dict(freeze=3), "freeze 3 is not possible; give patterns"),
+        (dict(freeze=("a", 3)), "freeze .* is not possible; give patterns"),
+        (dict(min_size={"a": 1.5}), "min_size 1.5 for 'a' is not possible; give a whole number of at least 1"),
+        (dict(min_size={"a": True}), "min_size True for 'a' is not possible"),
+        (dict(divisible_by={"a": "8"}), "divisible_by '8' for 'a' is not possible"),
+        (dict(min_size=8), "min_size 8 is not possible; give names with what they stand for"),
+        (dict(divisible_by={1: 8}), "divisible_by {1: 8} is not possible; give names"),
     ],
 )
 def test_limits_of_another_kind_are_one_line(wrong, message):

@@ -225,7 +225,7 @@ def test_refining_freezes_depth_at_zero_and_one(usual):
 
 
 def test_groups_left_alone_have_masks_of_exactly_one(space, variables):
-    search = searcher(space, limits=Limits(keep=("inner*", "depth")), budget={"macs": 0.75})
+    search = searcher(space, limits=Limits(freeze=("inner*", "depth")), budget={"macs": 0.75})
     states, _ = run(search, variables, 20)
     for state in states:
         for name in ("inner0", "inner1", "depth"):
@@ -272,7 +272,7 @@ def test_collections_and_metrics_of_the_loss_are_carried(counted):
         dict(budget={"params": 0.3}),
         dict(budget={"macs": 0.4, "params": 0.3}),
         dict(budget={"macs": 0.3}, resource_weight=1.0),
-        dict(budget={"macs": 60.0}, limits=Limits(multiple={"wide": 4})),
+        dict(budget={"macs": 60.0}, limits=Limits(divisible_by={"wide": 4})),
     ],
 )
 def test_the_search_reaches_its_budget(space, variables, options):

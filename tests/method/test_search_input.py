@@ -39,9 +39,9 @@ def test_bad_budgets(space):
 
 def test_limits_count_for_the_smallest_budget(space):
     with pytest.raises(UserError, match="the smallest reachable"):
-        searcher(space, budget={"macs": 0.3}, limits=Limits(keep=("*",)))
+        searcher(space, budget={"macs": 0.3}, limits=Limits(freeze=("*",)))
     with pytest.raises(UserError, match="matches no group"):
-        searcher(space, limits=Limits(keep=("conv*",)))
+        searcher(space, limits=Limits(freeze=("conv*",)))
 
 
 @pytest.mark.parametrize("given", [(0, 0), (10, 10), (10, -1)])
@@ -190,8 +190,8 @@ def test_a_group_of_which_nothing_was_learned_is_not_thinned(space, variables):
     search.structure(states[3])  # on the way there it is not known yet
     with pytest.raises(UserError, match="nothing was learned of which elements of group 'wide' matter") as error:
         search.structure(states[4])
-    assert "Limits(keep=('wide',))" in str(error.value)
+    assert "Limits(freeze=('wide',))" in str(error.value)
     judged = searcher(space, loss=blind, steps=4, strategy=MultipleElement())
     assert judged.structure(run(judged, variables, 4)[0][-1]).kept["wide"]
-    alone = searcher(space, loss=blind, steps=4, limits=Limits(keep="wide"), budget={"macs": 0.9})
+    alone = searcher(space, loss=blind, steps=4, limits=Limits(freeze="wide"), budget={"macs": 0.9})
     assert len(alone.structure(run(alone, variables, 4)[0][-1]).kept["wide"]) == 12

@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -348,12 +349,12 @@ def test_only_calls_of_a_loop_that_a_failed_write_closed_are_dropped(monkeypatch
         try:
             raising()
         except Exception as error:
-            trace = error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
-            sys.unraisablehook(
-                types.SimpleNamespace(
-                    exc_type=type(error), exc_value=error, exc_traceback=trace, object=about, err_msg=None
-                )
+            above = error.__traceback__ and error.__traceback__.tb_next
+            trace = above and above.tb_next
+            seen: Any = types.SimpleNamespace(
+                exc_type=type(error), exc_value=error, exc_traceback=trace, object=about, err_msg=None
             )
+            sys.unraisablehook(seen)
 
     report(lambda: loop.call_soon_threadsafe(print), None)
     report(lambda: loop.call_soon_threadsafe(print), "something else")

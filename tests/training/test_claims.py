@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -89,9 +90,11 @@ def changed(value, draw):
 def test_a_configuration_is_its_values_however_they_are_written(config, data):
     with tempfile.TemporaryDirectory() as folder:
         Run(folder, config)
-        Run(folder, respelled(config, data.draw))
+        same: Any = respelled(config, data.draw)
+        Run(folder, same)
+        another: Any = changed(config, data.draw)
         with pytest.raises(UserError, match="holds another job"):
-            Run(folder, changed(config, data.draw))
+            Run(folder, another)
 
 
 def test_checkpoints_go_on_with_a_number_written_otherwise(tmp_path, monkeypatch):
