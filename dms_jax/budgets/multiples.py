@@ -7,8 +7,9 @@ from statistics import median
 
 CANDIDATES = (4, 8, 16, 32, 64, 128)
 
-LIKELY = 0.7
-"""Of the growth over a multiple that has to be at its first element: all of it on a step, one part in m without."""
+LIKELY, UNLIKELY = 0.7, 0.5
+"""Of the growth over a multiple that has to be at its first element: all of it on a step, one part in m without. In the
+median piece, and in three of four."""
 
 TELLING = 0.02
 """Growth over a multiple, as a share of the time, below which nothing can be told."""
@@ -42,5 +43,6 @@ def multiple(times: Sequence[Callable[[int], float | None]], rooms: Sequence[int
             last = found.get(m)
             if last is not None and last - first > TELLING * first:
                 seen[m].append((second - first) / (last - first))
-    told = {m: ratios for m, ratios in seen.items() if 2 * len(ratios) > asked}
-    return max((m for m, ratios in told.items() if median(ratios) >= LIKELY), default=1)
+    told = {m: sorted(ratios) for m, ratios in seen.items() if 2 * len(ratios) > asked}
+    sure = (m for m, ratios in told.items() if median(ratios) >= LIKELY and ratios[len(ratios) // 4] >= UNLIKELY)
+    return max(sure, default=1)

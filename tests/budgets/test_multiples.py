@@ -46,3 +46,9 @@ def test_nothing_seen_is_no_step(times):
 def test_one_piece_with_steps_among_three_does_not_decide():
     smooth, steps = (lambda n: 256.0 + n), (lambda n: 256.0 + -(-n // 8) * 8)
     assert multiple([smooth, steps, smooth], [64] * 3) == 1
+
+
+def test_times_that_say_nothing_are_seldom_steps():
+    rng = np.random.default_rng(0)
+    found = [multiple([lambda offset: float(rng.uniform(1, 2))] * 4, [128] * 4) for _ in range(1000)]
+    assert np.mean([m > 1 for m in found]) < 0.2  # of four pieces whose times are noise alone
