@@ -154,6 +154,14 @@ def test_warnings_are_shown_and_a_broken_budget_is_one(make_run):
     assert "The structure has 1,630,112 MACs, over the 1,000,000 of its budget." in words
 
 
+def test_what_was_predicted_and_measured_is_said_with_its_spread(make_run):
+    entry = {"asked": "1.7M", "target": 1_700_000, "full": 40_812_345, "predicted": 1_650_000.5, "measured": 1_630_112}
+    for spread, said in (({}, ""), ({"spread": 120.25}, ", spread 120.25")):
+        words = _Outline(write_report(make_run(FEW, budget={"macs": entry | spread})).read_text("utf-8")).words
+        assert f"of 40,812,345; predicted 1.65e+06, measured 1,630,112{said}" in words
+        assert ("spread" in words) == bool(spread)
+
+
 def test_without_warnings_there_is_no_box(make_run):
     tags = _Outline(write_report(make_run(FEW, warnings=[])).read_text("utf-8")).tags
     assert "aside" not in {tag for tag, _ in tags}
