@@ -73,7 +73,7 @@ class SearchSpace(Doors):
       fn: the inference function that was traced, `(params, *inputs)`.
       example: shapes of the inputs; MACs are those of one call with them.
       model: the model it was made of, where there is one.
-      call: of a marked Linen model: keyword arguments of its inference.
+      call: of a marked Linen model: keyword arguments of its inference; None otherwise.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class SearchSpace(Doors):
         self.source, self.fn, self.model = source, checks.function("fn", source.fn), model
         also = _programs(also)
         tie, unroll = checks.patterns("tie", tie), checks.patterns("unroll", unroll)
-        self.call: dict[str, Any] = {}
+        self.call: dict[str, Any] | None = None
         self.example = jax.tree.map(_input, tuple(inputs))
         self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
         extras = [Extra(f"the program {name!r}", fn, args) for name, (fn, args) in also.items()]
@@ -393,9 +393,14 @@ class SearchSpace(Doors):
         """`(variables, *inputs) -> outputs`: inference of the marked Linen model, or of a clone with a structure.
 
         What runs: kernels of one device are used, which `fn`, the program that is read, does without.
+
+        Raises:
+          UserError: the space was made otherwise, and `fn` is the function.
         """
-        network = self.model if model is None else model
-        return lambda variables, *inputs: network.apply(variables, *inputs, **self.call)
+        network, call = self.model if model is None else model, self.call
+        if call is None:
+            raise UserError(f"{self.source.title} is no marked Linen model, which `forward` is of; take `space.fn`")
+        return lambda variables, *inputs: network.apply(variables, *inputs, **call)
 
     def shrunk(self, fn: Callable[..., Any], structure: Structure | Mapping[str, Sequence[int]]) -> Callable[..., Any]:
         """Any function of the parameters at the sizes of a structure: `(small params, *inputs) -> outputs`.

@@ -192,3 +192,8 @@ def test_a_tree_that_looks_like_parameters_is_not_passed_through():
     assert shrink(SPACE, beside, HALF)["params"]["a"].shape == (4, 4)
     assert shrink(SPACE, {"a": PARAMS["a"]}, {})["a"].shape == (4, 8)  # nothing is sliced
     assert jax.tree.leaves(shrink(SPACE, optax.sgd(0.1).init(PARAMS), HALF)) == []
+
+
+def test_forward_is_of_a_marked_model():
+    with pytest.raises(UserError, match=r"^network is no marked Linen model, .*; take `space.fn`$"):
+        SPACE.forward()

@@ -90,7 +90,7 @@ def discover(
         for node, axis in places[1:]:
             ties.tie(places[0][1], axis, node)
     axes = [value.axes for value in leaves]
-    rows = _rows(programs, numbers, ties, axes)
+    rows = _rows(programs, states, numbers, ties, axes)
     candidates = find_candidates(parameters, axes, programs, numbers)
     if choice.declared is None:
         groups, owned, left, sites = _chosen(candidates, named, choice, ties)
@@ -148,10 +148,15 @@ def _tie_state(
 
 
 def _rows(
-    programs: Sequence[Program], leaves: Mapping[Value, int], ties: Ties, axes: Sequence[tuple[Axis, ...]]
+    programs: Sequence[Program],
+    states: Sequence[Sequence[int]],
+    leaves: Mapping[Value, int],
+    ties: Ties,
+    axes: Sequence[tuple[Axis, ...]],
 ) -> list[Atom]:
     """Rows of stacked parameters that are layers which can go one by one; others are frozen."""
-    inside = {id(scan.step): found for p in programs for found in find_rows(p, leaves) for scan in [found.scan]}
+    read = [found for p, state in zip(programs, states, strict=True) for found in find_rows(p, leaves, state)]
+    inside = {id(found.scan.step) for found in read}
     for program in programs:
         for scan in program.scans:
             if id(scan.step) not in inside:

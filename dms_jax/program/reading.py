@@ -134,7 +134,7 @@ def read(classes: Classes, staged: Staged) -> Reading:
             program.ties.tie(a, b, f"the new value of {classes.parameters.paths[leaf or 0]}")
     owned = _owned(classes, copies, program)
     _check_sliced(classes, leaves, owned)
-    rows, row_sums = _rows(program, numbers, classes, owned)
+    rows, row_sums = _rows(program, numbers, [i for i, leaf in enumerate(state) if leaf is not None], classes, owned)
     updates = [i for i, leaf in enumerate(state) if leaf is not None and classes.gates and classes.gates[leaf]]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)
     gates: dict[Element, list[tuple[Node, int]]] = {}
@@ -194,13 +194,17 @@ def _check_sliced(classes: Classes, leaves: Sequence[Value], owned: Mapping[Atom
 
 
 def _rows(
-    program: Program, leaves: Mapping[Value, int], classes: Classes, owned: Mapping[Atom, tuple[str, int]]
+    program: Program,
+    leaves: Mapping[Value, int],
+    state: Sequence[int],
+    classes: Classes,
+    owned: Mapping[Atom, tuple[str, int]],
 ) -> tuple[dict[int, str], dict[Node, tuple[int, int]]]:
     rows: dict[int, str] = {}
     sums: dict[Node, tuple[int, int]] = {}
     if not classes.row_groups:
         return rows, sums
-    residual = {id(found.scan.step): found for found in find_rows(program, leaves)}
+    residual = {id(found.scan.step): found for found in find_rows(program, leaves, state)}
     for scan in program.scans:
         root = resolve(scan.rows)
         name = owned[root][0] if isinstance(root, Atom) and root in owned else None

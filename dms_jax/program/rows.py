@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dms_jax.program.axes import UNIT
@@ -23,16 +23,38 @@ class Rows:
     sums: list[tuple[Node, int]] = field(default_factory=list)
 
 
-def find_rows(program: Program, leaves: Mapping[Value, int]) -> list[Rows]:
-    """The loops over stacked parameters of which every layer is residual branches on what it carries."""
-    found = []
+def find_rows(program: Program, leaves: Mapping[Value, int], state: Sequence[int] = ()) -> list[Rows]:
+    """The loops over stacked parameters of which every layer is residual branches on what it carries.
+
+    Args:
+      program: with loops.
+      leaves: values of the parameters.
+      state: numbers of outputs that are new values of leaves, which have as many rows as these.
+    """
+    found, read = [], None
     for scan in program.scans:
-        if scan.rows is UNIT or scan.stacked:  # what is stacked for later would have fewer rows
+        if scan.rows is UNIT:
             continue
+        if scan.stacked:  # what is read later would have fewer rows
+            read = _read(program, state) if read is None else read
+            if any(value in read for value in scan.stacked):
+                continue
         sums = _residual_body(program, scan, leaves)
         if sums:
             found.append(Rows(scan, sums))
     return found
+
+
+def _read(program: Program, state: Sequence[int]) -> set[Value]:
+    """What outputs are made of, but for the new values of leaves."""
+    read = {value for i, value in enumerate(program.outputs) if i not in set(state)}
+    before = -1
+    while len(read) > before:  # what a loop carries is read by its next round
+        before = len(read)
+        for node in reversed(program.nodes):
+            if not read.isdisjoint(node.outputs):
+                read.update(node.inputs)
+    return read
 
 
 def _residual_body(program: Program, scan: Scan, leaves: Mapping[Value, int]) -> list[tuple[Node, int]] | None:
