@@ -94,7 +94,8 @@ def _shares(config: Config, row: Preset, budget: dict[str, float | str]) -> dict
     model = models.create(row.model, **row.arguments)
     images = jax.ShapeDtypeStruct((1, row.resolution, row.resolution, 3), jnp.float32)
     space = SearchSpace.from_model(model, images).with_resources(*config.budgets.resources).asked(budget)
-    return {name: value / space.costs[name].full for name, value in targets(space, budget, space.smallest).items()}
+    asked = targets(space, budget, space.smallest, hints={})
+    return {name: value / space.costs[name].full for name, value in asked.items()}
 
 
 if __name__ == "__main__":
