@@ -31,7 +31,7 @@ _NUMBERS: dict[type, tuple[re.Pattern[str], str]] = {
 }
 _MOST_DIGITS = 4300  # of an int that Python reads
 _FRAME = re.compile(r"[\u2500-\u257f]")  # what tyro draws boxes with
-_RULE = re.compile(r"^\W*\u2500{9,}", re.MULTILINE)  # above and below a box, and between its parts
+_RULE = re.compile(r"^\W*[\u2500-]{9,}", re.MULTILINE)  # above and below a box, and between its parts
 
 
 class _NoNumber(Exception):
@@ -122,16 +122,25 @@ def _fault(given: Sequence[str], box: str, refused: Sequence[_NoNumber], known: 
     flags = [argument.partition("=")[0] for argument in given if argument.startswith("--")]
     for flag in flags:
         if known and (name := flag.replace("_", "-")) not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "--help lists all flags"
+            near = _nearest(name, known)
+            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all flags"
             return f"{shortened(ascii(flag)[1:-1], 40)} is no flag; {hint}"
-    lines = [part for part in _RULE.split(box) if part.strip()]
-    text = " ".join(_FRAME.sub(" ", lines[0].partition("\n")[2]).split()) if lines else ""
+    title, *parts = [part for part in _RULE.split(box) if part.strip()] or [""]
+    texts = [" ".join(_FRAME.sub(" ", part).split()) for part in (title.partition("\n")[2], *parts)]
+    text = next(filter(None, texts), "")
     for error in refused:  # tyro says it in Python's words, once for each type
         if text.startswith(f"Error parsing {_flag(given, error.text)}:"):
             return error.line(given)
     text = text.removeprefix("Error parsing ").rstrip(".! ") or "this command line cannot be read"
     return f"{text}; --help says what each flag takes"
+
+
+def _nearest(flag: str, known: Sequence[str]) -> list[str]:
+    """The flag that is spelled most alike, and those that have it for a word: --weight is --resource-weight, too."""
+    names = {name[2:]: name for name in known}
+    alike = difflib.get_close_matches(flag[2:], names, n=1)
+    words = [name for name in names if flag[2:] in name.split("-")]
+    return [names[name] for name in dict.fromkeys((*alike, *words))][:3]
 
 
 def _numbers(info: PrimitiveTypeInfo, refused: list[_NoNumber]) -> PrimitiveConstructorSpec | None:
