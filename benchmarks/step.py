@@ -5,7 +5,7 @@
 Three steps are compiled, with donated states, and called in turn in one process:
 plain: trains the network without masks; folded: the search as it runs; unfolded: the search with every mask on
 activations. Times are medians with the least and the most; memory is what XLA's own analysis calls temporary.
-Expected: folded at most 1.05 times plain in time and 1.02 times in memory; tracing resnet152 takes at most 5 s.
+Expected: folded at most 1.02 times plain in time and 1.04 times in memory; tracing resnet152 takes at most 5 s.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Case:
 CASES = (
     Case("resnet56", 60, 8, 64),
     Case("resnet50", 25, 64, 16),
-    Case("nnx_vit", 15),
+    Case("nnx_vit", 40),
+    Case("nnx_vit_128", 14),
     Case("keras_mobilenet_v2", 25),
     Case("llama_bytes", 15),
 )

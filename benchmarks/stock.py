@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +36,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def nnx_vit() -> Stock:
+def nnx_vit(batch: int = 32) -> Stock:
     """A ViT-S of four blocks in Flax NNX: width 384, 6 heads, 1,536 hidden features."""
     from flax import nnx
 
@@ -70,7 +71,7 @@ def nnx_vit() -> Stock:
         return cross_entropy(nnx.merge(graphdef, params)(batch["image"]), batch["label"])
 
     space = SearchSpace.from_nnx(model, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
-    return Stock("NNX ViT-S of 4 blocks, 64 px, batch 32", space, nnx.state(model), loss, images(64, 32))
+    return Stock(f"NNX ViT-S of 4 blocks, 64 px, batch {batch}", space, nnx.state(model), loss, images(64, batch))
 
 
 def keras_mobilenet_v2() -> Stock:
@@ -103,3 +104,4 @@ def llama_bytes() -> Stock:
 
 
 STOCK: dict[str, Callable[[], Stock]] = {make.__name__: make for make in (nnx_vit, keras_mobilenet_v2, llama_bytes)}
+STOCK["nnx_vit_128"] = partial(nnx_vit, 128)
