@@ -38,7 +38,7 @@ TWICE = (1.6, 2.03)
 """Twice as many take twice as long, less what a call costs: at most a fifth, as repetitions are many."""
 
 SMALL = 2**12
-"""Entries of arrays that may be the same in every repetition: little is computed from them."""
+"""Entries of arrays that may be the same in every repetition, beside larger ones: little is computed from them alone."""
 
 now = time.perf_counter
 """Seconds."""
@@ -130,19 +130,10 @@ def repeated(fn: Callable[..., Sequence[Any]], shapes: Sequence[jax.ShapeDtypeSt
       Milliseconds, at least 0.
     """
 
-    def run(number: Any, made: Any, *arrays: Any) -> Any:
-        def body(_: Any, carried: Any) -> Any:
-            arrays, _ = carried
-            outs = tuple(fn(*arrays))
-            seen = next((jnp.real(x[(0,) * x.ndim]) for x in outs if x.size), jnp.zeros(()))
-            return tuple(_moved(x, seen) for x in arrays), outs
-
-        return lax.fori_loop(0, number, body, (arrays, made))
-
     arrays = [jnp.zeros(x.shape, x.dtype) for x in shapes]
     outs = jax.eval_shape(lambda *arrays: tuple(fn(*arrays)), *arrays)
     made = tuple(jnp.zeros(x.shape, x.dtype) for x in outs)
-    program = jax.jit(run).lower(jnp.int32(1), made, *arrays).compile()
+    program = jax.jit(repetitions(fn)).lower(jnp.int32(1), made, *arrays).compile()
 
     def once(number: int) -> float:
         return _timed(lambda: program(jnp.int32(number), made, *arrays))
@@ -162,10 +153,33 @@ def repeated(fn: Callable[..., Sequence[Any]], shapes: Sequence[jax.ShapeDtypeSt
     return 1000 * best[1] / (2 * number)  # something else runs all the time: a call is in it
 
 
+def repetitions(fn: Callable[..., Sequence[Any]]) -> Callable[..., Any]:
+    """`(number, made, *arrays) -> arrays, made`: a piece so many times, each from an entry of what the last one made.
+
+    Large arrays are different every time, and the largest one however small it is: a compiler moves out of a loop what
+    is the same in all of its repetitions.
+    """
+
+    def run(number: Any, made: Any, *arrays: Any) -> Any:
+        least = min(SMALL, max((x.size for x in arrays if _numeric(x)), default=0))
+
+        def body(_: Any, carried: Any) -> Any:
+            arrays, _ = carried
+            outs = tuple(fn(*arrays))
+            seen = next((jnp.real(x[(0,) * x.ndim]) for x in outs if x.size), jnp.zeros(()))
+            return tuple(_moved(x, seen) if _numeric(x) and x.size >= least else x for x in arrays), outs
+
+        return lax.fori_loop(0, number, body, (arrays, made))
+
+    return run
+
+
+def _numeric(x: Any) -> bool:
+    return bool(x.size) and jnp.issubdtype(x.dtype, jnp.number)
+
+
 def _moved(x: Any, seen: Any) -> Any:
     """An array with one entry that depends on what was seen."""
-    if x.size < SMALL or not jnp.issubdtype(x.dtype, jnp.number):
-        return x
     entry = jnp.where(seen > 0, jnp.ones((), x.dtype), jnp.zeros((), x.dtype))
     return lax.dynamic_update_slice(x, entry.reshape((1,) * x.ndim), (0,) * x.ndim)
 

@@ -107,5 +107,21 @@ def test_what_follows_a_product_is_computed_too():
     assert longer > 2 * bare
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    dtype=st.sampled_from(["float32", "bfloat16", "int32", "complex64"]),
+)
+def test_no_repetition_is_the_one_before_however_small_the_arrays(sizes, dtype):
+    """What is the same in all of them is computed once, by a compiler that sees it."""
+    arrays = tuple(jnp.zeros((n, n), dtype) for n in sizes)
+    run = timing.repetitions(lambda *arrays: [x + 1 for x in arrays])
+    _, once = run(1, arrays, *arrays)
+    _, twice = run(2, arrays, *arrays)
+    largest = max(sizes)
+    moved = [bool(jnp.any(a != b)) for a, b in zip(once, twice, strict=True)]
+    assert moved == [n == largest or n * n >= timing.SMALL for n in sizes]
+
+
 def test_one_process_agrees_with_itself():
     assert timing.agreed(lambda: [1.5, 2.0], 2) == [1.5, 2.0]
