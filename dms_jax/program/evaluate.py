@@ -82,11 +82,12 @@ class Evaluator(Nested):
                 found = env[atom] = found()
             return found
 
-        constvars = set(jaxpr.constvars)
+        constvars, made = set(jaxpr.constvars), dict[Any, Step]()
         for step in frame.steps:
             if not self.live.needs(step):
                 continue
-            source = self._again(frame, step)
+            made.update((var, step) for var in step.eqn.outvars)
+            source = self._again(made, step)
             if source is not None:
                 outs = self._recomputed(source, step, [read(atom) for atom in source.eqn.invars])
             else:
@@ -95,11 +96,12 @@ class Evaluator(Nested):
             env.update(zip(step.eqn.outvars, outs, strict=True))
         return [read(atom, value) for atom, value in zip(jaxpr.outvars, frame.outs, strict=True)]
 
-    def _again(self, frame: Frame, step: Step) -> Step | None:
+    def _again(self, made: Mapping[Any, Step], step: Step) -> Step | None:
         """What makes the one operand of a sum that is masked, if it is cheap enough to be made twice."""
         if step.node is None or step.node not in self.changes or step.node.name != "reduce_sum":
             return None
-        source = next((s for s in frame.steps if step.eqn.invars[0] in s.eqn.outvars), None)
+        operand = step.eqn.invars[0]
+        source = None if isinstance(operand, core.Literal) else made.get(operand)
         if source is None or source.node is None or source.node.name not in _CHEAP or source.node in self.changes:
             return None
         return None if any(isinstance(atom, core.Literal) for atom in source.eqn.invars) else source

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dms_jax import SearchSpace
+from dms_jax.program import evaluate
 from tests.program.test_outsiders import numbers
 
 WIDTH, BATCH, LAYERS = 32, 2048, 4
@@ -54,3 +56,65 @@ def test_squares_of_a_masked_stream_are_made_again(norm):
         strict=True,
     ):
         assert jnp.allclose(a, b, rtol=2e-3, atol=2e-3 * jnp.abs(b).max())
+
+
+SUMMANDS = {
+    "square": jnp.square,
+    "x * x": lambda x: x * x,
+    "a * b": lambda x: x * jnp.tanh(x),
+    "abs": jnp.abs,
+    "power": lambda x: x**4,
+    "none": lambda x: x,
+    "two": lambda x: 2.0 * x,
+}
+
+
+def direct(norm, p, x):
+    return norm(x)
+
+
+def scanned(norm, p, x):
+    return jax.lax.scan(lambda carry, _: (0.5 * carry + norm(carry), None), x, None, length=3)[0]
+
+
+def mapped(norm, p, x):
+    return jax.vmap(norm)(x)
+
+
+def nested(norm, p, x):
+    return jax.jit(jax.checkpoint(norm))(x)
+
+
+def branched(norm, p, x):
+    return jax.lax.cond(jnp.sum(x) > 0, norm, lambda x: 2.0 * norm(x), x)
+
+
+@pytest.mark.parametrize("around", [direct, scanned, mapped, nested, branched])
+@pytest.mark.parametrize("name", SUMMANDS)
+def test_what_is_made_again_has_the_same_derivatives(name, around, monkeypatch):
+    """To first and second order, forward and backward, wherever the sum stands."""
+
+    def norm(x):
+        return x / (1.0 + jnp.mean(SUMMANDS[name](x), axis=-1, keepdims=True) ** 2)
+
+    def network(p, x):
+        return jnp.tanh(around(norm, p, x @ p["in"])) @ p["out"]
+
+    params, x = numbers({"in": (5, 8), "out": (8, 3)}), jnp.linspace(-1, 1, 20).reshape(4, 5)
+    masks = {"in": jnp.linspace(0.2, 0.9, 8)}
+
+    def found():
+        masked = SearchSpace.from_function(network, params, x).masked(network)
+
+        def loss(p, m):
+            return jnp.sum(masked(p, m, x) ** 2)
+
+        def along(p, m):
+            return jax.jvp(loss, (p, m), (p, m))[1]
+
+        return jax.value_and_grad(loss, (0, 1))(params, masks), jax.grad(along, (0, 1))(params, masks)
+
+    again = found()
+    monkeypatch.setattr(evaluate, "_CHEAP", frozenset())
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(found()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
