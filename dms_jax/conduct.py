@@ -17,7 +17,7 @@ from dms_jax.training import processes
 from dms_jax.training.pipeline import FOUND, Finished, Network, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
 from dms_jax.training.runs import Run
-from dms_jax.training.warmup import warmup_warnings
+from dms_jax.training.warmup import growth_warnings, warmup_warnings
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,11 @@ def conduct(experiment: Experiment) -> None:
                 run.write_examples(e.examples(finished.networks))
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {e.command}") from None
-        measured["warnings"] += warmup_warnings(run.directory, e.search.schedule.warmup if e.pipeline == "np" else 0)
+        warmup = e.search.schedule.warmup
+        if e.pipeline == "np":
+            measured["warnings"] += warmup_warnings(run.directory, warmup)
+        elif not (warmup or e.steps.pretrain):
+            measured["warnings"] += growth_warnings(run.directory)
         results = {
             "title": f"{e.subject}, {shares(e.search)}",
             "data": e.data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from dms_jax.training.metrics import FILE
 
 LEFT = 0.2
 """By how much of its start the loss has to have fallen in the warm-up."""
+GROWN = 1 / 3
+"""By how much of its start the loss of a search may fall where nothing was trained before and nothing warmed up."""
 _FEWEST = 6  # records that say anything of noisy losses
 
 
@@ -25,9 +28,7 @@ def warmup_warnings(run: Path, steps: int) -> list[str]:
     """
     if not steps:
         return []
-    records = [json.loads(line) for _, line in history(run / FILE).of("search", steps)]
-    losses = [r["loss"] for r in records if isinstance(r.get("loss"), int | float)]
-    fallen = way(losses)
+    fallen = way(_losses(run, steps))
     if fallen is None or fallen[0] - fallen[1] >= LEFT * abs(fallen[0]):
         return []
     return [
@@ -35,6 +36,27 @@ def warmup_warnings(run: Path, steps: int) -> list[str]:
         f"first and {fallen[1]:.3g} after a warm-up of {steps} steps; what the search chose is mostly chance; search "
         "longer, with a longer warm-up, or train the network before (pipeline p)"
     ]
+
+
+def growth_warnings(run: Path) -> list[str]:
+    """A line where a network that was handed in as trained learned most of what it knows while it was searched.
+
+    Args:
+      run: the run directory of a search without pretraining and without warm-up.
+    """
+    fallen = way(_losses(run))
+    if fallen is None or fallen[0] - fallen[1] < GROWN * abs(fallen[0]):
+        return []
+    return [
+        f"the network was not trained when its structure began to move: the loss fell from {fallen[0]:.3g} to "
+        f"{fallen[1]:.3g} during the search, although the network shrank; what it judged at first is mostly chance; "
+        "pretrain, or begin with a warm-up"
+    ]
+
+
+def _losses(run: Path, most: int = sys.maxsize) -> list[float]:
+    records = [json.loads(line) for _, line in history(run / FILE).of("search", most)]
+    return [r["loss"] for r in records if isinstance(r.get("loss"), int | float)]
 
 
 def way(losses: Sequence[float]) -> tuple[float, float] | None:

@@ -2,13 +2,17 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dms_jax
 from dms_jax.training.metrics import MetricsWriter
-from dms_jax.training.warmup import LEFT, warmup_warnings, way
+from dms_jax.training.warmup import GROWN, LEFT, growth_warnings, warmup_warnings, way
 
 
 def written(directory, losses, phase="search"):
@@ -58,3 +62,35 @@ def test_it_says_the_same_whatever_the_unit(losses, unit):
 def test_the_share_decides(tmp_path, share):
     written(tmp_path, [4.0] * 10 + [4.0 * (1 - share)] * 20)
     assert bool(warmup_warnings(tmp_path, 30)) == (share < LEFT)
+
+
+@pytest.mark.parametrize("share", [0.5 * GROWN, 2 * GROWN])
+def test_a_network_that_learns_while_it_is_searched_is_told(tmp_path, share):
+    written(tmp_path, [3.0] * 10 + [3.0 * (1 - share)] * 20)
+    lines = growth_warnings(tmp_path)
+    assert len(lines) == (share > GROWN) and all("fell from 3 to 1 during the search" in line for line in lines)
+
+
+def test_fitting_random_parameters_says_so(tmp_path):
+    x = np.linspace(-1, 1, 32, dtype=np.float32).reshape(16, 2)
+    draw = np.random.default_rng(0)
+    params = {"a": draw.normal(size=(2, 8)).astype("float32"), "b": draw.normal(size=(8, 1)).astype("float32")}
+
+    def network(p, x):
+        return jnp.tanh(x @ p["a"]) @ p["b"]
+
+    def loss(p, batch, key):
+        return jnp.mean(jnp.square(network(p, batch) - 3.0))
+
+    def fitted(name, **options):
+        how = {"budget": {"macs": 0.9}, "compare": False, "latency_batches": (1,), "devices": jax.devices()[:1]}
+        space = dms_jax.SearchSpace.from_function(network, params, x[:1])
+        optimizer = lambda steps: optax.adam(0.05)  # noqa: E731
+        return dms_jax.fit(
+            space, params, loss=loss, batches=lambda i: x, steps=60, optimizer=optimizer, workdir=tmp_path / name,
+            **how, **options,
+        )  # fmt: skip
+
+    told = "the network was not trained when its structure began to move"
+    assert any(line.startswith(told) for line in fitted("random").results["warnings"])
+    assert not any(line.startswith(told) for line in fitted("pretrained", pretrain=60).results["warnings"])
