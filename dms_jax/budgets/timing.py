@@ -38,7 +38,7 @@ TWICE = (1.6, 2.03)
 """Twice as many take twice as long, less what a call costs: at most a fifth, as repetitions are many."""
 
 SMALL = 2**12
-"""Entries of arrays that may be the same in every repetition, beside larger ones: little is computed from them alone."""
+"""Entries of arrays that may be the same in every repetition, beside larger ones: little is made of them alone."""
 
 now = time.perf_counter
 """Seconds."""
