@@ -59,6 +59,11 @@ def _reached(run: Run) -> str:
     return f"The search took it {' and '.join(parts)}."
 
 
+def _opening(name: str) -> str:
+    """A name at the beginning of a sentence: `Accuracy`, but `mAP` as it is."""
+    return name if any(c.isupper() for c in name.split(" ", 1)[0]) else f"{name[:1].upper()}{name[1:]}"
+
+
 def _compared(run: Run) -> list[str]:
     """The result's quality and latency, beside the full network's where there is one to compare."""
     result, full = result_row(run), full_row(run) or {}
@@ -68,10 +73,10 @@ def _compared(run: Run) -> list[str]:
     if result.get("quality") is not None:
         name = run.results["quality"]["name"]
         beside = "" if full.get("quality") is None else f" against {_quality(run, full)}"
-        sentences.append(f"{name[:1].upper()}{name[1:]}: {_quality(run, result)}{beside}.")
+        sentences.append(f"{_opening(name)}: {_quality(run, result)}{beside}.")
         for also in run.results["quality"].get("also") or []:
             against = f" against {quality(full[also], None, '')}" if full.get(also) is not None else ""
-            sentences.append(f"{also[:1].upper()}{also[1:]}: {quality(result.get(also), None, '')}{against}.")
+            sentences.append(f"{_opening(also)}: {quality(result.get(also), None, '')}{against}.")
     latency, before = result.get("latency_ms") or {}, full.get("latency_ms") or {}
     times = [
         f"{milliseconds(latency[batch])}{NARROW_SPACE}ms at batch {batch}"

@@ -99,7 +99,8 @@ def latency_warnings(full: Mapping[str, float], found: Mapping[str, float], macs
     got = {batch: full[batch] / found[batch] for batch in full}
     return [
         f"{promised:.1f} times fewer MACs, but a batch of {batch} is only {times:.1f} times as fast: at this size "
-        "other costs than multiply-adds dominate; try multiples of 8 or more elements, or a larger batch"
+        "other costs than multiply-adds dominate; try multiples of 8 or more elements or a larger batch, or bound "
+        "milliseconds (a budget on latency)"
         for batch, times in got.items()
         if promised >= LEAST_PROMISE and times - 1 < (promised - 1) / 2
     ]

@@ -65,6 +65,7 @@ def test_qualities_of_parts_have_columns(make_run, small_groups):
     ]
     quality = {"name": "mAP", "unit": "%", "parts": ["mAP small", "mAP large"]}
     page = write_report(make_run(small_groups, rows=rows, quality=quality)).read_text()
+    assert "MAP" not in page and "mAP: 50.00" in page
     assert ">mAP small</th>" in page and ">25.00\u202f%</td>" in page
     for wrong in (1.5, "x", True):
         with pytest.raises(ValueError, match="has mAP small .*, expected a fraction between 0 and 1"):
