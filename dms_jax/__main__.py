@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import contextlib
 from pathlib import Path
 
 _PACKAGES = ("dms_jax", "experiments", "benchmarks")
 _MAIN = 'if __name__ == "__main__":'
 
 
-def commands() -> dict[str, str]:
-    """Module -> the first line of what it says of itself, of every module here that can be run."""
+def commands(root: Path = Path(__file__).parents[1]) -> dict[str, str]:
+    """Module -> the first line of what it says of itself, of every module that can be run.
+
+    Args:
+      root: the folder that this package lies in. The other packages are ours in a checkout alone: elsewhere folders of
+        these names are somebody else's.
+    """
     found = {}
-    for package in _PACKAGES:
-        spec = importlib.util.find_spec(package)  # experiments and benchmarks are there in a checkout alone
-        for folder in (spec and spec.submodule_search_locations) or ():
-            for path in sorted(Path(folder).rglob("*.py")):
-                text = path.read_text(encoding="utf-8")
-                if _MAIN not in text.splitlines() or path == Path(__file__):
-                    continue
-                inside = path.relative_to(folder).with_suffix("").parts
-                name = ".".join((package, *(part for part in inside if part != "__main__")))
+    for package in _PACKAGES if (root / "pyproject.toml").exists() else _PACKAGES[:1]:
+        for path in sorted((root / package).rglob("*.py")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if _MAIN not in text.splitlines() or path == Path(__file__):
+                continue
+            inside = path.relative_to(root).with_suffix("").parts
+            name = ".".join(part for part in inside if part != "__main__")
+            with contextlib.suppress(SyntaxError):  # a file that somebody is writing
                 found[name] = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     return found
 

@@ -22,3 +22,16 @@ def test_it_prints_them_without_loading_jax():
     ran = subprocess.run([sys.executable, "-P", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0 and ran.stderr.strip() == "False"
     assert "python -m experiments.digits_search " in ran.stdout and "--help" in ran.stdout
+
+
+def test_folders_of_others_are_not_listed(tmp_path):
+    """Beside an installed package there may be anybody's experiments."""
+    main = '"""One line."""\nif __name__ == "__main__":\n    pass\n'
+    for package in ("dms_jax", "experiments", "benchmarks"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "tool.py").write_text(main)
+    assert commands(tmp_path) == {"dms_jax.tool": "One line."}
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "experiments" / "half.py").write_text("def (\n" + main)
+    (tmp_path / "experiments" / "other.py").write_bytes(b'"""\xff"""\nif __name__ == "__main__":\n    pass\n')
+    assert list(commands(tmp_path)) == ["dms_jax.tool", "experiments.other", "experiments.tool", "benchmarks.tool"]
