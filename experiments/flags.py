@@ -47,7 +47,8 @@ class Asked:
         """Resources with options other than usual, for `SearchSpace.with_resources`.
 
         Raises:
-          UserError: an option that is not possible, or an amount that is none of what takes long to measure.
+          UserError: an option that is not possible, or of what nothing is known until a budget names it and none does;
+            or an amount that is none of what takes long to measure.
         """
         budgets.check(self.amounts)
         makers = {name: maker for name, maker in budgets.makers().items() if dataclasses.is_dataclass(maker)}
@@ -55,7 +56,13 @@ class Asked:
             dataclasses.replace(maker, **{f.name: getattr(self, f"{name}_{f.name}") for f in dataclasses.fields(maker)})
             for name, maker in makers.items()
         ]
-        return tuple(made for made, usual in zip(found, makers.values(), strict=True) if made != usual)
+        changed = {name: made for name, made in zip(makers, found, strict=True) if made != makers[name]}
+        idle = next((name for name in changed if name not in {*self.amounts, *budgets.usual()}), None)
+        if idle is not None:
+            options = (f.name for f in dataclasses.fields(makers[idle]))
+            given = next(o for o in options if getattr(changed[idle], o) != getattr(makers[idle], o))
+            raise UserError(f"--{idle}-{given} is of a budget that is not given; give --{idle}, or leave it out")
+        return tuple(changed.values())
 
     def identity(self, budget: dict[str, float | str]) -> dict[str, Any]:
         """What of it makes a job the one it is, with the budgets that hold."""

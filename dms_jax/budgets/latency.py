@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from dms_jax.budgets import timing
 from dms_jax.budgets.measured import Measured
 from dms_jax.budgets.pieces import Flat, deployed, flattened, whole
 from dms_jax.budgets.profile import Profile
-from dms_jax.budgets.resource import Cost, Network, Sized
+from dms_jax.budgets.resource import Cost, Network, Sized, deployable
 from dms_jax.budgets.table import Table
 from dms_jax.program.symbolic import leading
 
@@ -64,10 +65,11 @@ class Latency:
         """Milliseconds of pieces, scaled to what whole networks take.
 
         Raises:
-          UserError: no median settles, a clock that jumps, or a table of another device.
+          UserError: no median settles, a clock that jumps, a table of another device, or a batch or dtype at which the
+            network does not run.
         """
         table = Table.of_device(self.dtype, self.batch)
-        with table:
+        with self._deployable(), table:
             predicted = Profile(network, self.flat, self._whole, self.seconds, table).predicted("latency", self.unit)
         return Measured(predicted, lambda sized: self.measure(sized, table), network, self.larger, repr(self))
 
@@ -79,9 +81,9 @@ class Latency:
           table: of what is known; None: that of this device.
 
         Raises:
-          UserError: no median settles, or a clock that jumps.
+          UserError: as calling it does.
         """
-        with table or Table.of_device(self.dtype, self.batch) as known:
+        with self._deployable(), table or Table.of_device(self.dtype, self.batch) as known:
             return self._whole(self.flat(network), known)
 
     def larger(self, network: Sized) -> str:
@@ -91,15 +93,14 @@ class Latency:
         return f"at a batch of {LARGER * batch} it takes {ms:.3g} ms, {ms / LARGER:.3g} for every {batch}"
 
     def flat(self, network: Sized) -> Flat:
-        """The program of a network as it is deployed.
-
-        Raises:
-          UserError: it does not run at that batch or in that dtype.
-        """
+        """The program of a network as it is deployed."""
         sized: Any = network.batched(self.batch)
         params, inputs = jax.tree.map(self._shape, (sized.params, sized.inputs))
         fn = sized.fn if self.dtype is None else sized.fn.of(deployed(sized.fn.fn, self.dtype))
         return flattened(fn, params, *inputs)
+
+    def _deployable(self) -> AbstractContextManager[None]:
+        return deployable("latency", self.batch, self.dtype)
 
     def _shape(self, x: Any) -> jax.ShapeDtypeStruct:
         floating = self.dtype is not None and jnp.issubdtype(x.dtype, jnp.floating)

@@ -12,7 +12,7 @@ from dms_jax import checks
 from dms_jax.budgets.living import Peak, moments
 from dms_jax.budgets.measured import Measured
 from dms_jax.budgets.polynomial import Polynomial, add
-from dms_jax.budgets.resource import Cost, Network, Sized
+from dms_jax.budgets.resource import Cost, Network, Sized, deployable
 from dms_jax.errors import UserError
 
 
@@ -63,10 +63,11 @@ class Memory:
         """Bytes of the network of a structure: it is compiled for the first device, and not run.
 
         Raises:
-          UserError: the compiler does not say.
+          UserError: the compiler does not say, or the program does not run at that batch.
         """
         sized = network.batched(self.batch)
-        compiled = jax.jit(sized.fn).lower(sized.params, *sized.inputs).compile()
+        with deployable("memory", self.batch):
+            compiled = jax.jit(sized.fn).lower(sized.params, *sized.inputs).compile()
         found: Any = compiled.memory_analysis()
         if found is None:
             raise UserError(f"memory is not known on {jax.devices()[0].platform}: its compiler does not say")

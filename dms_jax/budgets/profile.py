@@ -94,9 +94,9 @@ class Profile:
                 counts = self.network.variables.counts(kept)
                 if number < len(EVEN):
                     self.wholes.append((counts, self.measure(flat, self.table, False)[0]))
-                pieces = cut(flat, self.products)
-                if [piece.name for piece in pieces] != [outline.name for outline in self.outlines]:
-                    break  # a program of its own at these sizes
+                pieces = self._cut(flat)
+                if pieces is None:
+                    break
                 for i, piece in enumerate(pieces):
                     ms = self._time(piece)
                     self.times[i] += [(counts, ms)] if ms is not None else []
@@ -105,6 +105,11 @@ class Profile:
                 full = self.flat(self.network.at(designs[0]))
                 self.wholes[0] = self.wholes[0][0], self.measure(full, self.table, True)[0]
         self.ended = key, len(designs) - self.late
+
+    def _cut(self, flat: Flat) -> list[Piece] | None:
+        """Pieces as outlined; None for a program of its own at these sizes."""
+        pieces = cut(flat, self.products)
+        return pieces if [each.name for each in pieces] == [each.name for each in self.outlines] else None
 
     def _over(self) -> bool:
         return bool(timing.agreed(lambda: [timing.now() > self._ends], 1)[0])
@@ -143,7 +148,8 @@ class Profile:
     def _beyond(self, i: int, name: str, start: int, offset: int) -> float | None:
         """Milliseconds of a piece where one group has some elements more than `start`, and the others are whole."""
         kept = {n: range(start + offset if n == name else size) for n, size in self.network.groups.items()}
-        return self._time(cut(self.flat(self.network.at(kept)), self.products)[i])
+        pieces = self._cut(self.flat(self.network.at(kept)))
+        return None if pieces is None else self._time(pieces[i])
 
     # --- what follows ---
 

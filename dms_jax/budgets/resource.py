@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from dms_jax.budgets.polynomial import Variables
+from dms_jax.errors import UserError, one_line
 from dms_jax.program.axes import Axis
 from dms_jax.program.frames import Program, Value
 from dms_jax.program.symbolic import resized
@@ -68,6 +70,30 @@ class Sized(NamedTuple):
     def batched(self, batch: int | None) -> Sized:
         """With another batch: the leading size of the first input, wherever an input has it; None: the example's."""
         return self if batch is None else self._replace(inputs=resized(self.inputs, batch))
+
+
+@contextlib.contextmanager
+def deployable(name: str, batch: int | None, dtype: str | None = None) -> Iterator[None]:
+    """Within it, what fails is the batch or the dtype that is asked for, where one is.
+
+    Args:
+      name: of the resource, for errors.
+      batch, dtype: as asked for; None: those of the example.
+
+    Raises:
+      UserError: it does not run, or not in the memory that there is.
+    """
+    try:
+        yield
+    except Exception as error:
+        asked = [*([f"a batch of {batch:,}"] if batch else []), *([dtype] if dtype else [])]
+        if isinstance(error, UserError) or not asked:
+            raise
+        what = " or ".join(["batch"] * bool(batch) + ["dtype"] * bool(dtype))
+        raise UserError(
+            f"this network does not run at {' in '.join(asked)} ({type(error).__name__}: {one_line(error, 200)}); give "
+            f"another {what} of {name}, or none for the example's"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

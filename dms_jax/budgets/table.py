@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 
 from dms_jax import files, reading
+from dms_jax.budgets import timing
 from dms_jax.errors import UserError
 from dms_jax.reading import listing, mapping, number, record, text
 
@@ -20,6 +22,9 @@ FORMAT = "dms_jax.latency"
 
 MOST = 2**17
 """Entries of a file."""
+
+LONG = 200
+"""Characters of flags that are written out; longer ones are told apart by a digest of all."""
 
 _FILE = record(
     {
@@ -53,13 +58,18 @@ def kind(dtype: str | None, batch: int | None) -> dict[str, str]:
     device = jax.local_devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flags = " ".join(sorted(os.environ.get("XLA_FLAGS", "").split()))
+    flags = flags if len(flags) <= LONG else f"{flags[:LONG]}... {_digest(flags)}"
     return {
         "device": f"{processor() if device.platform == 'cpu' else device.device_kind}, {cores} cores",
         "jaxlib": importlib.metadata.version("jaxlib"),
         "dtype": dtype or "as given",
         "batch": "as given" if batch is None else str(batch),
-        "flags": flags[:256],
+        "flags": flags,
     }
+
+
+def _digest(words: str) -> str:
+    return hashlib.sha256(words.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class Table(contextlib.AbstractContextManager["Table"]):
@@ -77,15 +87,26 @@ class Table(contextlib.AbstractContextManager["Table"]):
         self.path, self.of, self.measured = path, of, 0
         self.times: dict[str, tuple[float, float]] = {}
         self._changed = False
-        if path is not None and path.exists():
+        if path is not None and os.path.exists(path):  # `Path.exists` raises where a folder cannot be read
             self.times = self._read(path)
 
     @staticmethod
     def of_device(dtype: str | None, batch: int | None) -> Table:
-        """The table of this device; process 0 alone has one."""
+        """The table of this device; process 0 alone has one. All processes call this together.
+
+        Raises:
+          UserError: the file is no table, or one of another device; in other processes, that process 0 says so.
+        """
         of = kind(dtype, batch)
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(of.values())).strip("-")[:200]
-        return Table(folder() / f"{name}.json" if jax.process_index() == 0 else None, of)
+        words = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(of.values())).strip("-")[:100]
+        found = []
+
+        def read() -> list[float]:
+            found.append(Table(folder() / f"{words}-{_digest(repr(of))}.json", of))
+            return [0.0]
+
+        timing.agreed(read, 1)
+        return found[0] if found else Table(None, of)
 
     def _read(self, path: Path) -> dict[str, tuple[float, float]]:
         data = reading.read_json(path, _FILE, hint=_HINT)
@@ -116,7 +137,7 @@ class Table(contextlib.AbstractContextManager["Table"]):
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(UserError):
-                self.times = {**self._read(self.path), **self.times} if self.path.exists() else self.times
+                self.times = {**self._read(self.path), **self.times} if os.path.exists(self.path) else self.times
             kept = dict(list(self.times.items())[-MOST:])
             content = {"format": FORMAT, "of": self.of, "times": {key: list(pair) for key, pair in kept.items()}}
             files.write_json(self.path, content)

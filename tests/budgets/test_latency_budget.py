@@ -2,19 +2,15 @@
 
 # pyright: reportArgumentType=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
 
-import json
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dms_jax import Search, SearchSpace, UserError
-from dms_jax.budgets import latency, table, timing
+from dms_jax import SearchSpace, UserError
+from dms_jax.budgets import timing
 from dms_jax.budgets.latency import Latency
 from dms_jax.budgets.pieces import cut, flattened
 from dms_jax.budgets.stepwise import outlines
@@ -22,6 +18,7 @@ from dms_jax.method.limits import Limits
 from dms_jax.method.projection import project
 from tests import tiny
 from tests.fake_device import Device, installed
+from tests.measured import perceptron, residual, searched
 
 
 @pytest.fixture(autouse=True)
@@ -33,40 +30,6 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def device(monkeypatch):
     return installed(Device(), monkeypatch)
-
-
-def perceptron(a=64, b=48, batch=4):
-    draw = np.random.default_rng(0)
-    shapes = {"a": (5, a), "b": (a, b), "c": (b, 3)}
-    params = {name: jnp.asarray(draw.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
-
-    def fn(p, x):
-        return jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
-
-    return SearchSpace.from_function(fn, params, jnp.ones((batch, 5)))
-
-
-def residual(width=24, hidden=40, blocks=3, batch=8):
-    """Blocks of one stream, in which a normalisation precedes two products."""
-    draw = np.random.default_rng(0)
-
-    def array(*shape):
-        return jnp.asarray(draw.normal(size=shape) / shape[0] ** 0.5, jnp.float32)
-
-    params = {
-        "in": array(7, width),
-        "out": array(width, 3),
-        **{f"block{i}": {"up": array(width, hidden), "down": array(hidden, width)} for i in range(blocks)},
-    }
-
-    def fn(p, x):
-        x = x @ p["in"]
-        for i in range(blocks):
-            y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
-            x = x + jax.nn.gelu(y @ p[f"block{i}"]["up"]) @ p[f"block{i}"]["down"]
-        return x @ p["out"]
-
-    return SearchSpace.from_function(fn, params, jnp.ones((batch, 7)))
 
 
 def scanned(layers=4, width=16):
@@ -212,15 +175,6 @@ def test_what_comes_out_holds_as_measured(tmp_path_factory, name, together, call
         assert least * most <= found <= most
 
 
-def searched(space, budget):
-    search = Search(space, lambda p, b, k: jnp.mean((space.fn(p, b) - 1) ** 2), optax.sgd(1e-3), budget, 4)
-    state, step = search.init(space.source.params), jax.jit(search.step)
-    for i in range(4):
-        draw = np.random.default_rng(i).normal(size=(8, 5))
-        state, metrics = step(state, jnp.asarray(draw, jnp.float32), jax.random.key(0))
-    return search, search.structure(state), metrics
-
-
 def test_a_search_for_latency_says_what_was_predicted_measured_and_its_spread(monkeypatch):
     installed(Device(together=1.3, call=0.01, noise=0.01), monkeypatch)
     space = perceptron()
@@ -255,139 +209,6 @@ def test_multiples_can_be_those_of_the_device(lanes, monkeypatch):
     ranking = {name: np.arange(float(group.size)) for name, group in space.groups.items()}
     kept = project(space, dict.fromkeys(space.groups, 0.5), ranking, {"macs": 1500}, limits)
     assert all(len(elements) % lanes == 0 for elements in kept.values())
-
-
-# --- what is kept ---
-
-
-def test_a_second_search_measures_nothing(device, folder):
-    perceptron().with_resources(Latency())
-    many = len(device.pieces), len(device.wholes)
-    cost = perceptron().with_resources(Latency()).costs["latency"]
-    assert many == (len(device.pieces), len(device.wholes)) and cost.full > 0
-    assert many[0] > 5 and len(list((folder / "dms_jax" / "latency").glob("*.json"))) == 1
-
-
-def test_a_second_search_sees_what_the_first_one_saw_though_its_time_was_over(monkeypatch):
-    device, clock = Device(), iter(range(10**6))
-
-    def slow(piece, shapes):
-        for _ in range(10):
-            next(clock)
-        return device.repeated(piece, shapes)
-
-    monkeypatch.setattr(timing, "calls", device.calls)
-    monkeypatch.setattr(timing, "repeated", slow)
-    monkeypatch.setattr(timing, "now", lambda: float(next(clock)))
-    costs = [residual().with_resources(Latency(seconds=seconds)).costs["latency"] for seconds in (100, 100, 900)]
-    weights = [cost.predicted.weights for cost in costs]
-    assert np.array_equal(weights[0], weights[1]) and costs[0].note == costs[1].note
-    assert "no time was left" in costs[0].note and costs[2].note != costs[0].note  # who gives more time gets more
-
-
-def test_another_batch_or_dtype_is_another_table(device, folder):
-    full = [
-        perceptron().with_resources(Latency(batch, dtype)).costs["latency"].full
-        for batch, dtype in ((None, None), (16, None), (None, "bfloat16"))
-    ]
-    assert full[1] > 2 * full[0] and len(list((folder / "dms_jax" / "latency").glob("*.json"))) == 3
-    assert all(x.dtype == jnp.bfloat16 for piece in device.wholes[-2:] for x in piece.inputs)
-    eqns = [operation.eqn for operation in device.wholes[-1].operations]
-    assert {v.aval.dtype for e in eqns if e.primitive.name == "dot_general" for v in e.outvars} == {
-        jnp.dtype("bfloat16")
-    }
-
-
-def test_what_was_measured_before_an_interruption_stays(monkeypatch, folder):
-    device = Device()
-
-    def stopped(piece, shapes):
-        if len(device.pieces) == 5:
-            raise KeyboardInterrupt
-        return device.repeated(piece, shapes)
-
-    monkeypatch.setattr(timing, "calls", device.calls)
-    monkeypatch.setattr(timing, "repeated", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        perceptron().with_resources(Latency())
-    again = installed(Device(), monkeypatch)
-    perceptron().with_resources(Latency())
-    before, after = ({piece.key for piece in each.pieces} for each in (device, again))
-    assert len(before) == 5 and after and not before & after
-
-
-def written(folder):
-    (path,) = (folder / "dms_jax" / "latency").glob("*.json")
-    return path
-
-
-def test_a_table_of_another_device_is_refused(device, folder):
-    perceptron().with_resources(Latency())
-    path = written(folder)
-    content = json.loads(path.read_text())
-    content["of"]["device"] = "TPU v9"
-    path.write_text(json.dumps(content))
-    with pytest.raises(
-        UserError, match="has times of device 'TPU v9', and here it is .*; remove it, and it is measured"
-    ):
-        perceptron().with_resources(Latency())
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"format": "dms_jax.latency"}', '{"of": {}, "times": {"a": ["x"]}}'])
-def test_what_is_no_table_is_refused(device, folder, content):
-    perceptron().with_resources(Latency())
-    written(folder).write_text(content)
-    with pytest.raises(UserError, match="; remove it, and it is measured anew"):
-        perceptron().with_resources(Latency())
-
-
-def test_a_folder_that_cannot_be_written_keeps_nothing(device, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    space = perceptron().with_resources(Latency())
-    assert space.measured()["latency"] == space.resources()["latency"] and table.folder().parent.parent.is_file()
-
-
-# --- refusals ---
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"batch": 0}, {"batch": 1.5}, {"dtype": "int8"}, {"seconds": 0}, {"seconds": math.nan}]
-)
-def test_options_that_are_refused(wrong):
-    with pytest.raises(UserError, match="of latency"):
-        Latency(**wrong)
-
-
-@pytest.mark.parametrize(
-    ("budget", "said"),
-    [
-        ("3 MB", "unknown unit 'MB'"),
-        ("3 m", "unknown unit 'm'"),
-        (0, "not a positive number"),
-        ("0ms", "not a positive number"),
-        ("-1ms", "not a positive number"),
-        (float("nan"), "not a positive number"),
-        (None, "not a positive number"),
-    ],
-)
-def test_amounts_that_are_refused_before_anything_is_measured(device, budget, said):
-    with pytest.raises(UserError, match=said):
-        Search(perceptron(), lambda p, b, k: jnp.sum(p["a"]), None, {"latency": budget}, 4)
-    assert not device.wholes
-
-
-def test_a_budget_above_the_full_network_is_refused(device):
-    with pytest.raises(UserError, match="1,000 ms of latency is above the full network's"):
-        Search(perceptron(), lambda p, b, k: jnp.sum(p["a"]), None, {"latency": "1s"}, 4)
-
-
-def test_a_budget_that_no_structure_reaches_is_refused_with_both_numbers_and_another_batch(monkeypatch):
-    installed(Device(call=1.0), monkeypatch)
-    said = r"budget 0.001 ms of latency is below 1\.\d+, the smallest reachable.*; at a batch of 32 it takes "
-    with pytest.raises(UserError, match=said + r"\S+ ms, \S+ for every 4"):
-        Search(perceptron(), lambda p, b, k: jnp.sum(p["a"]), None, {"latency": "1us"}, 4)
-    assert latency.LARGER == 8
 
 
 def test_a_real_device_measures_a_real_network():

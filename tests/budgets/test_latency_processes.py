@@ -15,6 +15,7 @@ import pytest
 from dms_jax import SearchSpace, UserError
 from dms_jax.budgets import timing
 from dms_jax.budgets.latency import Latency
+from dms_jax.budgets.table import folder
 from dms_jax.method.projection import project
 from dms_jax.training import processes
 from tests.fake_device import Device, installed
@@ -37,8 +38,13 @@ def part(rank: int, port: int) -> None:
         patch.setattr(timing, "calls", lambda *given: 1 / (rank - 0))  # process 0 fails, nobody waits
         with pytest.raises((UserError, ZeroDivisionError)) as caught:
             space.measured({name: range(1) for name in space.groups})
-    said = str(caught.value)
-    print(json.dumps([full, {n: len(k) for n, k in kept.items()}, spread, len(device.wholes) > 0, said]))
+        if rank == 0:
+            (path,) = folder().glob("*.json")
+            path.write_text("[]")
+        with pytest.raises(UserError) as refused:
+            space.with_resources(Latency())
+    said = [str(caught.value), str(refused.value)]
+    print(json.dumps([full, {n: len(k) for n, k in kept.items()}, spread, len(device.wholes) > 0, *said]))
 
 
 def test_two_processes_see_what_the_first_one_measured(tmp_path, monkeypatch):
@@ -47,6 +53,7 @@ def test_two_processes_see_what_the_first_one_measured(tmp_path, monkeypatch):
     first, second = (json.loads(out.splitlines()[-1]) for out in run_together([_command(i, port) for i in range(2)]))
     assert first[:3] == second[:3] and (first[3], second[3]) == (True, False)
     assert "division by zero" in first[4] and second[4] == "process 0 could not measure; it says why"
+    assert "remove it, and it is measured anew" in first[5] and second[5] == second[4]
     assert len(list(Path(tmp_path).rglob("*.json"))) == 1
 
 

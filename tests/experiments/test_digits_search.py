@@ -334,6 +334,8 @@ def refused(capsys, *flags):
         (["--latency=3MB"], ["budget 3MB of latency has the unknown unit 'MB'", "ns, us, µs, ms, s"]),
         (["--latency=0ms", "--latency-batch=2"], ["budget 0ms of latency is not a positive number"]),
         (["--latency-batch=0"], ["batch of latency"]),
+        (["--latency-batch=2"], ["--latency-batch is of a budget that is not given; give --latency"]),
+        (["--macs=0.5", "--memory-batch=2"], ["--memory-batch is of a budget that is not given; give --memory"]),
         (["--latency-seconds=0"], ["seconds of latency 0.0 is not possible"]),
         (["--weights-factor=2"], ["factor of weights 2.0 is not possible"]),
         (["--cache=1MB"], ["budget on ['cache']: give one on macs or params or weights"]),

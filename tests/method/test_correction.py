@@ -5,26 +5,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import dms_jax
-from dms_jax import Resource, Search, SearchSpace, UserError
+from dms_jax import Resource, Search, UserError
 from dms_jax.baselines.structures import random, uniform
 from dms_jax.method.projection import project
+from tests.measured import perceptron, searched
 
 
-def make(a=64, b=48):
-    draw = np.random.default_rng(0)
-    params = {
-        name: jnp.asarray(draw.normal(size=shape), jnp.float32)
-        for name, shape in {"a": (5, a), "b": (a, b), "c": (b, 3)}.items()
-    }
-
-    def fn(p, x):
-        return jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
-
-    return SearchSpace.from_function(fn, params, jnp.ones((1, 5)))
+def make():
+    return perceptron(batch=1)
 
 
 def predicted(kept):
@@ -107,18 +98,9 @@ def test_two_measured_resources_hold_at_once():
     assert any(found[name] >= 0.95 * budget[name] for name in budget)
 
 
-def searched(space, budget):
-    search = Search(space, lambda p, b, k: jnp.mean((space.fn(p, b) - 1) ** 2), optax.sgd(1e-3), budget, 4)
-    state, step = search.init(space.source.params), jax.jit(search.step)
-    for i in range(4):
-        draw = np.random.default_rng(i).normal(size=(8, 5))
-        state, _ = step(state, jnp.asarray(draw, jnp.float32), jax.random.key(0))
-    return search, search.structure(state)
-
-
 def test_a_structure_says_what_was_predicted_and_what_measured(tmp_path):
     space = make().with_resources(Resource("work", "ops", predicted, measure=TRUTHS_OF("overhead")))
-    search, structure = searched(space, {"work": 0.5})
+    search, structure, _ = searched(space, {"work": 0.5})
     resources = structure.resources
     assert resources["before"]["work"] == 700 + predicted({"a": 64, "b": 48}) == 2 * search.targets["work"]
     assert resources["after"]["work"] == space.measured(structure)["work"] <= search.targets["work"]
