@@ -249,7 +249,7 @@ def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any
         "budget": dict(search.budget),
         **dataclasses.asdict(plan),
         **options,
-        **dataclasses.asdict(search.limits),
+        **search.limits.identity,
         "strategy": repr(search.strategy),
         "importance": getattr(search.importance.measure, "__name__", "custom"),
         "importance_decay": search.importance.decay,

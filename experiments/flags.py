@@ -100,10 +100,6 @@ else:
     Budgets = dataclasses.make_dataclass("Budgets", _flags_of_resources(), bases=(Asked,), frozen=True)
 
 
-_BEFORE = {"resource_weight": "weight", "freeze": "keep", "min_size": "least", "divisible_by": "multiple"}
-"""What flags were called when their names were first written into run directories: jobs stay the ones they are."""
-
-
 @dataclass(frozen=True)
 class Searching:
     """How a search judges and chooses, and what its result must respect."""
@@ -176,8 +172,11 @@ class Searching:
             "ratio_together": chosen.together,
         }
         given = dataclasses.asdict(self)
+        limits = [given.pop(name) for name in ("freeze", "min_size", "divisible_by")]
+        weight = given.pop("resource_weight")  # the first run directories say "weight"
         off = [name for name in ("ratio_on_target", "block_effects") if not given[name]]  # of jobs from before them
-        return {**{_BEFORE.get(name, name): value for name, value in given.items() if name not in off}, **filled}
+        kept = {name: value for name, value in given.items() if name not in off}
+        return {**kept, **Limits(*limits).identity, "weight": weight, **filled}
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,11 @@ class Limits:
                 if not (what == "divisible_by" and number == AUTO):
                     checks.whole(what, number, 1, f"for {pattern!r}")
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of them makes a job the one it is, under the names that the first run directories have."""
+        return {"keep": self.freeze, "least": dict(self.min_size), "multiple": dict(self.divisible_by)}
+
     def counts(self, space: SearchSpace) -> dict[str, np.ndarray]:
         """The numbers of elements every group may have, ascending.
 

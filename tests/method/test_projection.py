@@ -14,6 +14,7 @@ from dms_jax import Limits, Searchable, SearchSpace, UserError, models
 from dms_jax.baselines import uniform
 from dms_jax.method.limits import smallest
 from dms_jax.method.projection import Problem, filled, project
+from experiments.flags import Searching
 
 
 class Two(Searchable):
@@ -202,3 +203,12 @@ def test_one_pattern_is_a_pattern_and_not_its_letters(space):
 def test_limits_of_another_kind_are_one_line(wrong, message):
     with pytest.raises(UserError, match=message):
         Limits(**wrong)
+
+
+def test_limits_are_written_under_their_first_names():
+    """So that runs begun before they were renamed go on."""
+    limits = Limits(freeze="a", min_size={"b": 2}, divisible_by={"*": "auto"})
+    assert limits.identity == {"keep": ("a",), "least": {"b": 2}, "multiple": {"*": "auto"}}
+    flags = Searching(freeze=("a",), min_size={"b": 2}, divisible_by={"*": "auto"}, resource_weight=1.0)
+    assert flags.identity.items() >= (limits.identity | {"weight": 1.0}).items()
+    assert not flags.identity.keys() & {"freeze", "min_size", "divisible_by", "resource_weight"}
