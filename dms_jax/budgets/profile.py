@@ -160,14 +160,15 @@ class Profile:
         return found
 
     def _pieces(self) -> list[Shares]:
-        """Times of all pieces; of those for which there was no time, by what others take for their multiply-adds."""
+        """Times of all pieces; where there was no time, by what others, or the whole, take for their multiply-adds."""
         fits: dict[int, Shares] = {}
         for i, (outline, samples) in enumerate(zip(self.outlines, self.times, strict=True)):
             if samples:
                 counts, times = np.stack([c for c, _ in samples]), np.array([ms for _, ms in samples])
                 fits[i] = fit(outline, counts, times, self.sizes)
         took = sum(sum(each.values()) for each in fits.values())
-        rate = took / (sum(self.outlines[i].work for i in fits) or 1.0) or 1.0
+        known = fits if took > 0 else range(len(self.outlines))
+        rate = (took or self.wholes[0][1]) / (sum(self.outlines[i].work for i in known) or 1.0)
         left = ({m: rate * outline.work * share for m, share in _first(outline).items()} for outline in self.outlines)
         return [
             gated(fits.get(i, other), outline.gates)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
-import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax
 from dms_jax import files, reading
 from dms_jax.budgets import timing
 from dms_jax.errors import UserError
+from dms_jax.hardware import cores, processor
 from dms_jax.reading import listing, mapping, number, record, text
 
 FORMAT = "dms_jax.latency"
@@ -39,28 +39,18 @@ _HINT = "remove it, and it is measured anew"
 
 def folder() -> Path:
     """Of all tables: `dms_jax/latency` in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    cache = cache if os.path.isabs(cache) else os.path.join(os.path.expanduser("~"), ".cache")  # as its standard has it
     return Path(cache) / "dms_jax" / "latency"
-
-
-def processor() -> str:
-    """The name of this machine's processor: `AMD EPYC 7B13`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def kind(dtype: str | None, batch: int | None) -> dict[str, str]:
     """What times are of: another of these is another table."""
     device = jax.local_devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flags = " ".join(sorted(os.environ.get("XLA_FLAGS", "").split()))
     flags = flags if len(flags) <= LONG else f"{flags[:LONG]}... {_digest(flags)}"
     return {
-        "device": f"{processor() if device.platform == 'cpu' else device.device_kind}, {cores} cores",
+        "device": f"{processor() if device.platform == 'cpu' else device.device_kind}, {cores()} cores",
         "jaxlib": importlib.metadata.version("jaxlib"),
         "dtype": dtype or "as given",
         "batch": "as given" if batch is None else str(batch),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dms_jax.program.symbolic import resized
 from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.processes import on_first
 
@@ -64,15 +65,7 @@ def latencies(networks: Mapping[str, Network], example: Any, batch: int, *, seco
 
 
 def _zeros(example: tuple[Any, ...], batch: int) -> Any:
-    first = next((x.shape[0] for x in jax.tree.leaves(example) if getattr(x, "shape", ())), None)
-
-    def one(x: Any) -> Any:
-        if not hasattr(x, "shape"):
-            return x
-        shape = (batch, *x.shape[1:]) if x.shape and x.shape[0] == first else x.shape
-        return np.zeros(shape, x.dtype)
-
-    return jax.tree.map(one, example)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype) if hasattr(x, "shape") else x, resized(example, batch))
 
 
 def _beside(params: Any, inputs: Any) -> Any:

@@ -140,7 +140,8 @@ def test_what_a_call_costs_is_found(monkeypatch):
 def test_without_time_multiply_adds_stand_for_what_is_not_measured(device):
     space = perceptron().with_resources(Latency(seconds=1e-9))
     assert not device.pieces and len(device.wholes) == 2  # the full network, at the beginning and the end
-    assert "no time was left" in space.costs["latency"].note
+    note = space.costs["latency"].note
+    assert "no time was left" in note and f"they sum to {space.resources()['latency']:.3g} ms, of which 1.00" in note
     assert space.resources({"a": range(8)})["latency"] < 0.5 * space.resources()["latency"]
 
 

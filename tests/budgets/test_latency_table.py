@@ -123,6 +123,13 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(device, monkeypatch, tmp_
     assert space.measured()["latency"] == space.resources()["latency"] and table.folder().parent.parent.is_file()
 
 
+@pytest.mark.parametrize("given", ["", "cache", "../cache"])
+def test_a_cache_that_is_no_absolute_path_is_none(given, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    monkeypatch.setenv("HOME", "/home/of/one")
+    assert str(table.folder()) == "/home/of/one/.cache/dms_jax/latency"
+
+
 def test_a_folder_that_cannot_be_read_keeps_nothing(device, monkeypatch, folder):
     stat = os.stat
 

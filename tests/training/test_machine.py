@@ -4,7 +4,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from dms_jax.budgets import table
+from dms_jax import hardware
 from dms_jax.training.machine import machine
 
 
@@ -30,5 +30,5 @@ def test_processors_without_a_name_have_an_architecture(content, expected, monke
             raise FileNotFoundError(self)
         return content
 
-    monkeypatch.setattr(table, "Path", type("Fake", (type(Path()),), {"read_text": read}))
+    monkeypatch.setattr(hardware, "Path", type("Fake", (type(Path()),), {"read_text": read}))
     assert machine().startswith(f"{expected}, ")
