@@ -93,7 +93,7 @@ def _shares(config: Config, row: Preset, budget: dict[str, float | str]) -> dict
     """The budgets of a preset's supernet, of 80 classes, as shares of it."""
     model = models.create(row.model, **row.arguments)
     images = jax.ShapeDtypeStruct((1, row.resolution, row.resolution, 3), jnp.float32)
-    space = SearchSpace.from_model(model, images).with_resources(*config.budgets.resources).asked(budget)
+    space = SearchSpace.from_model(model, images).with_resources(*config.budgets.resources(budget)).asked(budget)
     asked = targets(space, budget, space.smallest, hints={})
     return {name: value / space.costs[name].full for name, value in asked.items()}
 

@@ -127,7 +127,7 @@ def _search(config: Config) -> Search:
     model = models.create(config.model, num_classes=digits.CLASSES)
     warmup = config.steps // 2 if config.pipeline == "np" else 0
     return Search(
-        SearchSpace.from_model(model, EXAMPLE).with_resources(*config.budgets.resources),
+        SearchSpace.from_model(model, EXAMPLE).with_resources(*config.budgets.resources(config.budget)),
         supervised.classification_loss(model),
         None if config.pipeline == "p-" else sgd(optax.constant_schedule(config.learning_rate / 5)),
         config.budget,

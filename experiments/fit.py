@@ -80,8 +80,9 @@ def fit_file(config: Config, command: str) -> None:
     """Run the job, or what is left of it."""
     config.check()
     task = _naming(config.file, lambda: read_task(config.file))
+    budget = config.budgets.amounts or task.options.get("budget") or {"macs": 0.5}
     flags = {
-        "resources": (*task.options.get("resources", ()), *config.budgets.resources),
+        "resources": (*task.options.get("resources", ()), *config.budgets.resources(budget)),
         "steps": config.steps,
         "pretrain": config.pretrain_steps or 0,
         "finetune": config.finetune_steps if config.finetune else 0,
@@ -97,7 +98,6 @@ def fit_file(config: Config, command: str) -> None:
         "command": command,
         **config.searching.options,
     }
-    budget = config.budgets.amounts or task.options.get("budget") or {"macs": 0.5}
     own = {
         "budget": budget,
         "loss": task.loss,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
@@ -42,9 +43,11 @@ class Asked:
         asked = {name: getattr(self, name) for name in budgets.makers()}
         return {name: value for name, value in asked.items() if value is not None}
 
-    @property
-    def resources(self) -> tuple[Any, ...]:
+    def resources(self, budget: Iterable[str]) -> tuple[Any, ...]:
         """Resources with options other than usual, for `SearchSpace.with_resources`.
+
+        Args:
+          budget: names of all that is bounded, here or elsewhere.
 
         Raises:
           UserError: an option that is not possible, or of what nothing is known until a budget names it and none does;
@@ -57,7 +60,7 @@ class Asked:
             for name, maker in makers.items()
         ]
         changed = {name: made for name, made in zip(makers, found, strict=True) if made != makers[name]}
-        idle = next((name for name in changed if name not in {*self.amounts, *budgets.usual()}), None)
+        idle = next((name for name in changed if name not in {*budget, *budgets.usual()}), None)
         if idle is not None:
             options = (f.name for f in dataclasses.fields(makers[idle]))
             given = next(o for o in options if getattr(changed[idle], o) != getattr(makers[idle], o))

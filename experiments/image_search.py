@@ -150,7 +150,7 @@ class ImageSearch:
         model = work.create(self.row.model, dict(self.row.arguments))
         space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, work.size, work.size, 3), jnp.float32))
         search = Search(
-            space.with_resources(*config.budgets.resources),
+            space.with_resources(*config.budgets.resources(self.budget)),
             work.untaught.loss(model),
             None if config.pipeline == "p-" else work.optimizer_at(work.search_rate(steps.search)),
             self.budget,

@@ -209,7 +209,7 @@ def _network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
 def _search(config: Config, model: Searchable, distillation: Distillation | None) -> Search:
     tie = TIED if config.tie == "layers" else ()
     space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, config.length), jnp.int32), tie=tie)
-    space = space.with_resources(*config.budgets.resources)
+    space = space.with_resources(*config.budgets.resources(config.budget))
     return Search(
         space,
         language_loss(model, distillation),
