@@ -1,4 +1,4 @@
-"""Command lines: one parser for all of them, and one way to write a number."""
+"""Command lines: one parser for all of them, and one way to write a number or a path."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from dms_jax import files
 from dms_jax.errors import USER_ERROR_STATUS, UserError, shortened
 
 T = TypeVar("T")
 
 # int() and float() read more: digits of every script, underscores, surrounding blanks. Whether NaN or infinity is
-# possible is for the range of a flag to say.
-_NUMBERS: dict[type, tuple[re.Pattern[str], str]] = {
+# possible is for the range of a flag to say. And Path("") is the current directory, which an empty variable of a shell
+# does not mean.
+_KINDS: dict[type, tuple[re.Pattern[str], str]] = {
     int: (re.compile(r"[+-]?[0-9]+"), "a whole number in the digits 0 to 9, such as 64"),
     float: (
         re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf)"),
         "a number in the digits 0 to 9, such as 0.5 or 1e-3",
     ),
+    Path: (re.compile(r".+", re.DOTALL), "a path, such as runs/first; . is the current directory"),
 }
 _MOST_DIGITS = 4300  # of an int that Python reads
 _FRAME = re.compile(r"[\u2500-\u257f]")  # what tyro draws boxes with
+_DASHES = "\u2010-\u2015\u2212"  # what editors make of hyphens
+_IS_FLAG = re.compile(rf"--|[{_DASHES}]+-*[^\W\d]")
 _RULE = re.compile(r"^\W*[\u2500-]{9,}", re.MULTILINE)  # above and below a box, and between its parts
 
 
-class _NoNumber(Exception):
-    """What stands where a number of a type is asked for; tyro would print a ValueError itself, in a box."""
+class _Impossible(Exception):
+    """What stands where a number or a path is asked for; tyro would print a ValueError itself, in a box."""
 
     def __init__(self, kind: type, text: str):
         self.kind, self.text = kind, text
@@ -44,7 +50,7 @@ class _NoNumber(Exception):
     def line(self, given: Sequence[str]) -> str:
         """What the command line says, and what it could."""
         text = shortened(ascii(self.text), 40)
-        return f"{_flag(given, self.text)} {text} is not possible; give {_NUMBERS[self.kind][1]}"
+        return f"{_flag(given, self.text)} {text} is not possible; give {_KINDS[self.kind][1]}"
 
 
 def parse_job(
@@ -66,7 +72,10 @@ def parse(
     prog: str | None = None,
     description: str | None = None,
 ) -> T:
-    """Read a command line by `tyro`; a number is written in the digits 0 to 9, a text holds any characters.
+    """Read a command line by `tyro`.
+
+    A number is written in the digits 0 to 9; a path is not empty, and ~ at its beginning is the home directory, which
+    shells leave alone behind a =; a text holds any characters.
 
     Args:
       what: a dataclass of flags, or a function of them, which is called.
@@ -82,13 +91,13 @@ def parse(
       SystemExit: tyro has printed the help.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    registry, said, refused = ConstructorRegistry(), io.StringIO(), list[_NoNumber]()
-    registry.primitive_rule(lambda info: _numbers(info, refused))
+    registry, said, refused = ConstructorRegistry(), io.StringIO(), list[_Impossible]()
+    registry.primitive_rule(lambda info: _read_strictly(info, refused))
     about: dict[str, Any] = {"prog": prog, "description": description}
     try:
         with registry, contextlib.redirect_stderr(said):
             read = tyro.cli(_deferred(what), args=given, **about)
-    except _NoNumber as error:
+    except _Impossible as error:
         raise UserError(error.line(given)) from None
     except SystemExit as stop:
         if stop.code != USER_ERROR_STATUS:
@@ -117,12 +126,12 @@ def _flags(what: Callable[..., Any], about: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(re.findall(r"^\W*(?:-\w, )?(--[a-z][\w-]*)", shown.getvalue(), re.MULTILINE)))
 
 
-def _fault(given: Sequence[str], box: str, refused: Sequence[_NoNumber], known: Sequence[str]) -> str:
+def _fault(given: Sequence[str], box: str, refused: Sequence[_Impossible], known: Sequence[str]) -> str:
     """What is wrong with a command line that tyro refused, in one line."""
-    flags = [argument.partition("=")[0] for argument in given if argument.startswith("--")]
+    flags = [argument.partition("=")[0] for argument in given if _IS_FLAG.match(argument)]
     for flag in flags:
-        if known and (name := flag.replace("_", "-")) not in known:
-            near = _nearest(name, known)
+        if known and flag.replace("_", "-") not in known:
+            near = _nearest(re.sub(rf"^[-{_DASHES}]+", "--", flag).replace("_", "-"), known)
             hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all flags"
             return f"{shortened(ascii(flag)[1:-1], 40)} is no flag; {hint}"
     title, *parts = [part for part in _RULE.split(box) if part.strip()] or [""]
@@ -143,23 +152,23 @@ def _nearest(flag: str, known: Sequence[str]) -> list[str]:
     return [names[name] for name in dict.fromkeys((*alike, *words))][:3]
 
 
-def _numbers(info: PrimitiveTypeInfo, refused: list[_NoNumber]) -> PrimitiveConstructorSpec | None:
-    """How tyro reads an int or a float; what is none, and may be something else, is noted in `refused`."""
+def _read_strictly(info: PrimitiveTypeInfo, refused: list[_Impossible]) -> PrimitiveConstructorSpec | None:
+    """How tyro reads an int, a float or a path; what is none, and may be something else, is noted in `refused`."""
     kind = info.type
-    if kind not in _NUMBERS:
+    if kind not in _KINDS:
         return None
 
-    def read(texts: list[str]) -> int | float:
-        if len(texts[0]) > _MOST_DIGITS:
-            raise _NoNumber(kind, texts[0])
+    def read(texts: list[str]) -> int | float | Path:
+        if kind is not Path and len(texts[0]) > _MOST_DIGITS:
+            raise _Impossible(kind, texts[0])
         try:
-            number = kind(texts[0])
+            value = kind(texts[0])
         except ValueError:
-            refused.append(_NoNumber(kind, texts[0]))
+            refused.append(_Impossible(kind, texts[0]))
             raise  # tyro tries the next type
-        if not _NUMBERS[kind][0].fullmatch(texts[0]):
-            raise _NoNumber(kind, texts[0])
-        return number
+        if not _KINDS[kind][0].fullmatch(texts[0]):
+            raise _Impossible(kind, texts[0])
+        return files.at_home(value) if isinstance(value, Path) else value
 
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -171,13 +180,13 @@ def _numbers(info: PrimitiveTypeInfo, refused: list[_NoNumber]) -> PrimitiveCons
 
 
 def _flag(given: Sequence[str], text: str) -> str:
-    """The flag that a text was given to; `the number` where several have the same."""
+    """The flag that a text was given to; `the value` where several have the same."""
     found = {flag for flag, value in _pairs(given) if value == text}
-    return found.pop() if len(found) == 1 else "the number"
+    return found.pop() if len(found) == 1 else "the value"
 
 
 def _pairs(given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    flag = "the number"
+    flag = "the value"
     for argument in given:
         if argument.startswith("--"):
             flag, _, value = argument.partition("=")

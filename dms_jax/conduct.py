@@ -37,7 +37,8 @@ class Experiment:
       quality: how well a network does.
       phases: runs them all.
       latency_batches: the batch sizes to measure latency at.
-      examples: from the networks to what the report shows of what they do, the content of examples.json; None: nothing.
+      examples: from the networks to what the report shows of what they do, the content of examples.json;
+        None, or an answer of None: nothing.
     """
 
     directory: str | os.PathLike[str]
@@ -74,8 +75,8 @@ def conduct(experiment: Experiment) -> None:
             finished = e.phases(run)
             say(f"measuring {e.quality.name} and latency")
             measured = measure(finished, e.search, e.steps, e.quality, e.latency_batches)
-            if e.examples is not None:
-                run.write_examples(e.examples(finished.networks))
+            if e.examples is not None and (shown := e.examples(finished.networks)) is not None:
+                run.write_examples(shown)
         except Interrupted as stop:
             raise Interrupted(stop.step, f"{stop}; the same command goes on: {e.command}") from None
         warmup = e.search.schedule.warmup

@@ -47,7 +47,8 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
 
     A `UserError` exits with status 2, and so does a full disk or a quota; `Interrupted` (and a bare Ctrl-C) with status
     130 after the line that says how to go on. Output that nobody reads any more (`... | head`) ends it as a signal
-    would, with status 141 and no word. Every other exception is a fault of the program and keeps its traceback.
+    would, with status 141 and no word; a stream that is closed from the start (`2>&-`) takes everything. Every other
+    exception is a fault of the program and keeps its traceback.
 
     Args:
         main: any callable.
@@ -61,6 +62,7 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        _open_closed_streams()
         try:
             with _written_out():
                 return main(*args, **kwargs)
@@ -84,6 +86,13 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
             _exit("stopped", INTERRUPTED_STATUS)
 
     return wrapped
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that were closed (`2>&-`): the next file would be opened in their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # which takes the first place that is free
 
 
 @contextlib.contextmanager

@@ -10,7 +10,21 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from dms_jax.errors import UserError
+
 PART = ".part"
+
+
+def at_home(path: Path) -> Path:
+    """A path with the home directory for ~ at its beginning.
+
+    Raises:
+      UserError: nobody of that name is known, or the process has no home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} is not possible: that home directory is not known; give the whole path") from None
 
 
 def write(path: str | os.PathLike[str], data: bytes, *, new: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dms_jax import files
 from dms_jax.data import box_loading, coco_files, objects, trees
 from dms_jax.data.box_augment import BoxAugment
 from dms_jax.data.images import NotPrepared
@@ -226,8 +228,16 @@ def open_pictures(flags: Data, size: int | None) -> tuple[DetectionData, bool]:
     Raises:
       UserError: a set that was asked for is not there.
     """
-    if flags.dataset and coco_files.is_there(flags.dataset):
-        return coco_files.open(flags.dataset), False
+    if flags.dataset:
+        directory = files.at_home(Path(flags.dataset))
+        if coco_files.is_there(directory):
+            return coco_files.open(directory), False
+        if directory.is_absolute() or flags.dataset.startswith("."):  # which is no name of a set
+            raise UserError(
+                f"--dataset={flags.dataset} is no directory of COCO's own files: {directory / 'annotations'} is not "
+                f"there; give one that holds annotations and pictures, a prepared TFDS set such as {COCO}, or "
+                f"{trees.NAME}"
+            )
     if flags.dataset == trees.NAME:
         return trees.open(flags.data_dir), False
     try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import re
 
 import hypothesis
@@ -65,6 +66,37 @@ def test_other_lines_that_cannot_be_read(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         exit_on_user_error(digits_search.main)([f"--workdir={tmp_path / 'run'}", *arguments])
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(st.sampled_from(COMMANDS), st.data())
+def test_a_flag_behind_a_dash_of_an_editor_gets_the_one_that_is_meant(module, data):
+    flag = data.draw(st.sampled_from(sorted(kinds(module))))
+    dash = data.draw(st.sampled_from(["\u2013", "\u2014", "\u2013-", "\u2212\u2212", "\u2010\u2010"]))
+    said = refused(module, [f"{dash}{flag[2:]}=3"])
+    assert said.isascii() and re.search(rf"is no flag; did you mean {flag}( or [-a-z ]+)?\?$", said), said
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_an_empty_path_is_none_of_a_shell_variable_that_is_not_set(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for flag in (flag for flag, types in kinds(module).items() if pathlib.Path in types):
+        for arguments in ([f"{flag}="], [flag, ""]):
+            said = refused(module, arguments)
+            assert said == f"{flag} '' is not possible; give a path, such as runs/first; . is the current directory"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tilde_behind_a_flag_is_the_home_directory(monkeypatch, tmp_path):
+    flags = dataclasses.make_dataclass("Flags", [("there", pathlib.Path), ("maybe", pathlib.Path | None, None)])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    read = parse(flags, ["--there=~/a", "--maybe", "~"])
+    assert (read.there, read.maybe) == (tmp_path / "a", tmp_path)
+    assert parse(flags, ["--there=a~/~"]).there == pathlib.Path("a~/~") and parse(flags, ["--there=."]).maybe is None
+    with pytest.raises(
+        UserError, match="^--there: ~nobody-of-this-name/a is not possible: .*give the whole path; --help"
+    ):
+        parse(flags, ["--there=~nobody-of-this-name/a"])
 
 
 def test_a_missing_flag_is_named():

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -64,6 +65,32 @@ def test_a_reader_who_leaves_ends_it_without_a_word(end, to):
     said = other.read()
     other.close()
     assert program.wait(timeout=60) == 141 and said in (b"", b"more\n")
+
+
+CLOSED = """
+import os, sys
+from dms_jax.errors import UserError, exit_on_user_error
+
+@exit_on_user_error
+def main():
+    print("said")
+    print("told", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        assert file.fileno() > 2
+    raise UserError("no")
+
+main()
+"""
+
+
+@pytest.mark.parametrize("closed", [c for n in (1, 2, 3) for c in itertools.combinations((0, 1, 2), n)])
+def test_closed_streams_read_and_write_nothing(closed, tmp_path):
+    shell = ["sh", "-c", 'exec "$@" ' + " ".join(f"{fd}>&-" for fd in closed), "sh"]
+    command = [*shell, sys.executable, "-c", CLOSED, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and (tmp_path / "file").read_text() == ""
+    assert done.stdout == ("" if 1 in closed else "said\n")
+    assert done.stderr == ("" if 2 in closed else "told\nerror: no\n")
 
 
 def test_another_broken_pipe_is_a_fault():

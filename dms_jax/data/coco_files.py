@@ -87,9 +87,9 @@ class Pictures:
         own = slice(int(self.starts[number]), int(self.starts[number + 1]))
         width, height = (int(side) for side in self.sizes[number])
         try:
-            picture = reading.read_bytes(self.folder / self.files[number], most=_MOST_PICTURE, hint="prepare it again")
-        except UserError as error:
-            raise Unreadable(str(error)) from None
+            picture = reading.read_bytes(self.name(number), most=_MOST_PICTURE, hint="prepare it again")
+        except UserError as error:  # whoever tells of it names the picture
+            raise Unreadable(str(error).removeprefix(f"{self.name(number)} ")) from None
         shares = (self.boxes[own] / np.array([width, height, width, height])).astype(np.float32)
         return Annotated(picture, shares, self.classes[own], self.crowd[own], self.areas[own], (width, height))
 
@@ -177,7 +177,7 @@ def _pictures(folder: Path, content: Mapping[str, Any], categories: list[int], p
 
 def _check_name(file: str, path: Path) -> None:
     """A file's name alone: what is annotated lies in one folder."""
-    if Path(file).name != file or "\0" in file or file == "..":
+    if Path(file).name != file or "\0" in file or file in ("", ".."):
         raise UserError(f"{path} names {reading.shown(file)}, which is no file of one directory; give COCO's own files")
 
 

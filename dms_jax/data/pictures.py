@@ -128,7 +128,10 @@ def _opened(picture: bytes | np.ndarray) -> Image:
     if not isinstance(picture, bytes):
         raise Unreadable(f"a picture is bytes or an array, not {type(picture).__name__}")
     with _pillow_errors():
-        image = pillow().open(io.BytesIO(picture), formats=FORMATS)
+        try:
+            image = pillow().open(io.BytesIO(picture), formats=FORMATS)
+        except pillow().UnidentifiedImageError:
+            raise Unreadable(f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None  # Pillow names a buffer
         if image.width * image.height > MOST_PIXELS:
             raise Unreadable(f"it has {image.width:,} x {image.height:,} pixels, more than {MOST_PIXELS:,}")
         return image

@@ -27,6 +27,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from dms_jax import files
 from dms_jax.data import coco_files
 from dms_jax.data.images import NotPrepared, prepare_command
 from dms_jax.data.objects import DetectionData
@@ -66,9 +67,13 @@ class Piece:
 
 
 def folder(data_dir: str | os.PathLike[str] | None) -> Path:
-    """Where the set lies; None is TFDS's directory."""
+    """Where the set lies; None is TFDS's directory.
+
+    Raises:
+      UserError: it lies in a home directory that is not known.
+    """
     usual = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(data_dir or usual).expanduser() / NAME / "2.1.0"
+    return files.at_home(Path(data_dir or usual)) / NAME / "2.1.0"
 
 
 def open(data_dir: str | os.PathLike[str] | None = None) -> DetectionData:

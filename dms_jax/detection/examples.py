@@ -21,13 +21,16 @@ LEAST_SCORE = 0.25
 SHOWN_SIDE = 320
 """Pixels of a side of an image in a report, at most."""
 
+SHOWN_OBJECTS = 300
+"""Of an image, at most: of more, the largest."""
+
 
 def examples(
     networks: Mapping[str, tuple[Callable[[Any, Any], Any], Any]],
     batch: Mapping[str, np.ndarray],
     num_classes: int,
     mesh: jax.sharding.Mesh | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Detections of several networks in the images of a batch, as JSON values: what `dms_jax.report` draws.
 
     With several processes all of them call this, with the same batch.
@@ -41,14 +44,17 @@ def examples(
 
     Returns:
       {"images": a list of {"png": base64, "size": pixels of a side, "objects": {"truth" or name: a list of {"box":
-      pixels of the image that is shown, "class", and "score" of a detection}}}}.
+      pixels of the image that is shown, "class", and "score" of a detection}}}};
+      None where no image of the batch could be read.
     """
     size = int(batch["image"].shape[1])
     shown = min(size, SHOWN_SIDE)
 
     def passed(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def run(params: Any, images: Any) -> Any:
-            return detect(fn(params, as_floats(images)), (size, size), num_classes, score=LEAST_SCORE)
+            return detect(
+                fn(params, as_floats(images)), (size, size), num_classes, score=LEAST_SCORE, most=SHOWN_OBJECTS
+            )
 
         return jax.jit(run) if mesh is None else jax.jit(run, out_shardings=replicated(mesh))
 
@@ -58,11 +64,19 @@ def examples(
     }
     images = []
     for i in np.flatnonzero(batch["weight"] > 0):
-        objects = {"truth": _listed(batch["boxes"][i], batch["classes"][i], None, shown / size)}
+        truth = _largest(batch["boxes"][i], batch["classes"][i])
+        objects = {"truth": _listed(*truth, None, shown / size)}
         for name, said in found.items():
             objects[name] = _listed(said.boxes[i], said.classes[i], said.scores[i], shown / size)
         images.append({"png": _png(batch["image"][i], shown), "size": shown, "objects": objects})
-    return {"images": images}
+    return {"images": images} if images else None
+
+
+def _largest(boxes: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    there = np.flatnonzero(classes >= 0)
+    areas = np.prod(boxes[there, 2:] - boxes[there, :2], axis=-1)
+    shown = np.sort(there[np.argsort(-areas, kind="stable")[:SHOWN_OBJECTS]])
+    return boxes[shown], classes[shown]
 
 
 def _listed(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray | None, scale: float) -> list[dict[str, Any]]:

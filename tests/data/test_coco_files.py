@@ -45,7 +45,7 @@ def write(directory, train=None, val=None, year="2017"):
         folder.mkdir()
         listed = content.get("images", []) if isinstance(content, dict) else []
         for image in listed if isinstance(listed, list) else []:
-            if image["file_name"] != "..":
+            if image["file_name"] not in ("", ".."):
                 (folder / str(image["file_name"]).replace("/", "_")).write_bytes(png())
         (directory / "annotations" / f"instances_{half}{year}.json").write_text(json.dumps(content))
     return directory
@@ -91,6 +91,7 @@ def changed(where, **entry):
         (changed("annotations", bbox=[1, 2, 3, float("nan")]), "NaN is no number of JSON"),
         (changed("annotations", category_id="cat"), r"annotations\[1\].category_id is 'cat', not a whole number"),
         (changed("images", file_name="../1.png"), "names '../1.png', which is no file of one directory"),
+        (changed("images", file_name=""), "names '', which is no file of one directory"),
         (changed("images", file_name=".."), "names '..', which is no file of one directory"),
         (changed("images", id=10), "lists a picture twice"),
         (changed("images", file_name="0.png"), "lists a picture twice"),
@@ -156,7 +157,7 @@ def test_a_category_that_is_not_listed_and_a_picture_of_another_size(tmp_path, c
     said = capfd.readouterr().err
     assert batch["weight"].tolist() == [0, 0, 1] and batch["classes"][2].tolist() == [0, -1, -1, -1]
     assert "0.png (it has 40 x 21 pixels, and its annotation says 40 x 20), 1 of 3 pictures so far" in said
-    assert "1.png cannot be read (No such file or directory)" in said
+    assert "1.png (cannot be read (No such file or directory); prepare it again), " in said
     assert "2.png: a class that the set does not list; 1 of 3 pictures so far" in said
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dms_jax.detection.examples import SHOWN_SIDE, examples
+from dms_jax.detection.examples import SHOWN_OBJECTS, SHOWN_SIDE, examples
 from dms_jax.detection.suppression import detect
 from dms_jax.training import make_mesh
 from tests.helpers import FLOAT32_ROUNDING
@@ -55,6 +55,29 @@ def test_objects_and_detections_in_pixels_of_what_is_shown(size):
 
 def test_many_devices_say_the_same():
     given = batch(64)
-    one, four = (examples({"a": (network, 6.0)}, given, CLASSES, mesh) for mesh in (None, make_mesh()))
+    one, four = (examples({"a": (network, 6.0)}, given, CLASSES, mesh) or {} for mesh in (None, make_mesh()))
     boxes = [[entry["box"] for entry in image["objects"]["a"]] for found in (one, four) for image in found["images"]]
     np.testing.assert_allclose(boxes[:2], boxes[2:], atol=0.01 + FLOAT32_ROUNDING)
+
+
+@pytest.mark.parametrize("count", [0, 1, SHOWN_OBJECTS, SHOWN_OBJECTS + 7])
+def test_a_report_takes_what_is_written_of_however_many_objects(count):
+    reader = pytest.importorskip("dms_jax.report.example_pictures", reason="of the extra report")
+    given, draw = batch(64), np.random.default_rng(count)
+    corners = draw.uniform(0, 32, (3, count + 2, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + draw.uniform(1, 32, corners.shape).astype(np.float32)], axis=-1)
+    classes = np.where(np.arange(count + 2) < count, 1, -1)[None].repeat(3, 0)
+    for weight in (given["weight"], np.zeros(3, np.float32)):
+        content = examples(
+            {"a": (network, 6.0)}, given | {"boxes": boxes, "classes": classes, "weight": weight}, CLASSES
+        )
+        if not weight.any():
+            assert content is None  # a report refuses a file without images
+            continue
+        assert content is not None
+        reader.EXAMPLES(json.loads(json.dumps(content)), "")
+        for n, image in enumerate(content["images"]):
+            listed = np.array([entry["box"] for entry in image["objects"]["truth"]]).reshape(-1, 4)
+            areas = np.sort(np.prod(boxes[n, :count, 2:] - boxes[n, :count, :2], axis=-1))[::-1][:SHOWN_OBJECTS]
+            shown = np.sort(np.prod(listed[:, 2:] - listed[:, :2], axis=-1))[::-1]
+            np.testing.assert_allclose(shown, areas, atol=1)  # coordinates are rounded

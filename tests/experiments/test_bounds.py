@@ -141,7 +141,7 @@ def test_usual_numbers_and_any_texts_are_taken(whole, real, text):
     read = parse(made, [f"--whole={whole}", f"--real={real!r}", f"--text={text}", "--pairs", text, str(whole)])
     assert read == made(whole, real, text, {text: whole})
     assert parse(made, ["--whole=1", "--real=None", "--text", text, "--pairs", text, "1"]).real is None
-    with pytest.raises(UserError, match=r"^the number .* is not possible"):  # two flags have the same
+    with pytest.raises(UserError, match=r"^the value .* is not possible"):  # two flags have the same
         parse(made, ["--whole", text, "--text", text, "--real=1", "--pairs", "a", "1"])
 
 

@@ -119,6 +119,15 @@ def test_cocos_own_files_are_a_data_set(tmp_path):
     assert work.identity["objects"] == 5 and "(annotations " in work.identity["dataset"]
 
 
+def test_a_directory_of_something_else_is_none_of_cocos(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path)
+    assert len(detection_task.open_pictures(detection_task.Data(dataset="~"), None)[0].train) == 3
+    for name in (str(tmp_path / "train2017"), str(tmp_path / "typo"), "~/typo", "./typo", ".."):
+        with pytest.raises(UserError, match=r"^--dataset=.* is no directory of COCO's own files: .*annotations is not"):
+            detection_task.open_pictures(detection_task.Data(dataset=name), None)
+
+
 def test_the_papers_row():
     row = coco_search.Config().row()
     assert (row.model, row.resolution, row.macs, row.search_epochs) == ("yolov8s", 640, 4.2e9, 30)
