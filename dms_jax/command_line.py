@@ -31,7 +31,10 @@ _KINDS: dict[type, tuple[re.Pattern[str], str]] = {
         re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf)"),
         "a number in the digits 0 to 9, such as 0.5 or 1e-3",
     ),
-    Path: (re.compile(r".+", re.DOTALL), "a path, such as runs/first; . is the current directory"),
+    Path: (
+        re.compile(r".+", re.DOTALL),
+        "a path, such as runs/first; . is the current directory, ~ a known home",
+    ),
 }
 _MOST_DIGITS = 4300  # of an int that Python reads
 _FRAME = re.compile(r"[\u2500-\u257f]")  # what tyro draws boxes with
@@ -168,7 +171,10 @@ def _read_strictly(info: PrimitiveTypeInfo, refused: list[_Impossible]) -> Primi
             raise  # tyro tries the next type
         if not _KINDS[kind][0].fullmatch(texts[0]):
             raise _Impossible(kind, texts[0])
-        return files.at_home(value) if isinstance(value, Path) else value
+        try:
+            return files.at_home(value) if isinstance(value, Path) else value
+        except UserError:  # which tyro would take for another type's turn
+            raise _Impossible(kind, texts[0]) from None
 
     return PrimitiveConstructorSpec(
         nargs=1,
