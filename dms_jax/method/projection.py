@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from dms_jax.explanation import exactly
 from dms_jax.groups import Group
 from dms_jax.method.correction import corrected
 from dms_jax.method.limits import Limits, smallest
+from dms_jax.method.steps import next_step, settled, step_end
 from dms_jax.space import SearchSpace
 
 Together: TypeAlias = tuple[str, ...]  # groups that have one count
@@ -31,6 +33,7 @@ def project(
     limits: Limits | None = None,
     *,
     hold: bool = True,
+    within: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """The kept elements nearest to searched ratios that fit a budget.
 
@@ -49,6 +52,8 @@ def project(
       limits: smallest numbers, multiples, groups left alone.
       hold: whether a large piece may be held. False where the ratios come from importances compared across groups: what
         fell was worth less than what would have to make room.
+      within: kept elements of a larger network, whose elements alone may be kept, and no more of any group: with the
+        same ranking, of every group the best of those.
 
     Returns:
       Kept indices of every group, ascending. No resource exceeds its budget.
@@ -62,7 +67,12 @@ def project(
 
     def predicted(budget: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
         problem = Problem.of(space, ranking, budget, limits)
-        return problem.kept(nearest(problem, ratios, ATTEMPTS if hold else 1))
+        problem = problem if within is None else problem.inside(within)
+        counts = nearest(problem, ratios, ATTEMPTS if hold else 1)
+        if not counts:  # least in number, the best elements may cost more than others do
+            most = " and ".join(f"{exactly(most)} {name}" for name, most in budget.items())
+            raise UserError(f"the fewest elements within the limits, the best ones, are above {most}; ask for more")
+        return problem.kept(counts)
 
     return corrected(space, budget, limits, predicted)
 
@@ -112,6 +122,18 @@ class Problem:
                     f"{exactly(least[name])}"
                 )
         return Problem(space, ranking, budget, limits.counts(space))
+
+    def inside(self, larger: Mapping[str, Sequence[int]]) -> Problem:
+        """The same among the elements of a larger network: those come first, and no more than it has are allowed."""
+        inner = copy.copy(self)
+        inner.order = {
+            n: order[np.argsort(~np.isin(order, larger[n]), kind="stable")] for n, order in self.order.items()
+        }
+        most = {names: min(len(larger[name]) for name in names) for names in self.allowed}
+        inner.allowed = {names: numbers[numbers <= most[names]] for names, numbers in self.allowed.items()}
+        if (none := next((names[0] for names, left in inner.allowed.items() if not len(left)), None)) is not None:
+            raise UserError(f"the larger network keeps {len(larger[none])} of {none!r}, fewer than the limits allow")
+        return inner
 
     def group(self, names: Together) -> Group:
         """The first of groups counted together; they are alike."""
@@ -244,45 +266,6 @@ def filled(problem: Problem, counts: Counts) -> Counts:
             counts[each] = most
         elif most > k and problem.stepped:
             counts[each] = step_end(problem, each, k, now)
-    return counts
-
-
-def next_step(problem: Problem, names: Together, k: int, now: np.ndarray) -> int:
-    """The largest of the numbers of elements above k that cost the least more than k; the next one where none does."""
-    more = problem.allowed[names][problem.allowed[names] > k]
-    if not len(more):
-        return k
-    ends = problem.costs_of(names, k, more[[0, -1]], now)
-    if not len(more) > 1 or not np.any(ends[:, -1] > 0) or not problem.stepped:
-        return int(more[0])
-    costs = np.sum(problem.costs_of(names, k, more, now), axis=0)
-    dearer = np.flatnonzero(costs > 0)
-    return int(more[np.flatnonzero(costs == costs[dearer[0]])[-1]]) if len(dearer) else int(more[0])
-
-
-def step_end(problem: Problem, names: Together, k: int, now: np.ndarray) -> int:
-    """The largest of the numbers of elements that follow k and cost what k does."""
-    more = problem.allowed[names][problem.allowed[names] >= k]
-    free = np.all(problem.costs_of(names, k, more, now) == 0, axis=0)
-    return int(more[max(np.argmin(free) - 1, 0)]) if not free.all() else int(more[-1])
-
-
-def settled(problem: Problem, counts: Counts) -> Counts:
-    """Counts that lie within a step of a table, moved to the end of the step below: what they cost is free again.
-
-    A step is worth all of its elements or none, which `filled` then decides.
-    """
-    if not problem.stepped:
-        return dict(counts)
-    counts = dict(counts)
-    for names, k in counts.items():
-        allowed, now = problem.allowed[names], problem.variables(counts)
-        costs = np.sum(problem.shares(now - problem.added(names, 0, k) + problem.up_to(names, allowed)), axis=0)
-        at = costs[np.searchsorted(allowed, k)]
-        if costs[-1] == costs[0] or (k == allowed[-1] or costs[np.searchsorted(allowed, k) + 1] > at):
-            continue  # in a removed block, or at the end of its step
-        below = allowed[(allowed < k) & (costs < at)]
-        counts[names] = int(below[-1]) if len(below) else k
     return counts
 
 

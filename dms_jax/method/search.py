@@ -10,7 +10,7 @@ One step trains weights and pruning ratios together and evaluates the elements, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from dms_jax.budgets.amounts import Given
-from dms_jax.method import correction, effects, projection, refusals, resources
+from dms_jax.method import correction, effects, found, refusals, resources
 from dms_jax.method import importance as evaluation
 from dms_jax.method.dms import DMS
 from dms_jax.method.gradients import value_and_grad
@@ -142,7 +142,7 @@ class Search:
           key: of the step, for strategies that draw; None draws nothing.
         """
         c = self.layout
-        soft = self.strategy.masks(c, ratios, self._context(importance, step, key))
+        soft = self.strategy.masks(c, ratios, self.context(importance, step, key))
         soft = jnp.where(c.to_elements(c.fixed), 1.0, soft)
         hard = jax.lax.stop_gradient(self.strategy.kept(c, soft))
         return jnp.where(c.to_elements(self._frozen(step)), hard, soft)
@@ -153,7 +153,8 @@ class Search:
         decay = self.schedule.decay * self.schedule.active
         return {name: resources.target(since, most / full[name], decay) for name, most in self.targets.items()}
 
-    def _context(self, importance: jax.Array, step: jax.Array, key: jax.Array | None = None) -> Context:
+    def context(self, importance: jax.Array, step: jax.Array, key: jax.Array | None = None) -> Context:
+        """What the strategy may look at."""
         quiet = self._frozen(step) | (step < self.schedule.warmup)
         return Context(importance, self.goals(step), key, quiet)
 
@@ -267,10 +268,7 @@ class Search:
 
     def reached(self, state: SearchState) -> dict[str, float]:
         """The resources of the network that the masks keep, as fractions of the full one: before any projection."""
-        refusals.check_state(state)
-        masks = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
-        fractions = self.space.fractions(self.strategy.kept(self.layout, masks))
-        return {name: float(fractions[name]) for name in self.targets}
+        return found.reached(self, state)
 
     def structure(self, state: SearchState, model: Mapping[str, Any] | None = None) -> Structure:
         """Project the ratios onto the budget: never above it, as measured where it can be, an element's cost below it.
@@ -283,17 +281,19 @@ class Search:
           UserError: the search diverged, or ended without having learned which elements of a group matter that has to
             lose some.
         """
-        refusals.check_state(state)
-        refusals.check_finite(state, self.space.partition(state.params)[0])
-        importance = self.space.flat(state.importance)
-        found = self.strategy.decide(self.layout, state.ratios, self._context(importance, state.step))
-        by_name = {n: float(a) for names, a in zip(self.space.counted, found.ratios, strict=True) for n in names}
-        pieces = np.split(found.ranking, np.cumsum(self.layout.size)[:-1])
-        ranking = dict(zip(self.space.groups, pieces, strict=True))
-        hold = not self.strategy.across
-        kept = projection.project(self.space, by_name, ranking, self.targets, self.limits, hold=hold)
-        structure = self.space.structure(kept, model)
-        if self.strategy.uses_importance and state.step >= self.schedule.steps:
-            uninformative = np.asarray(self.layout.uninformative(importance))
-            refusals.check_informed(structure, self.layout.names(uninformative), self.schedule.steps)
-        return structure
+        return found.structure(self, state, self.targets, model)
+
+    def structures(
+        self, state: SearchState, budgets: Sequence[Mapping[str, Given]], model: Mapping[str, Any] | None = None
+    ) -> list[Structure]:
+        """Several sizes of one search: of two, the smaller keeps the best elements of the larger (`dms_jax.Family`).
+
+        Args:
+          state: of this search, whose own budget is best the smallest of them: so its target passes all.
+          budgets: [{"macs": 0.5}, {"macs": 0.25}, ...], one a structure; what one does not name holds as in the search.
+          model: as in `structure`.
+
+        Raises:
+          UserError: as `structure`; or of two budgets neither is the smaller one.
+        """
+        return found.structures(self, state, budgets, model)
