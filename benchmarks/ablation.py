@@ -15,11 +15,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from benchmarks import choice, methods, pictures
-from benchmarks.cells import Spread, paired
-from benchmarks.command import Contest, Options, start, table, write_section
+from benchmarks.command import Contest, Options, start
 from benchmarks.comparison import percent
 from benchmarks.contest import Settings
 from benchmarks.llama import STEPS, text_contest, usual
+from benchmarks.tables import Spread, paired, table, write_section
 from benchmarks.text_task import TextOptions, text_task
 
 SEEDS = (0, 1, 2)

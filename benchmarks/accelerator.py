@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.command import table, write_section
+from benchmarks.tables import table, write_section
 from benchmarks.timing import going_on, interleaved_seconds, spread
 from dms_jax import Schedule, Search, SearchSpace, baselines, models
 from dms_jax.command_line import parse

@@ -18,11 +18,12 @@ from functools import partial
 from benchmarks import methods
 from benchmarks.boxes_task import QUICK, BoxesOptions, boxes_task
 from benchmarks.chapter import Comparison
-from benchmarks.command import Contest, Options, start, write_section
+from benchmarks.command import Contest, Options, start
 from benchmarks.comparison import always, percent
 from benchmarks.contest import Settings
 from benchmarks.methods import OURS, Methods
 from benchmarks.scratch import unpretrained
+from benchmarks.tables import write_section
 
 BUDGET = 0.25
 SEEDS = (0, 1, 2)

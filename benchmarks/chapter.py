@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks import pictures
-from benchmarks.command import Contest, Options, write_section
+from benchmarks.command import Contest, Options
 from benchmarks.comparison import Seeds, tables
 from benchmarks.contest import Settings
 from benchmarks.methods import OURS, Methods
+from benchmarks.tables import write_section
 
 
 @dataclass(frozen=True, eq=False)

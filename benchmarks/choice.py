@@ -14,10 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from benchmarks import methods
-from benchmarks.command import Contest, table
+from benchmarks.command import Contest
 from benchmarks.comparison import percent
 from benchmarks.contest import Settings
 from benchmarks.methods import Methods
+from benchmarks.tables import table
 from benchmarks.task import Unit
 from dms_jax import baselines
 from dms_jax.errors import UserError

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import contest
-from benchmarks.cells import Cell, Cells
 from benchmarks.contest import Settings
-from benchmarks.sharing import replacing
+from benchmarks.store import Cell, Cells
 from benchmarks.task import Task, Unit
 from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
 
 RESULTS = Path("benchmarks/results")
-DOCUMENT = Path("benchmarks/RESULTS.md")
 PICTURES = Path("docs")
 QUICK = Path("runs/benchmarks/quick")
 
@@ -114,34 +112,3 @@ class Contest:
 def start(main: Callable[[Options], None], description: str | None) -> None:
     """Run a benchmark with the options of the command line; what a user did wrong, or a stop, ends it with one line."""
     exit_on_user_error(lambda: main(parse(Options, description=description)))()
-
-
-def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:
-    """Put tables into the marked section of RESULTS.md; what stands outside the marks stays. A quick run prints them.
-
-    Args:
-      name: of the section's marks.
-      title: of the section, where it is not there yet.
-      text: Markdown.
-      quick: print only.
-      path: of the document.
-    """
-    print(text)
-    if quick:
-        return
-    path = path or DOCUMENT
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    content = path.read_text() if path.exists() else "# Results\n"
-    if begin not in content:
-        content += f"\n## {title}\n\n{begin}\n{end}\n"
-    before, rest = content.split(begin, 1)
-    if end not in rest:
-        raise UserError(f"{path} has {begin!r} without {end!r}; put it back")
-    with replacing(path) as part:
-        part.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; the first column is text, the others numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.cells import Spread, paired
-from benchmarks.command import Contest, table
+from benchmarks.command import Contest
 from benchmarks.methods import Methods
+from benchmarks.tables import Spread, paired, table
 
 Seeds = Callable[[str, float], Sequence[int]]
 """Of a method at a budget."""

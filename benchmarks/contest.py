@@ -15,8 +15,8 @@ from typing import Any, Literal
 import optax
 
 from benchmarks import selection
-from benchmarks.cells import Cell, Say
 from benchmarks.phases import Phases
+from benchmarks.store import Cell, Say
 from benchmarks.task import Task
 from benchmarks.variants import VariedDMS
 from dms_jax import baselines
@@ -101,8 +101,7 @@ def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag,
 
     Returns:
       "valid", "test" and whatever else the task's scores hold; "macs" and "params" of the network; "kept", the number
-      of elements of every group; "search" and "finetune", curves; "seconds", CPU seconds of every part; or "failed",
-      why there are none.
+      of elements of every group; "seconds", CPU seconds of every part; or "failed", why there are none.
 
     Raises:
       Interrupted: the flag was up.
@@ -129,7 +128,7 @@ def _compete(work: _Work, supernet: Any) -> dict[str, Any]:
     variables = _retrain(work, small, found, offset)
     scores = work.timed("measure", lambda: task.scores(small, variables, work.seed))
     seconds = {name: round(value, 1) for name, value in work.seconds.items()}
-    return {**scores, **_size(task, found.structure), "seconds": seconds, **work.curves}
+    return {**scores, **_size(task, found.structure), "seconds": seconds}
 
 
 @dataclass(frozen=True)

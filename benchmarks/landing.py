@@ -29,9 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import pictures
-from benchmarks.cells import Cell, Say, file_label
-from benchmarks.command import Options, start, table, write_section
+from benchmarks.command import Options, start
 from benchmarks.rivals import absent
+from benchmarks.store import Cell, Say, file_label
+from benchmarks.tables import table, write_section
 from dms_jax import models
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.method import projection

@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.cells import Cell, Say, file_label
-from benchmarks.command import Options, start, table, write_section
+from benchmarks.command import Options, start
+from benchmarks.store import Cell, Say, file_label
+from benchmarks.tables import table, write_section
 from dms_jax import models
 from dms_jax.budgets import timing
 from dms_jax.budgets.latency import Latency

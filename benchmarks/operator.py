@@ -32,8 +32,9 @@ import numpy as np
 from jax import Array
 
 from benchmarks import pictures
-from benchmarks.command import PICTURES, QUICK, table, write_section
+from benchmarks.command import PICTURES, QUICK
 from benchmarks.rivals import absent
+from benchmarks.tables import table, write_section
 from dms_jax.baselines.capped_simplex import capped_simplex
 from dms_jax.command_line import parse
 from dms_jax.errors import exit_on_user_error

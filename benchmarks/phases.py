@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.cells import Say
+from benchmarks.store import Say
 from benchmarks.task import Task
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
@@ -28,7 +28,6 @@ class Phases:
       interrupt: stops a phase.
       say: shows a text.
       seconds: CPU seconds by phase, and of "compile".
-      curves: logged metrics by phase.
       programs: what steps were compiled to; a step that is run again has a state like the first one.
     """
 
@@ -37,7 +36,6 @@ class Phases:
     interrupt: InterruptFlag
     say: Say
     seconds: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     programs: dict[Any, Any] = field(default_factory=dict)
 
     def train(self, name: str, model: Any, state: TrainState, optimizer: Any, steps: int, start: int) -> Any:
@@ -53,7 +51,7 @@ class Phases:
         """
         draw = self.task.batches(self.seed)
         state = jax.tree.map(jnp.copy, state)  # steps donate their state, and what it was made of is needed again
-        key, curve = jax.random.fold_in(jax.random.key(self.seed), start), self.curves.setdefault(name, [])
+        key = jax.random.fold_in(jax.random.key(self.seed), start)
         if step not in self.programs:
             self.programs[step] = self.timed(
                 "compile", lambda: jax.jit(step, donate_argnums=0).lower(state, draw(start), key).compile()
@@ -61,7 +59,6 @@ class Phases:
 
         def record(done: int, values: Mapping[str, float], _: Any) -> None:
             self.say(f"{name} {done}/{steps}, loss {values['loss']:.3f}")
-            curve.append({"step": done, **{k: float(f"{v:.4g}") for k, v in values.items()}})
 
         return self.timed(
             name,

@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.cells import Spread
 from benchmarks.command import Contest
 from benchmarks.comparison import Seeds, percent
 from benchmarks.contest import CONTROL
 from benchmarks.methods import Methods
 from benchmarks.sharing import replacing
+from benchmarks.tables import Spread
 from dms_jax.report.drawing import INK, MUTED, RULE, SERIES, styled
 
 MARKERS = "osD^v<>Pph*"

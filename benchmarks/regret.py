@@ -35,12 +35,13 @@ import optax
 from matplotlib.figure import Figure
 
 from benchmarks import choice, methods, pictures
-from benchmarks.cells import Cell, Cells, Say, Spread, file_label
-from benchmarks.command import Options, start, table, write_section
+from benchmarks.command import Options, start
 from benchmarks.comparison import percent
 from benchmarks.contest import Settings
 from benchmarks.enumerated import QUICK, Key, Size, Space, in_words, run, scorer, supernet
 from benchmarks.methods import OURS, SEARCHED
+from benchmarks.store import Cell, Cells, Say, file_label
+from benchmarks.tables import Spread, table, write_section
 from benchmarks.task import Unit
 from benchmarks.text_task import UNIT
 from dms_jax import baselines

@@ -10,30 +10,35 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from dms_jax.errors import Interrupted
 from dms_jax.training.interrupt import InterruptFlag
-from dms_jax.training.lock import AtWorkError, DirectoryLock
 
 LOCKS = Path("runs/benchmarks/claims")
-"""A directory for everything that can be taken."""
+"""A file for everything that one process at a time may do."""
 SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def lock(path: Path) -> FileLock:
+    """What one process at a time holds of a path; gone with the process."""
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    return FileLock(LOCKS / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20])
 
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[bool]:
     """Take what a path stands for until the block ends; False where another process has it."""
-    directory = LOCKS / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = DirectoryLock(directory)
+    taken = lock(path)
     try:
-        lock.acquire()
-    except AtWorkError:
+        taken.acquire(timeout=0)
+    except Timeout:
         yield False
         return
     try:
         yield True
     finally:
-        lock.release()
+        taken.release()
 
 
 @contextlib.contextmanager

@@ -34,13 +34,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import digits_task, pictures
-from benchmarks.cells import Cell, Cells, Say, Spread, file_label, paired
-from benchmarks.command import Options, start, table, write_section
+from benchmarks.command import Options, start
 from benchmarks.comparison import percent
 from benchmarks.digits_task import DigitsOptions
 from benchmarks.methods import OURS
 from benchmarks.pruners import METHODS, QUICK, Size, Work
 from benchmarks.rivals import absent
+from benchmarks.store import Cell, Cells, Say, file_label
+from benchmarks.tables import Spread, paired, table, write_section
 from benchmarks.task import Task
 from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink

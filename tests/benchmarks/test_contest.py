@@ -29,7 +29,7 @@ def _run(task, settings):
 
 def test_a_structure_that_removes_nothing_is_the_full_network(task):
     cut, plain = (_run(task, Settings(name, 1.0, STEPS)) for name in ("uniform", "unpruned"))
-    for name in ("kept", "macs", "params", "valid", "test", "finetune"):
+    for name in ("kept", "macs", "params", "valid", "test"):
         assert cut[name] == plain[name]
 
 
@@ -39,7 +39,7 @@ def test_a_joint_schedule_goes_on_where_the_search_was(task, schedule, counted, 
     ends = []
     monkeypatch.setattr(Phases, "run", _recorded(ends))
     found = _run(task, Settings("dms", 0.5, STEPS, 2, 5.0, schedule=schedule))
-    assert len(found["search"]) == 2 and len(found["finetune"]) == STEPS - 2
+    assert not {"search", "finetune"} & found.keys()  # no curves
     assert found["macs"] <= 0.5 * task.space.resources()["macs"]
     assert {int(count) for _, count in optax.tree.get_all_with_path(ends[-1].opt_state, "count")} == {counted}
 

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.command import DOCUMENT, Options
+from benchmarks.command import Options
+from benchmarks.tables import DOCUMENT
 
 BENCHMARKS = ("llama", "frontier", "width", "scratch", "pminus", "digits", "ablation", "boxes")
 
@@ -28,7 +29,8 @@ def test_quick(name, folder, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert f"python -m benchmarks.{name}" in out
     files = {path: path.read_bytes() for path in (folder / "results").rglob("*.*")}
-    cells = [json.loads(path.read_text())["result"] for path in files if path.suffix == ".json"]
+    rows = [json.loads(line) for path in files if path.suffix == ".jsonl" for line in path.read_text().splitlines()]
+    cells = [row["result"] for row in rows if "cell" in row]
     assert cells and all(np.isfinite(cell["test"]) for cell in cells)
     began = time.monotonic()
     module.main(options)
@@ -42,4 +44,4 @@ def test_tables_alone_compute_nothing(tmp_path, capsys):
     module = importlib.import_module("benchmarks.llama")
     module.main(Options(quick=True, tables=True, results=tmp_path))
     assert "Not computed yet." in capsys.readouterr().out
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.rglob("*.jsonl"))

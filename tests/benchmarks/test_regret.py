@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import enumerated, regret
-from benchmarks.cells import Cells
 from benchmarks.command import Options
 from benchmarks.methods import OURS
+from benchmarks.store import Cells
 from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised

@@ -5,8 +5,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 
 from benchmarks import pictures
-from benchmarks.cells import Spread
 from benchmarks.pictures import Panel
+from benchmarks.tables import Spread
 
 SPREAD = Spread(2.0, 0.1, 3)
 

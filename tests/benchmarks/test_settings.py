@@ -22,8 +22,9 @@ KEPT = ("importance", "importance_decay", "decay", "refine", "weight", "sharpnes
 
 def stored(task, budget):
     """Settings of the finished cells of ours at a budget."""
-    cells = [json.loads(path.read_text()) for path in sorted((RESULTS / task).glob("dms-*-seed[012].json"))]
-    found = [cell["settings"] for cell in cells]
+    rows = [json.loads(line) for line in (RESULTS / f"{task}.jsonl").read_text().splitlines()]
+    finished = {row["cell"] for row in rows if row.get("seed") in (0, 1, 2)}
+    found = [row for row in rows if row.get("settings") in finished and row["strategy"] == "dms"]
     return [s for s in found if s["budget"] == budget and s["retrain"] == "sliced" and s.get("pretrained", True)]
 
 

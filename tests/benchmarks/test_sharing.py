@@ -19,7 +19,7 @@ FILL = """
 import sys, time
 from pathlib import Path
 from benchmarks import sharing
-from benchmarks.cells import Cell, Cells
+from benchmarks.store import Cell, Cells
 sharing.LOCKS, sharing.SECONDS_BETWEEN_LOOKS = Path("locks"), 0.01
 
 def compute(interrupt, say):

@@ -1,0 +1,169 @@
+"""Cells: kept, never written over, resumed; means and paired differences; marked sections."""
+
+import json
+import math
+import os
+import signal
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.command import Options
+from benchmarks.store import Cell, Cells
+from benchmarks.tables import Spread, paired, write_section
+from dms_jax.errors import Interrupted, UserError
+from dms_jax.training.machine import machine
+
+
+def _cell(seed=0, **settings):
+    return Cell("toy", "dms-20", settings, {**settings, "new": 1}, seed)
+
+
+def _count(calls, *seeds):
+    """Work that notes which seeds are computed."""
+
+    def compute(seed, interrupt, say):
+        calls.append(seed)
+        say("half")
+        return {"test": float(seed)}
+
+    return [(_cell(seed), partial(compute, seed)) for seed in seeds]
+
+
+def test_finished_cells_are_not_computed_again(tmp_path):
+    cells, calls = Cells(tmp_path), []
+    cells.fill(_count(calls, 0, 1, 0), "toy", "data")
+    cells.fill(_count(calls, 0, 1, 2), "toy", "data")
+    assert calls == [0, 1, 2]
+    found = cells.get(_cell(1))
+    assert found is not None and found["test"] == 1.0 and found["cpu_seconds"] >= 0
+    conditions = cells.conditions(_cell(1))
+    assert conditions is not None and conditions["data"] == "data" and conditions["machine"]
+    rows = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    assert [next(iter(row)) for row in rows] == ["conditions", "settings", "cell", "cell", "cell"]  # written once
+
+
+def test_seconds_are_compared_on_cpus_alone(tmp_path):
+    cells = Cells(tmp_path)
+    cells.fill(_count([], 0, 1), "toy", "data")
+    assert cells.on_cpu(_cell(0)) and not cells.on_cpu(_cell(2))
+    cells.put(_cell(2), {"test": 2.0}, {"machine": "another", "platform": "gpu", "data": "data"})
+    assert not cells.on_cpu(_cell(2)) and cells.get(_cell(2)) is not None
+
+
+def test_a_report_names_the_machines(tmp_path):
+    cells = Cells(tmp_path)
+    assert cells.machines([_cell(0)]) == ""
+    cells.put(_cell(1), {"test": 1.0}, {"machine": "another", "data": "data"})
+    cells.fill(_count([], 0, 1, 2), "toy", "data")
+    here = machine()
+    asked = [_cell(seed) for seed in (1, 0, 2, 0, 3)]  # one twice, one that is not there
+    assert cells.machines(asked) == f"Cells computed on: {here} (2); another (1)."
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_finished(tmp_path, number):
+    cells, calls = Cells(tmp_path), []
+
+    def stopped(interrupt, say):
+        os.kill(os.getpid(), number)
+        assert interrupt.requested
+        raise Interrupted(3)
+
+    work = [*_count([], 0), (_cell(1), stopped), *_count(calls, 2)]
+    with pytest.raises(Interrupted, match="1 of 3 cells done"):
+        cells.fill(work, "toy", "data")
+    assert cells.get(_cell(0)) and cells.get(_cell(1)) is None
+    cells.fill(_count(calls, 0, 1, 2), "toy", "data")
+    assert calls == [1, 2]
+
+
+def test_identity_is_the_name_and_old_cells_hold_when_settings_are_added(tmp_path):
+    cells = Cells(tmp_path)
+    assert _cell(rate=1.0).name != _cell(rate=2.0).name
+    cells.put(_cell(rate=1.0), {"test": 1.0}, {})
+    assert cells.get(Cell("toy", "dms-20", {"rate": 1.0}, {"rate": 1.0, "newer": 5}, 0)) == {"test": 1.0}
+    with pytest.raises(UserError, match="was made with new 1, asked is 2"):
+        cells.get(Cell("toy", "dms-20", {"rate": 1.0}, {"rate": 1.0, "new": 2}, 0))
+    with pytest.raises(UserError, match="never written over"):
+        Cells(tmp_path).put(_cell(rate=1.0), {"test": 2.0}, {})
+    cells.put(Cell("toy", "dms-20", {"rate": 1.0}, {"rate": 1.0, "newer": 5}, 1), {"test": 2.0}, {})
+    with pytest.raises(UserError, match="was made with newer 5"):
+        cells.get(Cell("toy", "dms-20", {"rate": 1.0}, {"rate": 1.0, "newer": 6}, 0))
+
+
+@given(st.data())
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_line_torn_anywhere_loses_one_cell_and_is_told_once(tmp_path, capsys, data):
+    path = tmp_path / "toy.jsonl"
+    path.unlink(missing_ok=True)
+    for seed in range(3):
+        Cells(tmp_path).put(_cell(seed), {"test": float(seed), "note": "\u00e9\n"}, {"machine": "m", "data": "d"})
+    whole = path.read_bytes()
+    last = whole.rstrip(b"\n").rfind(b"\n") + 1
+    path.write_bytes(whole[: data.draw(st.integers(last + 1, len(whole) - 1))])
+    capsys.readouterr()
+    cells = Cells(tmp_path)
+    found = [cells.get(_cell(seed)) for seed in range(3)]
+    assert [result and result["test"] for result in found] == [0.0, 1.0, None]
+    cells.put(_cell(2), {"test": 2.0, "note": "\u00e9\n"}, {"machine": "m", "data": "d"})
+    assert path.read_bytes() == whole and cells.get(_cell(2))
+    assert capsys.readouterr().err.count("is torn and dropped") == 1
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+    for line in ("<<<<<<< theirs", "[1]", "3", '{"other": 1}', '{"cell": "a"}'):
+        (tmp_path / "toy.jsonl").write_text(f'{{"conditions": "c"}}\n{line}\n')
+        with pytest.raises(UserError, match=r"toy.jsonl:2 is no row of cells; mend or remove this line"):
+            Cells(tmp_path).get(_cell(0))
+
+
+def test_rows_that_others_append_are_seen_and_the_last_of_a_name_counts(tmp_path):
+    ours, theirs = Cells(tmp_path), Cells(tmp_path)
+    assert ours.get(_cell(0)) is None
+    theirs.put(_cell(0), {"test": 1.0}, {"data": "d"})
+    found = ours.get(_cell(0))
+    assert found is not None and found["test"] == 1.0
+    path = tmp_path / "toy.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1].replace("1.0", "2.0") + "\n")
+    found = ours.get(_cell(0))
+    assert found is not None and found["test"] == 2.0
+    path.unlink()
+    assert ours.get(_cell(0)) is None
+
+
+def test_cells_of_other_data_do_not_mix(tmp_path):
+    cells = Cells(tmp_path)
+    cells.fill(_count([], 0), "toy", "Python 3.11")
+    with pytest.raises(UserError, match="cells of other data"):
+        cells.fill(_count([], 1), "toy", "Python 3.13")
+
+
+def test_a_quick_run_refuses_the_real_cells(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="does not mix"):
+        _ = Options(quick=True, results=tmp_path / "benchmarks" / "results").cells
+
+
+def test_spread_and_paired_differences():
+    spread = Spread.of([1.0, 2.0, 3.0])
+    assert (spread.mean, spread.count) == (2.0, 3) and spread.error == pytest.approx(1 / math.sqrt(3))
+    assert spread.text(2) == "2.00 ± 0.58"
+    assert Spread.of([1.5]).text(1, sign=True) == "+1.5" and Spread.of([]).text() == "-"
+    difference = paired({0: 1.0, 1: 5.0, 2: 9.0}, {0: 1.5, 1: 5.5, 7: 0.0})
+    assert (difference.mean, difference.error, difference.count) == (0.5, 0.0, 2)
+
+
+def test_text_outside_the_marks_stays(tmp_path, capsys):
+    path = tmp_path / "RESULTS.md"
+    write_section("a", "First", "one", quick=False, path=path)
+    write_section("b", "Second", "two", quick=False, path=path)
+    path.write_text(path.read_text() + "\nwritten by hand\n")
+    write_section("a", "First", "three", quick=False, path=path)
+    text = path.read_text()
+    assert "three" in text and "one" not in text and "two" in text and text.endswith("written by hand\n")
+    assert text.index("## First") < text.index("three") < text.index("## Second")
+    write_section("a", "First", "four", quick=True, path=path)
+    assert path.read_text() == text and "four" in capsys.readouterr().out
