@@ -54,7 +54,10 @@ class Task:
     Attributes:
       fn: `(params, *inputs) -> outputs`, of inference; or a `SearchSpace`.
       params: any pytree; None: those that the space was made of.
-      loss, batches, evaluate, example: as `fit` takes them.
+      loss: as `fit` takes it.
+      batches: as `fit` takes them.
+      evaluate: as `fit` takes it.
+      example: as `fit` takes it.
       options: further arguments of `fit` by name (optimizer, trainable, also, ...); command-line flags go before them.
     """
 

@@ -17,9 +17,10 @@ class SearchState:
     Attributes:
       step: int32, steps done.
       params: the supernet's variables, the whole tree, without masks.
-      opt_state, ratio_opt_state: optimizer states; that of the weights is over what is trained of `params`.
+      opt_state: of the weights' optimizer, over what is trained of `params`.
       ratios: the strategy's parameters, a pytree. Of DMS: `[ratios]` float32 pruning ratios, in the order of
         `space.counted`: one a group, but for tied groups.
+      ratio_opt_state: of the ratios' optimizer.
       importance: {group: [N]} float32 moving averages.
       task_norm: float32, moving average of the norm of the task gradient on the ratios.
       weights: {resource: float32} multipliers w.
