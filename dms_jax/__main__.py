@@ -6,7 +6,7 @@ import ast
 import contextlib
 from pathlib import Path
 
-_PACKAGES = ("dms_jax", "experiments", "benchmarks")
+_PACKAGES = ("dms_jax", "experiments")
 _MAIN = 'if __name__ == "__main__":'
 
 

@@ -13,7 +13,7 @@ def test_every_command_is_listed_with_a_line():
     found = commands()
     there = {p.stem for p in (ROOT / "experiments").glob("*.py") if '__name__ == "__main__"' in p.read_text()}
     assert {f"experiments.{name}" for name in there} <= set(found)
-    assert {"dms_jax.data.prepare", "benchmarks"} <= set(found)
+    assert {"dms_jax.data.prepare", "experiments.benchmarks"} <= set(found)
     assert all(20 < len(line) <= 120 for line in found.values())
 
 
@@ -27,11 +27,12 @@ def test_it_prints_them_without_loading_jax():
 def test_folders_of_others_are_not_listed(tmp_path):
     """Beside an installed package there may be anybody's experiments."""
     main = '"""One line."""\nif __name__ == "__main__":\n    pass\n'
-    for package in ("dms_jax", "experiments", "benchmarks"):
+    for package in ("dms_jax", "experiments", "experiments/benchmarks"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "tool.py").write_text(main)
     assert commands(tmp_path) == {"dms_jax.tool": "One line."}
     (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / "experiments" / "half.py").write_text("def (\n" + main)
     (tmp_path / "experiments" / "other.py").write_bytes(b'"""\xff"""\nif __name__ == "__main__":\n    pass\n')
-    assert list(commands(tmp_path)) == ["dms_jax.tool", "experiments.other", "experiments.tool", "benchmarks.tool"]
+    names = ["dms_jax.tool", "experiments.benchmarks.tool", "experiments.other", "experiments.tool"]
+    assert list(commands(tmp_path)) == names

@@ -13,7 +13,6 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
-from benchmarks.masked import inserted
 from dms_jax import Schedule, Search, Searchable, SearchSpace, baselines
 from dms_jax.baselines.dms_raw import RawDMS
 from dms_jax.baselines.gradient_estimated import GradientEstimated
@@ -22,6 +21,7 @@ from dms_jax.baselines.single import SingleNumber
 from dms_jax.method.importance import Importance
 from dms_jax.method.layout import Layout
 from dms_jax.method.strategy import Context
+from experiments.benchmarks.masked import inserted
 from tests.baselines.small import KEY, LIMITS, Toy, X, Y, context, loss
 from tests.counting import random_variables
 from tests.moved import moved_by

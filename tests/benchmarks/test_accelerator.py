@@ -3,9 +3,9 @@
 import jax
 import pytest
 
-from benchmarks import accelerator
-from benchmarks.accelerator import CASES, QUICK_CASES, Bench, Options
 from dms_jax.errors import UserError
+from experiments.benchmarks import accelerator
+from experiments.benchmarks.accelerator import CASES, QUICK_CASES, Bench, Options
 
 
 def test_quick_prints_its_tables(capsys):

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import choice
-from benchmarks.contest import Settings
-from benchmarks.task import Unit
+from experiments.benchmarks import choice
+from experiments.benchmarks.contest import Settings
+from experiments.benchmarks.task import Unit
 
 START = Settings("dms", 0.2, 800, 100, 5.0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import optax
 
-from benchmarks.digits_task import CROSS_ENTROPY, QUICK, digits_task, split
+from experiments.benchmarks.digits_task import CROSS_ENTROPY, QUICK, digits_task, split
 
 
 def test_scores_are_those_of_every_half_by_itself():

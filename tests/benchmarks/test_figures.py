@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from benchmarks import figures, method_pictures
+from experiments.benchmarks import figures, method_pictures
 from tests.helpers import FLOAT32_ROUNDING
 
 ROOT = Path(__file__).parents[2]
@@ -65,5 +65,5 @@ def test_the_page_refers_to_what_there_is():
     for name in shown:
         content = (PAGE.parent / name).read_bytes()
         assert len(content) < LARGEST and ElementTree.fromstring(content).tag.endswith("svg")
-    files = set(re.findall(r"\b(?:dms_jax|benchmarks|experiments)/[\w./]+", text))
+    files = set(re.findall(r"\b(?:dms_jax|experiments)/[\w./]+", text))
     assert files and not [name for name in files if not (ROOT / name).exists()]

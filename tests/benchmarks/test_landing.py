@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks import landing
-from benchmarks.command import Options
-from benchmarks.rivals import absent
+from experiments.benchmarks import landing
+from experiments.benchmarks.command import Options
+from experiments.benchmarks.rivals import absent
 
 TINY = landing._images("resnet20", pixels=8)
 

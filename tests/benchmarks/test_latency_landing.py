@@ -1,7 +1,7 @@
 """The benchmark of latency, on a machine of which all times are known."""
 
-from benchmarks import latency
 from dms_jax.training.interrupt import InterruptFlag
+from experiments.benchmarks import latency
 from tests.fake_device import Device, installed
 
 

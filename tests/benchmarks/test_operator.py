@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmarks import operator
-from benchmarks.operator import Contender, Entry
+from experiments.benchmarks import operator
+from experiments.benchmarks.operator import Contender, Entry
 
 
 def test_the_race_of_small_sizes_prints_both_tables(capsys):

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.command import Options
-from benchmarks.tables import DOCUMENT
+from experiments.benchmarks.command import Options
+from experiments.benchmarks.tables import DOCUMENT
 
 BENCHMARKS = ("llama", "frontier", "width", "scratch", "pminus", "digits", "ablation", "boxes")
 
@@ -22,12 +22,12 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_quick(name, folder, monkeypatch, capsys):
     document = DOCUMENT.read_bytes()
-    monkeypatch.setattr("benchmarks.task.CACHE", folder / "supernets")
-    module = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr("experiments.benchmarks.task.CACHE", folder / "supernets")
+    module = importlib.import_module(f"experiments.benchmarks.{name}")
     options = Options(quick=True, results=folder / "results")
     module.main(options)
     out = capsys.readouterr().out
-    assert f"python -m benchmarks.{name}" in out
+    assert f"python -m experiments.benchmarks.{name}" in out
     files = {path: path.read_bytes() for path in (folder / "results").rglob("*.*")}
     rows = [json.loads(line) for path in files if path.suffix == ".jsonl" for line in path.read_text().splitlines()]
     cells = [row["result"] for row in rows if "cell" in row]
@@ -41,7 +41,7 @@ def test_quick(name, folder, monkeypatch, capsys):
 
 
 def test_tables_alone_compute_nothing(tmp_path, capsys):
-    module = importlib.import_module("benchmarks.llama")
+    module = importlib.import_module("experiments.benchmarks.llama")
     module.main(Options(quick=True, tables=True, results=tmp_path))
     assert "Not computed yet." in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.jsonl"))

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import enumerated, regret
-from benchmarks.command import Options
-from benchmarks.methods import OURS
-from benchmarks.store import Cells
 from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised
 from dms_jax.training.language import bits_per_token, language_loss
+from experiments.benchmarks import enumerated, regret
+from experiments.benchmarks.command import Options
+from experiments.benchmarks.methods import OURS
+from experiments.benchmarks.store import Cells
 from experiments.llama_prune import adamw
 
 

@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 
-from benchmarks import pictures
-from benchmarks.pictures import Panel
-from benchmarks.tables import Spread
+from experiments.benchmarks import pictures
+from experiments.benchmarks.pictures import Panel
+from experiments.benchmarks.tables import Spread
 
 SPREAD = Spread(2.0, 0.1, 3)
 

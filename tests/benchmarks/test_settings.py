@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks
-from benchmarks import methods
-from benchmarks.contest import Settings
+import experiments.benchmarks
 from dms_jax import Schedule, baselines
 from dms_jax.method.dms import DMS
+from experiments.benchmarks import methods
+from experiments.benchmarks.contest import Settings
 from experiments.flags import Searching
 
-RESULTS = Path(benchmarks.__file__).parent / "results"
+RESULTS = Path(experiments.benchmarks.__file__).parent / "results"
 # The rows that RESULTS calls ours at these budgets; what they searched is judged by DMS at its defaults.
 TABLES = {"text": (0.5, 0.2, 0.1), "digits": (0.1, 0.04, 0.02)}
 MOVED = ("ratio_schedule", "ratio_together", "on_target", "effects")

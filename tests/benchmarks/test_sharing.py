@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__ as everything
-from benchmarks import sharing
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.interrupt import InterruptFlag
+from experiments.benchmarks import __main__ as everything
+from experiments.benchmarks import sharing
 
 ROOT = Path(__file__).parents[2]
 FILL = """
 import sys, time
 from pathlib import Path
-from benchmarks import sharing
-from benchmarks.store import Cell, Cells
+from experiments.benchmarks import sharing
+from experiments.benchmarks.store import Cell, Cells
 sharing.LOCKS, sharing.SECONDS_BETWEEN_LOOKS = Path("locks"), 0.01
 
 def compute(interrupt, say):
@@ -88,7 +88,7 @@ def test_workers_share_a_command_and_a_failure_stops_all(tmp_path, monkeypatch):
 
 def test_a_signal_stops_the_workers(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from benchmarks import __main__ as everything\n"
+        "import sys; from pathlib import Path; from experiments.benchmarks import __main__ as everything\n"
         f"everything.LOGS = Path({str(tmp_path)!r})\n"
         "everything.exit_on_user_error(lambda: everything.run([sys.executable, '-c', "
         "'import time; print(\"up\", flush=True); time.sleep(60)'], 2))()"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.command import Options
-from benchmarks.store import Cell, Cells
-from benchmarks.tables import Spread, paired, write_section
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.machine import machine
+from experiments.benchmarks.command import Options
+from experiments.benchmarks.store import Cell, Cells
+from experiments.benchmarks.tables import Spread, paired, write_section
 
 
 def _cell(seed=0, **settings):
@@ -144,7 +144,7 @@ def test_cells_of_other_data_do_not_mix(tmp_path):
 def test_a_quick_run_refuses_the_real_cells(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="does not mix"):
-        _ = Options(quick=True, results=tmp_path / "benchmarks" / "results").cells
+        _ = Options(quick=True, results=tmp_path / "experiments/benchmarks/results").cells
 
 
 def test_spread_and_paired_differences():

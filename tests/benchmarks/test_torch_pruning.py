@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import digits_task, pruners, task, torch_pruning
-from benchmarks.command import Options
-from benchmarks.rivals import absent
 from dms_jax.training.interrupt import InterruptFlag
+from experiments.benchmarks import digits_task, pruners, task, torch_pruning
+from experiments.benchmarks.command import Options
+from experiments.benchmarks.rivals import absent
 
 MISSING = absent("torch", "torch_pruning")
 
@@ -23,7 +23,7 @@ def test_quick_runs_with_or_without_the_rival(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(bool(MISSING), reason=MISSING or "there")
 def test_weights_go_over_and_back_unchanged():
-    from benchmarks import torch_networks as tn
+    from experiments.benchmarks import torch_networks as tn
 
     digits = digits_task.digits_task(digits_task.QUICK)
     variables = digits.new(digits.model, seed=0)

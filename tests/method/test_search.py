@@ -11,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.masked import inserted
 from dms_jax import Limits, Schedule, UserError
 from dms_jax.baselines.gradient_estimated import GradientEstimated
 from dms_jax.baselines.iterative import Iterative
 from dms_jax.method import resources
 from dms_jax.method.dms import DMS
+from experiments.benchmarks.masked import inserted
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_GRADIENTS
 from tests.method.small import KEY, Counted, X, Y, loss, run, searcher
 from tests.moved import moved_by

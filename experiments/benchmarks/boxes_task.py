@@ -1,0 +1,108 @@
+"""A YOLOv8-n on small pictures with boxes: composites of digits over photographs, or crowns of trees from the air."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from dms_jax import models
+from dms_jax.data import box_loading, objects, trees
+from dms_jax.data.objects import DetectionData
+from dms_jax.detection import detection_loss
+from dms_jax.detection.evaluation import mean_average_precision
+from dms_jax.space import SearchSpace
+from dms_jax.training import optimizers
+from experiments.benchmarks.task import CACHE, Task, Unit
+from experiments.detection_task import COMPOSITES
+
+MAP = Unit("mAP, %", -100.0, 1)
+"""Scores are lower where a network is better: mAP with its sign turned, which the tables turn back."""
+PREPARED = CACHE / "data"
+
+
+@dataclass(frozen=True)
+class BoxesOptions:
+    """The size of the task.
+
+    Attributes:
+      data: what is learned.
+      size: pixels of a side that the network sees; pieces of photographs have about 128 and are made smaller.
+      small: a network of a few channels, and a few pictures to test on.
+    """
+
+    data: Literal["composites", "trees"] = "composites"
+    size: int = 64
+    batch: int = 16
+    pretrain_rate: float = 2e-3
+    pretrain_steps: int = 400
+    learning_rate: float = 2e-3
+    small: bool = False
+
+
+QUICK = BoxesOptions(batch=4, pretrain_steps=2, small=True)
+_SMALL: dict[str, Any] = {"widths": (8, 8, 16, 16, 16), "blocks": (1, 1, 1, 1), "bins": 4, "width_multiplier": 1.0}
+
+
+def boxes_task(options: BoxesOptions) -> Task:
+    """The task of these options; scores are of the test pictures, and nothing is chosen by them.
+
+    Raises:
+      dms_jax.data.images.NotPrepared: the trees are not.
+    """
+    data = opened(options)
+    model = models.create("yolov8n", num_classes=data.num_classes, **(_SMALL if options.small else {}))
+    recipe = COMPOSITES
+    augment = dataclasses.replace(recipe.augment, flip=0.5 if options.data == "trees" else 0)  # digits have a direction
+
+    def scores(network: Any, variables: Any, seed: int) -> dict[str, float]:
+        tested = box_loading.evaluation(data.test, 16, size=options.size, num_classes=data.num_classes)
+        found = mean_average_precision(partial(network.apply, train=False), variables, tested, data.num_classes)
+        defined = {name: value for name, value in found.items() if not math.isnan(value)}  # there are no large objects
+        return {"test": -found["mAP"], **defined}
+
+    @lru_cache(maxsize=1)
+    def batches(seed: int) -> Callable[[int], Any]:
+        return box_loading.batches(
+            data.train,
+            options.batch,
+            seed,
+            size=options.size,
+            num_classes=data.num_classes,
+            augment=augment,
+            most=32,
+        )
+
+    return Task(
+        name=options.data,
+        options=dataclasses.asdict(options),
+        data=data.name,
+        space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, options.size, options.size, 3), jnp.float32)),
+        loss=detection_loss,
+        batches=batches,
+        optimizer=partial(optimizers.adamw, weight_decay=recipe.weight_decay, clip=recipe.clip),
+        later=("learning_rate",),
+        pretrain_rate=options.pretrain_rate,
+        learning_rate=options.learning_rate,
+        pretrain_steps=options.pretrain_steps,
+        scores=scores,
+        unit=MAP,
+        choice=("test", MAP),
+    )
+
+
+def opened(options: BoxesOptions) -> DetectionData:
+    """The pictures."""
+    if options.data == "trees":
+        return trees.open(PREPARED)
+    found = objects.composites(options.size)
+    if not options.small:
+        return found
+    assert isinstance(found.test, objects.Composites)
+    return dataclasses.replace(found, test=dataclasses.replace(found.test, length=8))

@@ -1,0 +1,221 @@
+"""One method on one task with one seed: pretrained supernet -> structure -> the small network, finetuned -> scores.
+
+All methods of a seed start from the same supernet, see the same batches in the same order, take the same number of
+steps after pretraining (search and finetuning together), and use one optimizer with one schedule over all of these
+steps: a warm-up and a cosine. A search lies inside it, and the optimizer's moments are sliced with the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import optax
+
+from dms_jax import baselines
+from dms_jax.conduct import warm_cosine
+from dms_jax.errors import UserError
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
+from dms_jax.method.strategy import Strategy
+from dms_jax.shrink import shrink
+from dms_jax.structure import Structure
+from dms_jax.training import supervised
+from dms_jax.training.interrupt import InterruptFlag
+from experiments.benchmarks import selection
+from experiments.benchmarks.phases import Phases
+from experiments.benchmarks.store import Cell, Say
+from experiments.benchmarks.task import Task
+from experiments.benchmarks.variants import VariedDMS
+
+CONTROL = "unpruned"
+"""The full network, trained on for as many steps."""
+STATISTICS_STEPS = 50
+"""Batches that BatchNorm's statistics are measured on where nothing is retrained."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method does. The fields up to `pretrained` always tell cells apart, the others where they are not default.
+
+    Attributes:
+      strategy: a name of `dms_jax.baselines`, or of `experiments.benchmarks.selection`, or "unpruned".
+      budget: fraction of the full network's MACs.
+      steps: after pretraining, search included; of retraining alone where it starts from new weights.
+      search_steps: of them, for strategies that search.
+      rate: Adam's mean learning rate on the ratios times the steps after the warm-up.
+      retrain: "sliced" goes on with the search's weights, "scratch" with new ones, "none" not at all.
+      pretrained: the search starts from the pretrained supernet, not from random weights.
+      warmup: first steps of the search in which the ratios stay open.
+      importance, importance_decay: how elements are judged.
+      decay, refine: of `Schedule`.
+      weight: None balances, a number is the paper's plain loss.
+      sharpness, start_open: of `VariedDMS`.
+      schedule: "joint", one over search and finetuning, or "restart": half the peak all through the search, then a
+        new optimizer with a schedule over what remains. The search for a structure to be trained from new weights has
+        that constant rate, too.
+      ratio_schedule, ratio_together: of the strategy.
+      residual: the residual width may shrink, too, on a task that leaves it alone.
+      blocks: share of blocks that a rule keeps which thins evenly; None: as many as fit.
+      on_target, effects: of the strategy.
+    """
+
+    strategy: str
+    budget: float
+    steps: int
+    search_steps: int = 0
+    rate: float = 0.0
+    retrain: str = "sliced"
+    pretrained: bool = True
+    warmup: int = 0
+    importance: str = "taylor"
+    importance_decay: float = 0.99
+    decay: float = 0.8
+    refine: float = 0.2
+    weight: float | None = None
+    sharpness: float = 1.0
+    start_open: bool = True
+    schedule: str = "joint"
+    ratio_schedule: Literal["cosine", "constant"] = "constant"
+    ratio_together: float = 0.0
+    residual: bool = False
+    blocks: float | None = None
+    on_target: bool = False
+    effects: bool = False
+
+    def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
+        """The cell of these settings; options of the task tell cells apart where they are not the default."""
+        fields = {f.name: (f.default, getattr(self, f.name)) for f in dataclasses.fields(self)}
+        base = list(fields)[: list(fields).index("pretrained") + 1]
+        identity = {name: value for name, (default, value) in fields.items() if name in base or value != default}
+        options = {name: value for name, value in task.options.items() if default_options[name] != value}
+        settings = {name: value for name, (_, value) in fields.items()}
+        label = f"{self.strategy}-{100 * self.budget:g}"
+        return Cell(task.name, label, {**identity, "task": options}, {**settings, "task": dict(task.options)}, seed)
+
+
+def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
+    """Run one method.
+
+    Returns:
+      "valid", "test" and whatever else the task's scores hold; "macs" and "params" of the network; "kept", the number
+      of elements of every group; "seconds", CPU seconds of every part; or "failed", why there are none.
+
+    Raises:
+      Interrupted: the flag was up.
+    """
+    supernet = task.pretrained(seed) if settings.pretrained else task.new(task.model, seed)
+    task = task.with_residual() if settings.residual else task
+    work = _Work(task, seed, interrupt, say, settings=settings)
+    try:
+        return _compete(work, supernet)
+    except UserError as error:  # a search that diverged is a result, too
+        return {"failed": str(error)}
+
+
+@dataclass(eq=False, kw_only=True)
+class _Work(Phases):
+    settings: Settings
+
+
+def _compete(work: _Work, supernet: Any) -> dict[str, Any]:
+    task, settings = work.task, work.settings
+    offset = task.pretrain_steps if settings.pretrained else 0
+    found = _find(work, supernet, offset)
+    small = task.model if found.structure is None else task.model.clone(structure=found.structure)
+    variables = _retrain(work, small, found, offset)
+    scores = work.timed("measure", lambda: task.scores(small, variables, work.seed))
+    seconds = {name: round(value, 1) for name, value in work.seconds.items()}
+    return {**scores, **_size(task, found.structure), "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A structure (None: the full network), its variables, the optimizer's state if it goes on, and steps taken."""
+
+    structure: Structure | None
+    variables: Any
+    opt_state: Any = None
+    steps: int = 0
+
+
+def _retrain(work: _Work, small: Any, found: _Found, offset: int) -> Any:
+    """Finetune, or train from new weights, or only measure BatchNorm's statistics; returns the variables."""
+    task, settings = work.task, work.settings
+    if settings.retrain == "scratch":
+        optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
+        state = supervised.init(task.new(small, work.seed), optimizer)
+        return work.train("finetune", small, state, optimizer, settings.steps, 0)  # the same batches for all
+    start, left = offset + found.steps, settings.steps - found.steps
+    if settings.retrain == "sliced":
+        joint = found.opt_state is not None
+        optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps if joint else left))
+        state = supervised.init(found.variables, optimizer)
+        state = dataclasses.replace(state, opt_state=found.opt_state) if joint else state
+        return work.train("finetune", small, state, optimizer, left, start)
+    if "batch_stats" in found.variables:  # for every method alike
+        optimizer = optax.set_to_zero()
+        state = supervised.init(found.variables, optimizer)
+        return work.train("statistics", small, state, optimizer, STATISTICS_STEPS, start)
+    return found.variables
+
+
+def _find(work: _Work, supernet: Any, offset: int) -> _Found:
+    task, settings, space = work.task, work.settings, work.task.space
+    if settings.strategy == CONTROL:
+        return _Found(None, supernet)
+    if settings.strategy in selection.SELECTIONS:
+        macs, blocks = int(settings.budget * task.space.resources()["macs"]), settings.blocks
+        asked = selection.Asked(macs, work.seed, "most" if blocks is None else blocks)
+        structure = selection.select(work, settings.strategy, supernet, asked, offset)
+        return _Found(structure, shrink(space, supernet, structure))
+    search = _search(task, settings)
+    state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)
+    structure = search.structure(state)
+    opt_state = shrink(space, state.opt_state, structure) if _joint(settings) else None
+    return _Found(structure, shrink(space, state.params, structure), opt_state, settings.search_steps)
+
+
+def _joint(settings: Settings) -> bool:
+    return settings.schedule == "joint" and settings.retrain == "sliced"
+
+
+def _search(task: Task, settings: Settings) -> Search:
+    rate = optax.constant_schedule(task.learning_rate / 2)
+    rate = warm_cosine(task.learning_rate, settings.steps) if _joint(settings) else rate
+    return Search(
+        task.space,
+        task.loss(task.model),
+        None if settings.retrain == "none" else task.optimizer(rate),
+        {"macs": settings.budget},
+        Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine),
+        importance=replace(baselines.importances()[settings.importance], decay=settings.importance_decay),
+        strategy=_strategy(settings),
+        resource_weight=settings.weight,
+    )
+
+
+def _strategy(settings: Settings) -> Strategy:
+    moved = {
+        "rate": settings.rate,
+        "schedule": settings.ratio_schedule,
+        "together": settings.ratio_together,
+        "on_target": settings.on_target,
+        "effects": settings.effects,
+    }
+    if settings.sharpness == 1.0 and settings.start_open:
+        return baselines.create(settings.strategy, **moved)
+    if settings.strategy != "dms":
+        raise ValueError(f"sharpness and start are DMS's; {settings.strategy} has neither")
+    return VariedDMS(**moved, sharpness=settings.sharpness, start_open=settings.start_open)
+
+
+def _size(task: Task, structure: Structure | None) -> dict[str, Any]:
+    space = task.space
+    if structure is None:
+        return space.resources() | {"kept": {name: group.size for name, group in space.groups.items()}}
+    kept = space.kept(structure)
+    counts = {name: 0 if name in structure.removed else len(kept[name]) for name in space.groups}
+    return space.resources(kept) | {"kept": counts}

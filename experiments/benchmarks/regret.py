@@ -1,0 +1,330 @@
+"""How far a method's structure is from the best there is, in a space small enough to train every structure.
+
+    python -m experiments.benchmarks.regret [--quick | --tables]
+
+About half an hour of one core; stopped, it goes on where it was. A decoder of bytes with two layers has 172
+structures: widths 8 to 32 of the residual stream, 2 or 4 heads and 16 to 48 hidden features in every layer, 0 to 2
+layers. All of them are trained, with three seeds, each from its slice of one random supernet, for as many steps as any
+other. Then every method picks a structure under 25 and 40 % of the MACs, and the table says where it stands. The rate
+of every search is chosen at 25 % on two seeds of its own, by what the structures picked score on other windows once
+trained, from three rates that are widened where the end was best.
+
+One compiled program trains them all: a network with 0/1 masks computes, and trains, as the smaller one does (the test
+of this benchmark compares the two).
+
+- place: of the pick among the structures of 80 to 100 % of the budget, by the mean over seeds; "1 of 30" is the best.
+- loss to the best: bits/byte of the pick minus those of the band's best. The best of many noisy means looks better
+  than it is, so it is chosen by two seeds and read off the third, in turns. It may be negative.
+
+What it shows: whether a method finds good numbers of elements in a space where the answer is known. What it does not:
+anything about larger spaces, about which elements stay (all structures keep the first ones of a random network), or
+about weights that a search leaves behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+from dms_jax import baselines
+from dms_jax.errors import Interrupted
+from dms_jax.method.importance import Importance
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
+from dms_jax.structure import Structure
+from dms_jax.training.interrupt import InterruptFlag
+from experiments.benchmarks import choice, methods, pictures
+from experiments.benchmarks.command import Options, start
+from experiments.benchmarks.comparison import percent
+from experiments.benchmarks.contest import Settings
+from experiments.benchmarks.enumerated import QUICK, Key, Size, Space, in_words, run, scorer, supernet
+from experiments.benchmarks.methods import OURS, SEARCHED
+from experiments.benchmarks.store import Cell, Cells, Say, file_label
+from experiments.benchmarks.tables import Spread, table, write_section
+from experiments.benchmarks.task import Unit
+from experiments.benchmarks.text_task import UNIT
+from experiments.llama_prune import adamw
+
+BUDGETS, QUICK_BUDGETS = (0.25, 0.4), (0.4,)
+BAND = 0.8  # a band reaches from this share of its budget to the budget
+
+
+def _searched(space: Space, settings: Settings, seed: int) -> Structure:
+    search, loop = _search(space, settings)
+    tokens = space.batches(seed, space.size.steps if settings.pretrained else 0, space.size.search_steps)
+    start = supernet(space, seed) if settings.pretrained else space.new(seed)
+    return search.structure(loop(search.init({"params": start}), tokens, jax.random.key(seed)))
+
+
+@cache
+def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
+    """A search and its compiled loop; seeds share one compilation."""
+    search = Search(
+        space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
+        {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
+        strategy=baselines.create(settings.strategy, rate=settings.rate),
+    )  # fmt: skip
+    return search, jax.jit(partial(run, search.step))
+
+
+def _uniform(space: Space, settings: Settings, seed: int) -> Structure:
+    magnitudes = space.space.magnitudes({"params": supernet(space, seed)})
+    return baselines.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
+
+
+def _threshold(space: Space, settings: Settings, seed: int) -> Structure:
+    """Taylor importance of the pretrained network over as many batches as a search sees, then one threshold."""
+    steps = space.size.search_steps
+    schedule = Schedule(steps + 1, steps)
+    search = Search(
+        space.space, space.loss, None, {"macs": settings.budget}, schedule, space.limits,
+        importance=Importance(decay=1 - 1 / steps),
+    )  # fmt: skip
+    tokens = space.batches(seed, space.size.steps, steps)
+    start = search.init({"params": supernet(space, seed)})
+    state = jax.jit(partial(run, search.step))(start, tokens, jax.random.key(0))
+    return baselines.threshold(space.space, state.importance, _target(space, settings.budget), space.limits)
+
+
+def _target(space: Space, budget: float) -> dict[str, int]:
+    return {"macs": int(budget * space.space.resources()["macs"])}
+
+
+FROM_RANDOM = f"{OURS} from random weights"
+STRATEGIES = {FROM_RANDOM: SEARCHED[OURS], **SEARCHED}
+"""Label -> strategy, of those that search."""
+RULES = {"threshold": _threshold, "uniform": _uniform}
+"""Name -> how it picks."""
+RULE_NAMES = {label: methods.RULES[label] for label in ("one Taylor threshold", "uniform")}
+LABELS = {name: label for label, name in {**SEARCHED, **RULE_NAMES}.items()}
+METHODS = (*STRATEGIES, *RULE_NAMES)
+QUICK_METHODS = (OURS, *RULE_NAMES)
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Cells of all structures and of all picks.
+
+    Attributes:
+      space: of the structures.
+      cells: where results lie.
+      methods: labels.
+      budgets: fractions of the MACs; rates are chosen at the first.
+      rates: that are tried, times each strategy's own.
+      tried: seeds of the choice of rates.
+      compute: whether missing cells are computed.
+    """
+
+    space: Space
+    cells: Cells
+    methods: Sequence[str]
+    budgets: Sequence[float]
+    rates: Sequence[float] = choice.RATES
+    tried: Sequence[int] = choice.SEEDS
+    compute: bool = True
+
+    @property
+    def choice(self) -> tuple[str, Unit]:
+        """What rates are chosen by: bits per byte of a pick, trained, on windows that no table looks at."""
+        return "valid", UNIT
+
+    @property
+    def grids(self) -> choice.Grids:
+        """Candidates of every strategy."""
+        names = {label: STRATEGIES[label] for label in self.methods if label in STRATEGIES}
+        steps = self.space.size.search_steps
+        found = dict(choice.rate_grids(names, self.budgets[0], 0, steps, retrain="none", rates=self.rates))
+        if FROM_RANDOM in found:
+            found[FROM_RANDOM] = [replace(c, pretrained=False, warmup=steps // 2) for c in found[FROM_RANDOM]]
+        return found
+
+    def settings(self, method: str, budget: float) -> Settings:
+        """Of a method: the best rate, as far as it is known."""
+        if method in RULE_NAMES:
+            return Settings(RULE_NAMES[method], budget, 0, retrain="none")
+        return methods.at(choice.best(self, self.grids[method]), budget)
+
+    def truth_cell(self, part: int, seed: int) -> Cell:
+        settings = asdict(self.space.size)
+        return Cell("regret", f"structures{part}", {**settings, "part_number": part}, settings, seed)
+
+    def pick_cell(self, settings: Settings, seed: int) -> Cell:
+        """Of a pick; its score, too, is there for seeds of the choice."""
+        method = LABELS[settings.strategy] if settings.pretrained else FROM_RANDOM
+        named = {**asdict(self.space.size), "method": method, "budget": settings.budget}
+        if method in STRATEGIES:
+            named |= {name: getattr(settings, name) for name in ("rate", "ratio_schedule", "ratio_together")}
+        return Cell("regret", f"{file_label(method)}-{100 * settings.budget:g}", named, named, seed)
+
+    @property
+    def asked(self) -> list[tuple[Settings, int]]:
+        """Settings and seeds of all picks."""
+        every = itertools.product(self.methods, self.budgets, range(self.space.size.seeds))
+        return [(self.settings(method, budget), seed) for method, budget, seed in every]
+
+    @property
+    def machines(self) -> str:
+        """On which ones the structures were trained and picked."""
+        parts = itertools.product(self.parts(len(self.space.keys)), range(self.space.size.seeds))
+        return self.cells.machines(
+            [*itertools.starmap(self.truth_cell, parts), *itertools.starmap(self.pick_cell, self.asked)]
+        )
+
+    def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
+        """Compute what is missing of picks."""
+        if self.compute:
+            work = [(self.pick_cell(s, seed), partial(self._pick, s, seed)) for s, seed in asked]
+            self.cells.fill(work, name, self.space.data.name)
+
+    def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> dict[int, float]:
+        """{seed: score} of picks that have one."""
+        found = {seed: self.cells.get(self.pick_cell(settings, seed)) for seed in seeds}
+        return {seed: float(result[what]) for seed, result in found.items() if result}
+
+    def fill_all(self) -> None:
+        """Compute what is missing: all structures first."""
+        if not self.compute:
+            return
+        space, seeds = self.space, range(self.space.size.seeds)
+        work = []
+        for seed, part in itertools.product(seeds, self.parts(len(space.keys))):
+            keys = space.keys[part * space.size.part : (part + 1) * space.size.part]
+            work.append((self.truth_cell(part, seed), partial(self._truth, keys, seed)))
+        self.cells.fill(work, "regret: all structures", space.data.name)
+        for label, grid in self.grids.items():
+            choice.settle(self, label, grid, self.tried)
+        self.fill("regret: picks", self.asked)
+
+    def parts(self, structures: int) -> range:
+        """The numbers of the cells that a seed's structures are cut into."""
+        return range(-(-structures // self.space.size.part))
+
+    def truth(self, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+        """Structure -> `[seeds]` bits/byte; those whose cells are there for every seed."""
+        size, found = self.space.size, dict[Key, dict[int, float]]()
+        for part, seed in itertools.product(self.parts(len(keys)), range(size.seeds)):
+            for key, bits in (self.cells.get(self.truth_cell(part, seed)) or {"bits": []})["bits"]:
+                found.setdefault(tuple(key), {})[seed] = bits
+        return {key: np.array([by_seed[s] for s in sorted(by_seed)]) for key, by_seed in found.items()
+                if len(by_seed) == size.seeds}  # fmt: skip
+
+    def picks(self, method: str, budget: float) -> list[Key]:
+        """One a seed."""
+        settings, seeds = self.settings(method, budget), range(self.space.size.seeds)
+        results = [self.cells.get(self.pick_cell(settings, seed)) for seed in seeds]
+        return [tuple(result["pick"]) for result in results if result]
+
+    def _truth(self, keys: Sequence[Key], seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
+        bits = []
+        score = scorer(self.space, seed, "test")
+        for key in keys:
+            bits.append([list(key), round(score(key), 5)])
+            say(f"{in_words(key)}: {bits[-1][1]:.3f} bits/byte")
+            if interrupt.requested:
+                raise Interrupted(0, "stopped")
+        return {"bits": bits}
+
+    def _pick(self, settings: Settings, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
+        if interrupt.requested:
+            raise Interrupted(0, "stopped")
+        pick = RULES.get(settings.strategy, _searched)
+        key = self.space.key(pick(self.space, settings, seed))
+        scored = {self.choice[0]: round(scorer(self.space, seed, "valid")(key), 5)} if seed in self.tried else {}
+        return {"pick": list(key), **scored}
+
+
+def loss_to_best(pick: np.ndarray, band: np.ndarray) -> float:
+    """Mean over seeds of pick minus best, the best chosen by the other seeds.
+
+    Args:
+      pick: `[seeds]` scores, lower is better.
+      band: `[structures, seeds]`.
+    """
+    seeds = band.shape[1]
+    others = [np.delete(band, s, axis=1).mean(axis=1) for s in range(seeds)]
+    return float(np.mean([pick[s] - band[np.argmin(others[s]), s] for s in range(seeds)]))
+
+
+def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
+    """The tables, from the cells that are there."""
+    truth = benchmark.truth(list(shares))
+    if len(truth) < len(shares):
+        return f"{len(truth)} of {len(shares)} structures are trained."
+    return "\n\n".join(_section(benchmark, budget, truth, shares) for budget in benchmark.budgets)
+
+
+def draw(benchmark: Benchmark, shares: Mapping[Key, float]) -> Figure:
+    """Every structure that is trained, and how far behind its band's best each pick is."""
+    scores = {key: float(bits.mean()) for key, bits in benchmark.truth(list(shares)).items()}
+    best = {
+        budget: min((scores[key] for key in scores if BAND * budget <= shares[key] <= budget), default=np.nan)
+        for budget in benchmark.budgets
+    }
+    behind = {
+        method: {
+            budget: [scores[pick] - best[budget] for pick in benchmark.picks(method, budget) if pick in scores]
+            for budget in benchmark.budgets
+        }
+        for method in benchmark.methods
+    }
+    return pictures.regrets([(shares[key], score) for key, score in scores.items()], behind, "bits per byte")
+
+
+def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]) -> str:
+    """The table of one budget."""
+    band = [key for key in shares if BAND * budget <= shares[key] <= budget]
+    scores = np.stack([truth[key] for key in band])
+    means = scores.mean(axis=1)
+    best, order = band[int(np.argmin(means))], np.sort(means)
+    rows = []
+    for method in benchmark.methods:
+        picks = benchmark.picks(method, budget)
+        if not picks:
+            continue
+        places = ", ".join(str(1 + int(np.sum(means < truth[p].mean()))) for p in picks)
+        losses = Spread.of(loss_to_best(truth[p], scores) for p in picks).text(3, sign=True)
+        bits = Spread.of(truth[p].mean() for p in picks).text(3)
+        used = np.mean([100 * shares[p] for p in picks])
+        names = ", ".join(dict.fromkeys(in_words(p) for p in picks))
+        rows.append([method, f"{places} of {len(band)}", losses, bits, f"{used:.1f}", names])
+    chance = np.mean([loss_to_best(row, scores) for row in scores])
+    used = np.mean([100 * shares[key] for key in band])
+    rows.append(["random (mean of the band)", f"{(len(band) + 1) / 2:g} of {len(band)}", f"{chance:+.3f}",
+                 f"{means.mean():.3f}", f"{used:.1f}", "-"])  # fmt: skip
+    error = float(np.mean(scores.std(axis=1, ddof=1)) / np.sqrt(scores.shape[1]))
+    header = ["method", "place, a seed each", "loss to the best", "bits/byte", "MACs, %", "picks"]
+    return (
+        f"**{percent(budget)} of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
+        f"{percent(budget)}, from {order[0]:.3f} ({in_words(best)}) over {np.median(order):.3f} (median) to "
+        f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n{table(header, rows)}"
+    )
+
+
+def main(options: Options) -> None:
+    """Fill the cells and write the tables."""
+    space = Space(QUICK if options.quick else Size())
+    benchmark = Benchmark(space, options.cells, METHODS, BUDGETS, compute=not options.tables)
+    if options.quick:
+        benchmark = replace(benchmark, methods=QUICK_METHODS, budgets=QUICK_BUDGETS, rates=(1.0,), tried=(choice.SEED,))
+    try:
+        benchmark.fill_all()
+    finally:
+        shares = {key: space.share(key) for key in space.keys}
+        picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
+        parts = [f"![All structures, and what was picked](../../{picture})", report(benchmark, shares)]
+        parts += [f"{choice.RATES_OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
+        parts += [choice.grids_table(benchmark, benchmark.grids), benchmark.machines]
+        title = "Regret: where the picks stand among all structures"
+        write_section("regret", title, "\n\n".join(parts), quick=options.quick)
+
+
+if __name__ == "__main__":
+    start(main, __doc__)

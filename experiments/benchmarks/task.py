@@ -1,0 +1,134 @@
+"""What a benchmark trains on: a network, its data, and a supernet pretrained once a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+
+from dms_jax.conduct import warm_cosine
+from dms_jax.method.loss import Loss
+from dms_jax.space import SearchSpace
+from dms_jax.training import supervised
+from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.training.runs import Run
+from experiments.benchmarks.sharing import in_turns
+
+CACHE = Path("runs/benchmarks")
+"""Where pretrained supernets lie, outside version control; they are made anew where they are missing."""
+
+
+class Unit(NamedTuple):
+    """How scores are shown: in what, times which number, with how many digits after the point."""
+
+    name: str
+    scale: float = 1.0
+    digits: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One network on one set of data.
+
+    Attributes:
+      name: "text" or "digits": the folder of its results.
+      options: that make it another task, as JSON values.
+      later: the names of options that the supernet does not depend on.
+      data: what is learned from, in words.
+      space: of the full network.
+      loss: from a network to its loss.
+      batches: from a seed to the batch of any step; the same ones for every method.
+      optimizer: from a schedule to the optimizer of the weights.
+      pretrain_rate: peak of the cosine of pretraining.
+      learning_rate: peak of the cosine after it.
+      pretrain_steps: of the supernet.
+      scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better.
+      unit: of the scores.
+      choice: the score that choices look at, of validation data, and its unit.
+      residual: the model with the residual width as one more group; None where `space` has it already.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    later: tuple[str, ...]
+    data: str
+    space: SearchSpace
+    loss: Callable[[nn.Module], Loss]
+    batches: Callable[[int], Callable[[int], Any]]
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
+    pretrain_rate: float
+    learning_rate: float
+    pretrain_steps: int
+    scores: Callable[[nn.Module, Any, int], dict[str, float]]
+    unit: Unit
+    choice: tuple[str, Unit]
+    residual: nn.Module | None = None
+    _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
+
+    @property
+    def model(self) -> Any:
+        """The full network."""
+        return self.space.model
+
+    def with_residual(self) -> Task:
+        """This task with the residual width among what may shrink; the supernets are the same.
+
+        Raises:
+          ValueError: it is among it already.
+        """
+        if self.residual is None:
+            raise ValueError(f"the residual width of {self.name} is searched as it is")
+        return replace(self, space=SearchSpace.from_model(self.residual, *self.space.example), residual=None)
+
+    def new(self, model: nn.Module, seed: int) -> dict[str, Any]:
+        """Random variables of a network of this task."""
+        inputs = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), self.space.example)
+        variables = jax.jit(model.init)(jax.random.key(seed), *inputs)
+        return {name: tree for name, tree in variables.items() if name != "masks"}
+
+    def pretrain(self, seeds: Iterable[int]) -> None:
+        """Have the supernets of these seeds; other processes may make some of them at the same time.
+
+        Raises:
+          Interrupted: stopped and saved.
+        """
+        with InterruptFlag() as interrupt:
+            in_turns([(self._run(seed), partial(self.pretrained, seed)) for seed in dict.fromkeys(seeds)], interrupt)
+
+    def pretrained(self, seed: int) -> dict[str, Any]:
+        """The supernet's variables after pretraining; stopped, it goes on where it was.
+
+        Raises:
+          Interrupted: stopped and saved.
+        """
+        if seed not in self._supernets:
+            self._supernets[seed] = self._pretrain(seed)
+        return self._supernets[seed]
+
+    def _run(self, seed: int) -> Path:
+        """The run directory of a supernet."""
+        digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:10]
+        return CACHE / f"{self.name}-{digest}" / f"seed{seed}"
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a supernet depends on, besides its seed."""
+        options = {name: value for name, value in self.options.items() if name not in self.later}
+        return {"task": self.name, **options, "data": self.data}
+
+    def _pretrain(self, seed: int) -> dict[str, Any]:
+        optimizer = self.optimizer(warm_cosine(self.pretrain_rate, self.pretrain_steps))
+        step = jax.jit(supervised.make_step(self.loss(self.model), optimizer), donate_argnums=0)
+        state = supervised.init(self.new(self.model, seed), optimizer)
+        with Run(self._run(seed), self._identity | {"seed": seed}) as run:
+            name, steps = f"pretrain {self.name} seed {seed}", self.pretrain_steps
+            key, batches = jax.random.key(seed), self.batches(seed)
+            return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).params

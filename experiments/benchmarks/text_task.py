@@ -1,0 +1,133 @@
+"""A Llama-style decoder of bytes on the source of the Python standard library: a task that separates methods.
+
+The documents are split by name into training, validation (one in ten of what is left) and test ones (one in ten).
+Choices such as learning rates look at the validation documents alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dms_jax import models
+from dms_jax.data import text
+from dms_jax.space import SearchSpace
+from dms_jax.training.language import bits_per_token, language_loss
+from experiments.benchmarks.task import Task, Unit
+from experiments.llama_prune import adamw
+
+VALIDATION_SHARE = 10
+
+
+UNIT = Unit("bits per byte")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The size of the task: about a minute and a half of one core for a search to 20 % and 800 steps in all."""
+
+    width: int = 96
+    layers: int = 6
+    heads: int = 6
+    kv_heads: int = 3
+    head_dim: int = 16
+    hidden: int = 256
+    length: int = 128
+    batch: int = 8
+    pretrain_rate: float = 3e-3
+    pretrain_steps: int = 1200
+    learning_rate: float = 5e-3
+    valid_windows: int = 512
+    test_windows: int = 1024
+
+
+QUICK = TextOptions(
+    width=8, layers=1, heads=2, kv_heads=2, head_dim=4, hidden=256, length=16, batch=2, pretrain_steps=2,
+    valid_windows=4, test_windows=4,
+)  # fmt: skip
+
+
+def text_task(options: TextOptions) -> Task:
+    """The task of these options, with bits per byte as its scores."""
+    documents = _documents()
+    length, batch = options.length, options.batch
+    valid = spread(_windows(documents["valid"], length), options.valid_windows)
+    test = spread(_windows(documents["test"], length), options.test_windows)
+    train = {"tokens": _windows(documents["train"], length)}
+    model = models.create(
+        "llama",
+        vocabulary=256,
+        width=options.width,
+        layers=options.layers,
+        heads=options.heads,
+        kv_heads=options.kv_heads,
+        head_dim=options.head_dim,
+        hidden=options.hidden,
+        max_positions=length,
+    )
+
+    def scores(network: Any, variables: Any, seed: int) -> dict[str, float]:
+        halves = {
+            name: bits_per_token(network.apply, variables, _batches(w))
+            for name, w in (("valid", valid), ("test", test))
+        }
+        return {name: bits.value for name, bits in halves.items()} | {"test_window_error": halves["test"].stderr}
+
+    return Task(
+        name="text",
+        options=dataclasses.asdict(options),
+        data=text_name(),
+        space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, length), jnp.int32)),
+        residual=model.clone(search_width=True),
+        loss=language_loss,
+        batches=lambda seed: text.batches(train, batch, seed),
+        optimizer=adamw,
+        later=("learning_rate", "valid_windows", "test_windows"),
+        pretrain_rate=options.pretrain_rate,
+        learning_rate=options.learning_rate,
+        pretrain_steps=options.pretrain_steps,
+        scores=scores,
+        unit=UNIT,
+        choice=("valid", UNIT),
+    )
+
+
+def text_name() -> str:
+    """The data in words, with what tells one Python's library from another's."""
+    return f"source of the standard library of Python {platform.python_version()}, bytes"
+
+
+@lru_cache(maxsize=1)
+def _documents() -> dict[str, list[np.ndarray]]:
+    tokens, halves = text.byte_tokens(), {"train": [], "valid": [], "test": []}
+    for document in text.documents(None):
+        half = "test" if text.is_test(document.name) else "valid" if _is_valid(document.name) else "train"
+        halves[half].append(tokens.encode(document.text))
+    return halves
+
+
+def _is_valid(name: str) -> bool:
+    """By another digest than the test documents, so that the two splits do not depend on each other."""
+    return int.from_bytes(hashlib.sha256(f"validation {name}".encode()).digest()[:8]) % VALIDATION_SHARE == 0
+
+
+def _windows(pieces: list[np.ndarray], length: int) -> np.ndarray:
+    """Documents end to end, `[N, T + 1]` uint8; neighbours share a byte."""
+    return np.lib.stride_tricks.sliding_window_view(np.concatenate(pieces), length + 1)[::length]
+
+
+def spread(windows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many windows, evenly spread, as int32."""
+    return windows[text.evenly_spread(len(windows), most)].astype(np.int32)
+
+
+def _batches(windows: np.ndarray, size: int = 32) -> list[dict[str, np.ndarray]]:
+    return [{"tokens": windows[i : i + size]} for i in range(0, len(windows), size)]
