@@ -4,9 +4,11 @@
 # ./run.sh test ARGS...        run pytest alone with these arguments
 # ./run.sh MODULE ARGS...      run a module, e.g. ./run.sh experiments.llama_prune --macs=0.3
 #
-# The first call makes .venv and installs into it; later calls install nothing until pyproject.toml changes.
+# The first call makes .venv and installs into it, with uv where that is installed (seconds), else with venv and pip
+# (minutes); later calls install nothing until pyproject.toml changes.
 #   PYTHON     the interpreter to use (default: the first suitable one of python3, python3.13, ...)
 #   DMS_VENV   the environment's folder (default: .venv beside this file)
+#   DMS_UV     the uv to use (default: the one on the path); empty: venv and pip
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -19,8 +21,16 @@ fail() {
     exit 2
 }
 
+# A name on the path may be a shim that leads nowhere, so it has to run.
+uv=${DMS_UV-uv}
+if [[ -z $uv ]] || ! "$uv" --version >/dev/null 2>&1; then
+    [[ -z ${DMS_UV:-} ]] || fail "DMS_UV=$DMS_UV does not run; set it to the path of uv, or leave it empty for venv and pip"
+    uv=
+fi
+if [[ -n $uv ]]; then needed=sys with=; else needed='ensurepip, sys, venv' with=' with venv and pip'; fi
+
 suitable() {
-    "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+    "$1" -c "import $needed; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1
 }
 
 minor_version() {
@@ -30,7 +40,7 @@ minor_version() {
 find_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
-        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a Python >= 3.11 with venv and pip; set PYTHON to one that is"
+        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a Python >= 3.11$with; set PYTHON to one that is"
         printf '%s\n' "$PYTHON"
         return
     fi
@@ -40,12 +50,35 @@ find_python() {
             return
         fi
     done
-    fail "no Python >= 3.11 with venv and pip found; install one, or set PYTHON to its path"
+    fail "no Python >= 3.11$with found; install one, or set PYTHON to its path"
 }
 
 usable_venv() {
     "$python" -m pip --version >/dev/null 2>&1 || return 1
     [[ -z ${PYTHON:-} ]] || [[ $(minor_version "$PYTHON") == "$(minor_version "$python")" ]]
+}
+
+# uv reads no settings of pip: those that it has none of its own for are handed on, a mirror, say, or a certificate.
+hand_on() {
+    local name=$1 of_pip=$2 between=${3:- } variable value
+    variable=PIP_$(tr 'a-z-' 'A-Z_' <<<"$of_pip")
+    [[ -z ${!name:-} ]] || return 0
+    value=${!variable:-$("$base" -m pip config get "global.$of_pip" 2>/dev/null)} || return 0
+    [[ -z $value ]] || export "$name=$(xargs -n 1 <<<"$value" | paste -s -d "$between" -)"
+}
+
+run_uv() {
+    (
+        base=$(find_python)
+        hand_on UV_DEFAULT_INDEX index-url
+        hand_on UV_INDEX extra-index-url
+        hand_on UV_FIND_LINKS find-links ,
+        hand_on UV_CONSTRAINT constraint
+        hand_on SSL_CERT_FILE cert
+        # pip takes the newest of all indices
+        export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}
+        "$uv" --quiet "$@"
+    )
 }
 
 # Build the environment anew unless it works. A folder that never was one is not ours to clear.
@@ -55,8 +88,22 @@ make_venv() {
     if [[ -e $venv && ! -e $venv/pyvenv.cfg && ! -e $venv/bin/python && -n $(ls -A -- "$venv") ]]; then
         fail "$venv holds something else than a virtual environment; move it away, or set DMS_VENV"
     fi
-    printf 'run.sh: making %s with Python %s\n' "$venv" "$(minor_version "$base")" >&2
-    "$base" -m venv --clear -- "$venv"
+    printf 'run.sh: making %s with Python %s%s\n' "$venv" "$(minor_version "$base")" "${uv:+ and uv}" >&2
+    if [[ -z $uv ]]; then
+        "$base" -m venv --clear -- "$venv"
+    else
+        # --seed: pip, as venv has it, for whoever adds something later
+        UV_VENV_CLEAR=1 run_uv venv --seed --python "$base" -- "$venv"
+    fi
+}
+
+# Install what is given, as pip takes it.
+add() {
+    if [[ -z $uv ]]; then
+        PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet "$@"
+    else
+        run_uv pip install --python "$python" "$@"
+    fi
 }
 
 gpu_visible() {
@@ -83,8 +130,9 @@ install() {
     usable_venv || make_venv
     wanted=$(stamp_text "$extras")
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then return; fi
-    printf 'run.sh: installing dms_jax[%s]; this takes some minutes the first time\n' "$extras" >&2
-    PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet --editable "${root}[$extras]"
+    printf 'run.sh: installing dms_jax[%s]; this takes some %s the first time\n' \
+        "$extras" "$([[ -n $uv ]] && echo seconds || echo minutes)" >&2
+    add --editable "${root}[$extras]"
     printf '%s\n' "$wanted" >"$stamp"
 }
 
