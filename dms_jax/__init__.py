@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dms_jax.budgets.own import Resource
     from dms_jax.elements import Elements, Searchable
     from dms_jax.errors import TracingError, UserError
+    from dms_jax.family import Family
     from dms_jax.fit import Task, fit
     from dms_jax.fitted import Fitted
     from dms_jax.groups import Group
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Elements",
+    "Family",
     "Fitted",
     "Group",
     "Importance",
@@ -63,6 +65,7 @@ __all__ = [
 
 _WHERE = {
     "Elements": "elements",
+    "Family": "family",
     "Group": "groups",
     "Importance": "method.importance",
     "Limits": "method.limits",

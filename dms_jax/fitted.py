@@ -16,7 +16,7 @@ from dms_jax.partition import numbers
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training.evaluation import runnable
-from dms_jax.training.runs import load_params
+from dms_jax.training.finished import load_params
 
 
 @dataclass(frozen=True, eq=False, repr=False)

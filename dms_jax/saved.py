@@ -18,15 +18,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax import nested
+from dms_jax.budgets.amounts import Given
 from dms_jax.errors import UserError, one_line
 from dms_jax.programs import as_key, inference, is_key, loss_of, read, write
 from dms_jax.reading import shown
+from dms_jax.saved_template import space_of, template
 from dms_jax.structure import Structure
 
 if TYPE_CHECKING:
@@ -49,10 +52,11 @@ class Program:
 
     def __init__(self, folder: Path, described: Mapping[str, Any], structure: Structure):
         self.structure, self.trained = structure, dict(described["trained"])
-        self._call = jax.jit(read(folder / "inference.stablehlo").call)
+        suffix = described.get("suffix", "")
+        self._call = jax.jit(read(folder / f"inference{suffix}.stablehlo").call)
         self._keys: dict[str, str] = described["keys"]
         self._fixed: dict[str, str] = described.get("fixed", {})
-        self.loss = self._loss(read(folder / "loss.stablehlo").call) if described["loss"] else None
+        self.loss = self._loss(read(folder / f"loss{suffix}.stablehlo").call) if described["loss"] else None
 
     def __call__(self, params: Mapping[str, Any], *inputs: Any) -> Any:
         with self._said("inference"):
@@ -93,46 +97,105 @@ def save(
     batch: Any = None,
 ) -> Path:
     """Write the network of a structure; see `SearchSpace.save`."""
-    save_file = _safetensors().save_file
-    folder = Path(directory) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, arrays = space.parameters.paths, space.parameters.arrays(params)
-    flat = {path: array for path, array in zip(paths, arrays, strict=True) if array is not None}
-    keys = {path: str(jax.random.key_impl(array)) for path, array in flat.items() if is_key(array)}
-    plain = {path: jax.random.key_data(array) if path in keys else array for path, array in flat.items()}
-
-    def tree(given: Mapping[str, Any]) -> Any:
-        return space.parameters.tree([as_key(given.get(path), keys.get(path)) for path in paths])
-
-    shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in plain.items()}
-    fixed: dict[str, str] = {}
-    exported, fixed["inference"] = inference(space.shrunk(fn, structure), tree, shapes, space.example)
-    write(folder / "inference.stablehlo", exported, 0)
-    if loss is not None:
-        exported, fixed["loss"] = loss_of(space, loss, structure, tree, shapes, batch)
-        write(folder / "loss.stablehlo", exported, 1)
-    try:
-        save_file({path: np.asarray(array, order="C") for path, array in plain.items()}, folder / "params.safetensors")
-    except Exception as error:  # dtypes that it does not know raise what they like
-        raise UserError(f"parameters cannot be written as safetensors: {one_line(error)[:200]}") from error
-    described = {
-        "format": FORMAT,
-        "version": VERSION,
-        "title": space.title,
-        "loss": loss is not None,
-        "fixed": {name: why for name, why in fixed.items() if why},
-        "keys": keys,
-        "trained": {p: bool(t) for p, t in zip(paths, space.parameters.trained, strict=True) if p in flat},
-        "full": _template(space),
-    }
-    (folder / "program.json").write_text(json.dumps(described, indent=1) + "\n")
+    folder, flat = folder_of(directory), Flat.of(space, params)
+    described = programs(space, folder, fn, structure, flat, loss=loss, batch=batch)
+    write_arrays(folder, flat.plain)
+    write_description(folder, space, described)
     structure.save(Path(directory) / "structure.json")
-    for name, why in described["fixed"].items():
-        warnings.warn(f"the {name} program {why}", stacklevel=3)
+    (Path(directory) / nested.FILE).unlink(missing_ok=True)  # of several sizes that lay here before
+    warn(described["fixed"], stacklevel=4)
     return folder
 
 
-def load(directory: str | os.PathLike[str], *, fn: Any = None, host: bool = False) -> tuple[Any, Any]:
+def folder_of(directory: str | os.PathLike[str]) -> Path:
+    """The folder of the programs, made if need be."""
+    _safetensors()
+    folder = Path(directory) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Flat(NamedTuple):
+    """Parameters by their paths.
+
+    Attributes:
+      plain: path -> array, typed keys as their data.
+      keys: path -> implementation, of typed keys.
+    """
+
+    plain: dict[str, Any]
+    keys: dict[str, str]
+
+    @staticmethod
+    def of(space: SearchSpace, params: Any) -> Flat:
+        """Of a small network."""
+        pairs = zip(space.parameters.paths, space.parameters.arrays(params), strict=True)
+        flat = {path: array for path, array in pairs if array is not None}
+        keys = {path: str(jax.random.key_impl(array)) for path, array in flat.items() if is_key(array)}
+        return Flat({path: jax.random.key_data(x) if path in keys else x for path, x in flat.items()}, keys)
+
+
+def programs(
+    space: SearchSpace,
+    folder: Path,
+    fn: Callable[..., Any],
+    structure: Structure,
+    flat: Flat,
+    *,
+    loss: Callable[..., Any] | None,
+    batch: Any,
+    suffix: str = "",
+) -> dict[str, Any]:
+    """Write the programs of a structure; returns what program.json says of it."""
+    paths = space.parameters.paths
+
+    def tree(given: Mapping[str, Any]) -> Any:
+        return space.parameters.tree([as_key(given.get(path), flat.keys.get(path)) for path in paths])
+
+    shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in flat.plain.items()}
+    fixed: dict[str, str] = {}
+    exported, fixed["inference"] = inference(space.shrunk(fn, structure), tree, shapes, space.example)
+    write(folder / f"inference{suffix}.stablehlo", exported, 0)
+    if loss is not None:
+        exported, fixed["loss"] = loss_of(space, loss, structure, tree, shapes, batch)
+        write(folder / f"loss{suffix}.stablehlo", exported, 1)
+    return {
+        "loss": loss is not None,
+        "fixed": {name: why for name, why in fixed.items() if why},
+        "keys": flat.keys,
+        "trained": {p: bool(t) for p, t in zip(paths, space.parameters.trained, strict=True) if p in flat.plain},
+    }
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, Any]) -> None:
+    """Write params.safetensors.
+
+    Raises:
+      UserError: arrays that cannot be written so.
+    """
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    try:
+        _safetensors().save_file(plain, folder / "params.safetensors")
+    except Exception as error:  # dtypes that it does not know raise what they like
+        raise UserError(f"parameters cannot be written as safetensors: {one_line(error)[:200]}") from error
+
+
+def write_description(folder: Path, space: SearchSpace, described: Mapping[str, Any]) -> None:
+    """Write program.json."""
+    head = {"format": FORMAT, "version": VERSION, "title": space.title}
+    content = {**head, **described, "full": template(space)}
+    (folder / "program.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def warn(fixed: Mapping[str, str], stacklevel: int) -> None:
+    """Say which programs run with one leading size alone, and why."""
+    for name, why in fixed.items():
+        warnings.warn(f"the {name} program {why}", stacklevel=stacklevel)
+
+
+def load(
+    directory: str | os.PathLike[str], *, fn: Any = None, host: bool = False, size: Given | None = None
+) -> tuple[Any, Any]:
     """A network that a run or `SearchSpace.save` left: a function and its parameters.
 
     Args:
@@ -142,6 +205,7 @@ def load(directory: str | os.PathLike[str], *, fn: Any = None, host: bool = Fals
         `SearchSpace`, which is then run smaller, on parameters of its own kind. A function alone is enough where the
         parameters are dictionaries, lists and tuples.
       host: parameters as NumPy arrays; False puts them on the default device.
+      size: of several that were trained together, 0.25 say; None: the largest, or the only one.
 
     Returns:
       (function or model, parameters). A program has `loss`, `trained` and `structure`, too.
@@ -154,21 +218,25 @@ def load(directory: str | os.PathLike[str], *, fn: Any = None, host: bool = Fals
     folder = Path(directory) / FOLDER
     if not (folder / "program.json").exists():
         if fn is None or (Path(directory) / "results.json").exists() and not hasattr(fn, "shrunk"):
-            from dms_jax.training import runs
+            from dms_jax.training import finished
 
-            return runs.load(directory, host=host)
+            return finished.load(directory, host=host, size=size)
         if not hasattr(fn, "shrunk"):
             raise UserError(f"{directory} holds no saved network; give the directory of SearchSpace.save or of a run")
-    structure = Structure.load(Path(directory) / "structure.json")
+    number, structure = nested.chosen(directory, size)
     if fn is None:
-        described = _described(folder)
-        return Program(folder, described, structure), _arrays(folder, described, host)
-    space = fn if hasattr(fn, "shrunk") else _space(folder, fn)
-    if not (folder / "program.json").exists():
-        from dms_jax.training import runs
+        from dms_jax import saved_sizes
 
-        return space.shrunk(space.fn, structure), space.whole(runs.load_params(directory, space, structure, host=host))
-    flat = _arrays(folder, _described(folder), host)
+        described = _described(folder)
+        program = described if number is None else saved_sizes.of_size(described, number)
+        return Program(folder, program, structure), _arrays(folder, described, host, number)
+    space = fn if hasattr(fn, "shrunk") else space_of(_described(folder)["full"], folder, fn)
+    if not (folder / "program.json").exists():
+        from dms_jax.training import finished
+
+        params = finished.load_params(directory, space, structure, host=host, size=size)
+        return space.shrunk(space.fn, structure), space.whole(params)
+    flat = _arrays(folder, _described(folder), host, number)
     strange = sorted(set(flat) - set(space.parameters.paths))
     if strange:
         raise UserError(f"{directory} has parameter {strange[0]!r}, which {space.source.title} does not have")
@@ -185,57 +253,15 @@ def _described(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _arrays(folder: Path, described: Mapping[str, Any], host: bool) -> dict[str, Any]:
+def _arrays(folder: Path, described: Mapping[str, Any], host: bool, number: int | None) -> dict[str, Any]:
+    from dms_jax import saved_sizes
+
     found = _safetensors().load_file(folder / "params.safetensors")
+    if number is not None:
+        found = saved_sizes.arrays_of_size(found, described, number)
     if not host:
         found = {path: jnp.asarray(array) for path, array in found.items()}
     return {path: as_key(array, described["keys"].get(path)) for path, array in found.items()}
-
-
-def _template(space: SearchSpace) -> dict[str, Any] | None:
-    """Shapes of the full network's parameters and inputs; None where they are no plain containers of arrays."""
-    p = space.parameters
-    kinds = [[(type(k).__name__, getattr(k, "key", getattr(k, "idx", None))) for k in keys] for keys in p.keys]
-    plain = all(
-        (kind == "DictKey" and isinstance(key, str)) or kind == "SequenceKey" for keys in kinds for kind, key in keys
-    )
-    inputs = all(hasattr(x, "shape") for x in space.example)
-    if not (plain and inputs and len(p) == len(jax.tree.leaves(p.template)) and not any(map(is_key, p.shapes))):
-        return None
-    leaves = [
-        {"keys": [key for _, key in keys], "shape": list(s.shape), "dtype": str(s.dtype), "path": path, "trained": t}
-        for keys, s, path, t in zip(kinds, p.shapes, p.paths, p.trained, strict=True)
-    ]
-    return {"leaves": leaves, "inputs": [{"shape": list(x.shape), "dtype": str(x.dtype)} for x in space.example]}
-
-
-def _space(folder: Path, fn: Callable[..., Any]) -> SearchSpace:
-    """The space of a function whose parameters are plain containers."""
-    from dms_jax.space import SearchSpace
-
-    full = _described(folder)["full"]
-    if full is None:
-        raise UserError(
-            f"{folder} is of parameters that are no plain containers: give fn=SearchSpace.from_..., not a function"
-        )
-    params: Any = {}
-    for leaf in full["leaves"]:
-        node = params
-        for key in leaf["keys"][:-1]:
-            node = node.setdefault(key, {})
-        node[leaf["keys"][-1]] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
-    inputs = [jax.ShapeDtypeStruct(tuple(x["shape"]), x["dtype"]) for x in full["inputs"]]
-    paths = [leaf["path"] for leaf in full["leaves"]]
-    trained = {leaf["path"]: leaf["trained"] for leaf in full["leaves"]}
-    return SearchSpace.from_function(fn, _sequences(params), *inputs, paths=paths, trainable=trained.__getitem__)
-
-
-def _sequences(node: Any) -> Any:
-    """Dictionaries whose keys are numbers as lists."""
-    if not isinstance(node, dict):
-        return node
-    inner = {key: _sequences(child) for key, child in node.items()}
-    return [inner[i] for i in range(len(inner))] if inner and all(isinstance(k, int) for k in inner) else inner
 
 
 def _safetensors() -> Any:

@@ -6,6 +6,7 @@ metrics.jsonl    one line a record
 masks.jsonl      masks over the search
 seconds.json     how long every phase took, all attempts together
 structure.json   what was found
+sizes.json       the structures of all sizes, where the job has several; structure.json is the largest one's
 examples.json    what the networks say about a few examples, where the job has such
 results.json     what was measured; its presence means that the job is done
 report.html      all of it, to look at
@@ -27,19 +28,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from dms_jax import files, models, reading
-from dms_jax.elements import declared
-from dms_jax.errors import Interrupted, UserError, one_line, shortened
-from dms_jax.models.arguments import check_arguments, check_example
-from dms_jax.shrink import shrink
-from dms_jax.space import SearchSpace
+from dms_jax import files, nested, reading
+from dms_jax.errors import Interrupted, UserError, shortened
+from dms_jax.nested import Nested
 from dms_jax.structure import Structure
 from dms_jax.training import claims
-from dms_jax.training.checkpoints import CheckpointError, Checkpoints, NoWholeCheckpointError, Restored, warn
+from dms_jax.training.checkpoints import Checkpoints, warn
 from dms_jax.training.claims import ELSEWHERE
 from dms_jax.training.digests import Owner, find_fault, identity_of, read_meta
 from dms_jax.training.histories import (
@@ -144,6 +141,8 @@ class Run(contextlib.AbstractContextManager):
                 fault = "they were saved with another structure.json"
             if fault is None and meta.get("results") != identity_of(results):
                 fault = f"they were saved with another {path.name}"
+            if fault is None and meta.get("sizes") != identity_of_sizes(nested.read(self.directory)):
+                fault = f"they were saved with another {nested.FILE}"
             if fault is not None:
                 raise UserError(f"the final weights in {final} cannot be used ({fault})")
         except UserError as error:
@@ -289,16 +288,27 @@ class Run(contextlib.AbstractContextManager):
         """Write what the report shows of what the networks do; JSON values."""
         on_first(lambda: _write(self.directory / "examples.json", content))
 
-    def finish(self, structure: Structure, variables: Any, results: Mapping[str, Any]) -> None:
+    def finish(
+        self, structure: Structure, variables: Any, results: Mapping[str, Any], sizes: Nested | None = None
+    ) -> None:
         """Write the structure, the small network's variables, and last of all the results.
 
-        Killed in between, the job is not done: the same command comes here again and writes all three anew.
+        Killed in between, the job is not done: the same command comes here again and writes all of them anew.
+
+        Args:
+          structure: that was found; of several sizes the largest.
+          variables: of the small network; of several sizes as `stored_sizes.stored` has them.
+          results: what was measured.
+          sizes: all of them, where there are several.
         """
         folder = self.directory / "checkpoints" / FINAL
 
         def begin() -> None:
             with _writing(self.directory):
                 structure.save(self.directory / "structure.json")
+                (self.directory / nested.FILE).unlink(missing_ok=True)
+                if sizes is not None:
+                    sizes.write(self.directory)
                 if folder.exists():
                     shutil.rmtree(folder)
 
@@ -308,105 +318,14 @@ class Run(contextlib.AbstractContextManager):
                 "structure": identity_of(json.loads(json.dumps(structure.to_json()))),
                 "results": identity_of(json.loads(json.dumps(files.finite(results)))),
                 "histories": {phase: self._histories(phase) for phase in self._recorded},
-            }
+            } | ({} if sizes is None else {"sizes": identity_of_sizes(sizes)})
             checkpoints.save(0, variables, meta)
         on_first(lambda: _write(self.directory / "results.json", results))
 
 
-def load(directory: str | os.PathLike[str], *, host: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-    """The small network that a finished run found: `model.apply(variables, x)`.
-
-    With several processes all of them call this.
-
-    Args:
-      directory: of a run.
-      host: variables as NumPy arrays, for networks that fit no single device; False puts them on the default device.
-
-    Returns:
-      The model with its structure, and its variables (params, batch_stats).
-
-    Raises:
-      UserError: no finished run is there, or what is there does not fit together.
-    """
-    directory = Path(directory)
-    path, folder = directory / "structure.json", directory / "checkpoints" / FINAL
-    if not (path.exists() and folder.is_dir()):
-        there = "holds no finished run; run its command to the end" if directory.is_dir() else "is not a directory"
-        raise UserError(f"{directory} {there}, or give the directory of a finished run")
-    structure = Structure.load(path)
-    model, shapes = _network(structure, str(path))
-    # arrays of one number each, whatever their shape: what Orbax reads is put elsewhere
-    wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
-    restored = _final(directory, dict(wanted))
-    if restored.meta.get("structure") != identity_of(structure.to_json()):
-        raise UserError(
-            f"{path} is not the structure that the weights in {folder} were saved with; run the job's command again, "
-            "which makes both again"
-        )
-    return model, restored.state
-
-
-def load_params(
-    directory: str | os.PathLike[str], space: SearchSpace, structure: Structure, *, host: bool = False
-) -> Any:
-    """The small network's parameters that a finished run left: a tree like the space's, arrays alone.
-
-    Raises:
-      UserError: no finished run is there, or it is of another network.
-    """
-    folder = Path(directory) / "checkpoints" / FINAL
-    if not folder.is_dir():
-        raise UserError(f"{directory} holds no finished run; run its job to the end")
-    shapes = shrink(space, space.arrays(space.parameters.template), structure)
-    wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes) if host else shapes
-    restored = _final(Path(directory), wanted)
-    if restored.meta.get("structure") != identity_of(structure.to_json()):
-        raise UserError(
-            f"{folder} holds no whole checkpoint of this structure; run the job again, which makes it again"
-        )
-    return restored.state
-
-
-def _final(directory: Path, wanted: Any) -> Restored:
-    """The final weights of a run."""
-    folder = directory / "checkpoints" / FINAL
-    fault = "there are none"
-    try:
-        with Checkpoints(folder, owner=Owner(claims.configuration(directory), FINAL)) as checkpoints:
-            if (restored := checkpoints.restore(wanted)) is not None:
-                return restored
-    except NoWholeCheckpointError as error:
-        fault = error.fault
-    again = "run the job's command again, which makes them again"
-    raise CheckpointError(f"the final weights in {folder} cannot be used ({fault}); {again}")
-
-
-def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:
-    """The model that a structure names, with it; and the shapes of its variables."""
-    try:
-        name, arguments, inputs = (dict(structure.model or {})[key] for key in ("name", "arguments", "example"))
-        check_example(inputs)
-        examples = [jax.ShapeDtypeStruct(tuple(e["shape"]), e["dtype"]) for e in inputs]
-        arguments = dict(arguments)
-    except (KeyError, TypeError, ValueError, reading.Mismatch):
-        raise UserError(
-            f"{source} does not say which model of the zoo it is of (name, arguments, example); clone your own model "
-            "with the structure, and shrink its variables"
-        ) from None
-    check_arguments(name, arguments, source)
-    try:
-        model = models.create(name, **arguments).clone(structure=structure)
-        with declared() as groups:
-            shapes = jax.eval_shape(model.init, jax.random.key(0), *examples)
-    except UserError as error:
-        fits = "" if str(error).startswith("unknown model") else f" does not fit model {name!r}"
-        raise UserError(f"{source}{fits}: {one_line(error, 300)}") from error
-    except Exception as error:  # whatever a network raises that cannot be built with these elements
-        raise UserError(f"{source} does not fit model {name!r}: {one_line(error, 300)}") from error
-    unknown = [group for group in structure.kept if group not in groups and group not in structure.removed]
-    if unknown:
-        raise UserError(f"{source} has group {reading.shown(unknown[0])}, which model {name!r} does not have")
-    return model, shapes
+def identity_of_sizes(sizes: Nested | None) -> str | None:
+    """Of sizes.json; None where there is none."""
+    return None if sizes is None else identity_of(json.loads(json.dumps(sizes.content())))
 
 
 @contextlib.contextmanager

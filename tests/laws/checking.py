@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dms_jax
-from dms_jax import SearchSpace
+from dms_jax import SearchSpace, Structure
 from tests.counting import flat_masks, multiply_adds, random_structure
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 from tests.networks.network import Network
@@ -270,6 +270,25 @@ def _filled(parameters: Any, arrays: Sequence[Any]) -> Any:
     """A tree of arrays alone: what a function may return."""
     rest = iter(arrays)
     return jax.tree.map(lambda leaf: next(rest) if hasattr(leaf, "shape") else None, parameters.template)
+
+
+def slices_of_slices(case: Case, seed: int = 0) -> None:
+    """Of a smaller network within a larger one: its parameters are slices of the larger's, to the last leaf."""
+    draw, larger = np.random.default_rng(seed), random_structure(case.space.groups, seed, keep=0.7)
+    smaller = {}
+    for name, elements in larger.items():
+        count = int(draw.integers(case.space.groups[name].least, len(elements) + 1))
+        smaller[name] = tuple(sorted(draw.choice(elements, count, replace=False).tolist()))
+    arrays = jax.tree.map(
+        lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x), case.space.arrays(case.params)
+    )
+    family = dms_jax.Family(case.space, {0.5: Structure(larger), 0.25: Structure(smaller)})
+    params = family.init(arrays)
+    for size, kept in ((0.5, larger), (0.25, smaller)):
+        found, expected = family.params(params, size), dms_jax.shrink(case.space, arrays, kept)
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert np.array_equal(_numbers(a), _numbers(b))
 
 
 def blocks_stay(space: SearchSpace, kept: Kept) -> dict[str, tuple[int, ...]]:

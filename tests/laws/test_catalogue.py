@@ -44,6 +44,12 @@ def test_costs_are_counted(name):
         checking.costs_are_counted(case, kept)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_smaller_networks_are_slices_of_larger_ones(name):
+    for seed in (0,) if name in BIG else (0, 1, 2):
+        checking.slices_of_slices(case_of(name), seed)
+
+
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in SLOW])
 def test_masked_is_shrunk(name):
     case = case_of(name)
