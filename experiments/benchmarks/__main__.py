@@ -29,7 +29,6 @@ from dms_jax.training.interrupt import InterruptFlag
 
 Shared = Literal[
     "frontier",
-    "llama",
     "width",
     "scratch",
     "ablation",

@@ -17,13 +17,11 @@ from functools import partial
 
 from experiments.benchmarks import methods
 from experiments.benchmarks.boxes_task import QUICK, BoxesOptions, boxes_task
-from experiments.benchmarks.chapter import Comparison
-from experiments.benchmarks.command import Contest, Options, start
-from experiments.benchmarks.comparison import always, percent
-from experiments.benchmarks.contest import Settings
+from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.methods import OURS, Methods
+from experiments.benchmarks.protocol import Contest, Settings
 from experiments.benchmarks.scratch import unpretrained
-from experiments.benchmarks.tables import write_section
+from experiments.benchmarks.sections import Comparison, always, run
 
 BUDGET = 0.25
 SEEDS = (0, 1, 2)
@@ -31,57 +29,33 @@ STEPS, SEARCH_STEPS = 300, 100
 TITLE = "YOLOv8-n at 25 % of its MACs: digits over photographs, and trees from the air"
 
 
-def compared(steps: int, search_steps: int) -> dict[str, Methods]:
+def compared() -> dict[str, Methods]:
     """Methods by where the small network's weights come from."""
-    searched = Settings("dms", 1.0, steps, search_steps, **methods.own("dms"))
-    rules = ["uniform", "one Taylor threshold"]
+    searched = Settings("dms", 1.0, STEPS, SEARCH_STEPS, **methods.own("dms"))
+    starts = {"from pretrained weights": (searched, "sliced")}
+    starts["from random weights"] = (unpretrained(STEPS, searched), "scratch")
     return {
-        "from pretrained weights": {
-            OURS: partial(methods.at, searched),
-            **methods.rules(rules, steps),
-            **methods.unpruned(steps),
-        },
-        "from random weights": {
-            OURS: partial(methods.at, unpretrained(steps, searched)),
-            **methods.rules(rules, steps, retrain="scratch"),
-            **methods.unpruned(steps, retrain="scratch"),
-        },
+        what: {
+            OURS: partial(methods.at, ours),
+            **methods.rules(["uniform", "one Taylor threshold"], STEPS, retrain),
+            **methods.unpruned(STEPS, retrain),
+        }
+        for what, (ours, retrain) in starts.items()
     }
 
 
 def main(options: Options) -> None:
-    """Compute what is missing, and write the section."""
-    sizes = [QUICK] if options.quick else [BoxesOptions(), BoxesOptions(data="trees")]
-    seeds, budget = ((0,), 0.5) if options.quick else (SEEDS, BUDGET)
-    steps = (8, 4) if options.quick else (STEPS, SEARCH_STEPS)
-    tables = list(compared(*steps).items())
-    ours = OURS
-    if options.quick:  # a search of few steps meets no large objects: nothing is learned of the coarse predictions
-        ours = "uniform"
-        tables = [(what, {ours: those[ours]}) for what, those in tables[:1]]
     comparisons = []
-    for size in sizes:
-        contest = Contest(boxes_task(size), dataclasses.asdict(size), options.cells, not options.tables)
-        comparisons += [
-            Comparison(f"{contest.task.data}, {what}", contest, those, (budget,), always(seeds), ours)
-            for what, those in tables
-        ]
-    try:
-        for n in range(len(tables)):  # those from pretrained weights first, and all of one seed before the next
-            for seed in seeds:
-                for comparison in comparisons[n :: len(tables)]:
-                    cells = [cell for cell in comparison.asked(budget) if cell[1] == seed]
-                    comparison.contest.fill(f"boxes, {comparison.title}, {percent(budget)}", cells)
-    finally:
-        opening = (
-            "`python -m experiments.benchmarks.boxes`: mAP in per cent, mean ± standard error over "
-            "seeds; a negative difference, "
-            f"paired by seed, means that {ours} is better."
-        )
-        parts = [opening]
-        for comparison in comparisons:
-            parts += [f"**{comparison.title}**", *comparison.tables()]
-        write_section("boxes", TITLE, "\n\n".join(filter(None, parts)), quick=options.quick)
+    for size in [QUICK] if options.quick else [BoxesOptions(), BoxesOptions(data="trees")]:
+        contest = Contest(boxes_task(size), dataclasses.asdict(size), options.cells, not options.tables, options.quick)
+        for what, rows in list(compared().items())[: 1 if options.quick else None]:
+            title = f"{contest.task.data}, {what}"
+            if options.quick:  # a search of few steps meets no large objects, and learns nothing of the coarse outputs
+                rows = {"uniform": rows["uniform"]}
+            ours = next(iter(rows))
+            comparisons.append(Comparison(title, contest, partial(dict, rows), (BUDGET,), always(SEEDS), ours))
+    opening = "mAP in per cent, means ± standard errors over seeds; a negative difference, paired by seed, means that "
+    run("boxes", TITLE, f"{opening}{OURS} is better.", comparisons, options)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dms_jax.detection import detection_loss
 from dms_jax.detection.evaluation import mean_average_precision
 from dms_jax.space import SearchSpace
 from dms_jax.training import optimizers
-from experiments.benchmarks.task import CACHE, Task, Unit
+from experiments.benchmarks.tasks import CACHE, Task, Unit
 from experiments.detection_task import COMPOSITES
 
 MAP = Unit("mAP, %", -100.0, 1)

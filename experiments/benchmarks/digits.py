@@ -12,19 +12,21 @@ cross-entropy of 200 validation images on two seeds of its own, from three that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-from experiments.benchmarks import choice, methods
-from experiments.benchmarks.chapter import Comparison, write_chapter
-from experiments.benchmarks.command import Contest, Options, start
-from experiments.benchmarks.comparison import percent
+from experiments.benchmarks import methods, tuning
+from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.digits_task import QUICK, QUICK_FEW, DigitsOptions, as_json, digits_task
 from experiments.benchmarks.methods import OURS, SEARCHED, Methods
+from experiments.benchmarks.protocol import Contest
+from experiments.benchmarks.sections import ABOUT, Comparison, run
 
 BUDGETS, FEW_LABELS_BUDGETS = (0.04, 0.02, 0.1), (0.04,)
 FEW_LABELS = 200
-STEPS, SEARCH_STEPS, QUICK_STEPS = 800, 200, 4
+STEPS, SEARCH_STEPS = 800, 200
 MANY, FEW = tuple(range(10)), (0, 1, 2)
+GRIDS = {label: tuning.grid(name, STEPS, [SEARCH_STEPS], BUDGETS[0]) for label, name in SEARCHED.items()}
+FIRST = (OURS, "uniform", "one Taylor threshold", "unpruned, trained on")
+"""Those of ten seeds."""
 
 
 def digits_contest(options: Options, labels: int = 0) -> Contest:
@@ -32,58 +34,27 @@ def digits_contest(options: Options, labels: int = 0) -> Contest:
     small = QUICK_FEW if labels else QUICK
     size = small if options.quick else DigitsOptions(labels=labels)
     defaults = as_json(QUICK if options.quick else DigitsOptions())
-    return Contest(digits_task(size), defaults, options.cells, not options.tables)
-
-
-def digits_methods(contest: Contest, grids: choice.Grids) -> tuple[Methods, Methods]:
-    """Those of ten seeds, and those of three; what searches is the best of its grid in a contest."""
-    best = {label: choice.best(contest, grid) for label, grid in grids.items()}
-    steps = best[OURS].steps
-    searched = {label: partial(methods.at, settings) for label, settings in best.items()}
-    main = {
-        OURS: searched.pop(OURS),
-        **methods.rules(["uniform", "one Taylor threshold"], steps),
-        **methods.unpruned(steps),
-    }
-    return main, {**methods.rules(["uniform, by Taylor", "uniform, layers too"], steps), **searched}
+    return Contest(digits_task(size), defaults, options.cells, not options.tables, options.quick)
 
 
 def main(options: Options) -> None:
-    full = digits_contest(options)
-    few = digits_contest(options, FEW_LABELS)
-    budgets, few_budgets = ((0.5,), (0.5,)) if options.quick else (BUDGETS, FEW_LABELS_BUDGETS)
-    contests = {"all labels": (full, budgets), f"{FEW_LABELS} labels": (few, few_budgets)}
-    tried = (choice.SEED,) if options.quick else choice.SEEDS
-    steps, search_steps = (QUICK_STEPS, 2) if options.quick else (STEPS, SEARCH_STEPS)
-    names = {OURS: SEARCHED[OURS]} if options.quick else SEARCHED
-    rates = (1.0,) if options.quick else choice.RATES
-    grids = choice.rate_grids(names, budgets[0], steps, search_steps, rates=rates)
+    full, few = digits_contest(options), digits_contest(options, FEW_LABELS)
 
-    def comparisons() -> list[Comparison]:
-        first, others = digits_methods(full, grids)
-        compared = {label: first[label] for label in (OURS, "uniform")} if options.quick else {**first, **others}
+    def rows() -> Methods:
+        names = ["uniform", "one Taylor threshold", "uniform, by Taylor", "uniform, layers too"]
+        found = {**methods.rules(names, STEPS), **methods.unpruned(STEPS), **tuning.searched(full, GRIDS)}
+        return {label: found[label] for label in dict.fromkeys([*FIRST, *found])}
 
-        def seeds(label: str, budget: float) -> Sequence[int]:
-            return (choice.SEED,) if options.quick else MANY if label in first else FEW
+    def seeds(label: str, budget: float) -> Sequence[int]:
+        return MANY if label in FIRST else FEW
 
-        return [Comparison(name, contest, compared, asked, seeds) for name, (contest, asked) in contests.items()]
-
-    try:
-        for label, grid in grids.items():
-            choice.settle(full, label, grid, tried)
-        for comparison in comparisons():
-            for budget in comparison.budgets:
-                name = f"digits, {comparison.title}, {percent(budget)}"
-                comparison.contest.fill(name, comparison.asked(budget))
-    finally:
-        opening = (
-            "`python -m experiments.benchmarks.digits`: test error in per cent on scikit-learn's "
-            "digits, mean ± standard error "
-            f"over seeds; a positive difference, paired by seed, means that {OURS} is better."
-        )
-        title = "A small ResNet on digits: 10, 4 and 2 % of the MACs, and few labels"
-        more = [choice.RATES_OPENING, choice.grids_table(full, grids)]
-        write_chapter("digits", title, opening, comparisons(), options, more)
+    comparisons = [
+        Comparison("all labels", full, rows, BUDGETS, seeds, grids=GRIDS),
+        Comparison(f"{FEW_LABELS} labels", few, rows, FEW_LABELS_BUDGETS, seeds),
+    ]
+    title = "A small ResNet on digits: 10, 4 and 2 % of the MACs, and few labels"
+    opening = f"test error in per cent on scikit-learn's digits; {ABOUT}{OURS} is better."
+    run("digits", title, opening, comparisons, options, lambda: {tuning.OPENING: tuning.grids_table(full, GRIDS)})
 
 
 if __name__ == "__main__":

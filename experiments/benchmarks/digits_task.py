@@ -21,7 +21,7 @@ from dms_jax import models
 from dms_jax.data import batches, digits
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
-from experiments.benchmarks.task import Task, Unit
+from experiments.benchmarks.tasks import Task, Unit
 from experiments.digits_search import sgd
 
 DATA = "scikit-learn digits, 8 x 8 pixels"

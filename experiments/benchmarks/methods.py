@@ -9,7 +9,7 @@ from typing import Any
 
 from dms_jax import baselines
 from dms_jax.method.dms import DMS
-from experiments.benchmarks.contest import CONTROL, Settings
+from experiments.benchmarks.protocol import CONTROL, Settings
 
 Method = Callable[[float], Settings]
 """Settings at a fraction of the MACs."""
@@ -25,7 +25,7 @@ RULES = {
     "one Taylor threshold": "threshold",
     "random": "random",
 }
-"""Names of `experiments.benchmarks.selection` by label."""
+"""Names of the rules of `experiments.benchmarks.baselines` by label."""
 
 
 def at(settings: Settings, budget: float) -> Settings:
@@ -39,13 +39,18 @@ def own(name: str) -> dict[str, Any]:
     return {"rate": strategy.rate, "ratio_schedule": strategy.schedule, "ratio_together": strategy.together}
 
 
+def changed(methods: Methods, label: str, **changes: Any) -> Methods:
+    """Methods with other settings, under labels with something added."""
+
+    def method(method: Method, budget: float) -> Settings:
+        return dataclasses.replace(method(budget), **changes)
+
+    return {f"{name}{label}": partial(method, made) for name, made in methods.items()}
+
+
 def rules(labels: Sequence[str], steps: int, retrain: str = "sliced") -> Methods:
     """Structures without a search."""
-
-    def method(name: str, budget: float) -> Settings:
-        return Settings(name, budget, steps, retrain=retrain)
-
-    return {label: partial(method, RULES[label]) for label in labels}
+    return {label: partial(at, Settings(RULES[label], 1.0, steps, retrain=retrain)) for label in labels}
 
 
 def unpruned(steps: int, retrain: str = "sliced") -> Methods:

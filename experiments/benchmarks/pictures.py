@@ -12,12 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dms_jax.report.drawing import INK, MUTED, RULE, SERIES, styled
-from experiments.benchmarks.command import Contest
-from experiments.benchmarks.comparison import Seeds, percent
-from experiments.benchmarks.contest import CONTROL
-from experiments.benchmarks.methods import Methods
 from experiments.benchmarks.sharing import replacing
-from experiments.benchmarks.tables import Spread
+from experiments.benchmarks.tables import Spread, percent
 
 MARKERS = "osD^v<>Pph*"
 STYLES = ("-", "--", ":")
@@ -43,21 +39,6 @@ class Panel:
     unit: str
     title: str = ""
     levels: Mapping[str, Spread] = field(default_factory=dict)
-
-
-def panel(contest: Contest, methods: Methods, budgets: Sequence[float], seeds: Seeds, title: str = "") -> Panel:
-    """The panel of a comparison; the unpruned network, the same at every budget, is a level."""
-    scale, lines, levels = contest.task.unit.scale, {}, {}
-    for label, settings in methods.items():
-        spreads = {}
-        for budget in budgets:
-            values = contest.values(settings(budget), seeds(label, budget)).values()
-            spreads[budget] = Spread.of(scale * value for value in values)
-        if settings(budgets[0]).strategy == CONTROL:
-            levels[label] = next(iter(spreads.values()))
-        else:
-            lines[label] = spreads
-    return Panel(lines, contest.task.unit.name, title, levels)
 
 
 @styled

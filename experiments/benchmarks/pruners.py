@@ -26,7 +26,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from experiments.benchmarks.masked import masked_loss
 from experiments.benchmarks.methods import OURS
-from experiments.benchmarks.phases import Phases
+from experiments.benchmarks.tasks import Phases
 
 LARGEST_DIFFERENCE = 1e-3
 """Of logits, relative to their size, between Flax and PyTorch: float32 sums in another order, through 20 layers."""

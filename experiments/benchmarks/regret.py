@@ -41,15 +41,14 @@ from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.structure import Structure
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.benchmarks import choice, methods, pictures
+from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.comparison import percent
-from experiments.benchmarks.contest import Settings
-from experiments.benchmarks.enumerated import QUICK, Key, Size, Space, in_words, run, scorer, supernet
+from experiments.benchmarks.exhaustive import QUICK, Key, Size, Space, in_words, run, scorer, supernet
 from experiments.benchmarks.methods import OURS, SEARCHED
+from experiments.benchmarks.protocol import TRIED, Settings
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import Spread, table, write_section
-from experiments.benchmarks.task import Unit
+from experiments.benchmarks.tables import Spread, percent, table, write_section
+from experiments.benchmarks.tasks import Unit
 from experiments.benchmarks.text_task import UNIT
 from experiments.llama_prune import adamw
 
@@ -127,8 +126,8 @@ class Benchmark:
     cells: Cells
     methods: Sequence[str]
     budgets: Sequence[float]
-    rates: Sequence[float] = choice.RATES
-    tried: Sequence[int] = choice.SEEDS
+    rates: Sequence[float] = tuning.RATES
+    tried: Sequence[int] = TRIED
     compute: bool = True
 
     @property
@@ -137,20 +136,24 @@ class Benchmark:
         return "valid", UNIT
 
     @property
-    def grids(self) -> choice.Grids:
+    def grids(self) -> tuning.Grids:
         """Candidates of every strategy."""
         names = {label: STRATEGIES[label] for label in self.methods if label in STRATEGIES}
         steps = self.space.size.search_steps
-        found = dict(choice.rate_grids(names, self.budgets[0], 0, steps, retrain="none", rates=self.rates))
+        found = {label: self._grid(name, steps) for label, name in names.items()}
         if FROM_RANDOM in found:
             found[FROM_RANDOM] = [replace(c, pretrained=False, warmup=steps // 2) for c in found[FROM_RANDOM]]
         return found
+
+    def _grid(self, name: str, steps: int) -> list[Settings]:
+        own = Settings(name, self.budgets[0], 0, steps, retrain="none", **methods.own(name))
+        return tuning.at_rates(own, self.rates)
 
     def settings(self, method: str, budget: float) -> Settings:
         """Of a method: the best rate, as far as it is known."""
         if method in RULE_NAMES:
             return Settings(RULE_NAMES[method], budget, 0, retrain="none")
-        return methods.at(choice.best(self, self.grids[method]), budget)
+        return methods.at(tuning.best(self, self.grids[method]), budget)
 
     def truth_cell(self, part: int, seed: int) -> Cell:
         settings = asdict(self.space.size)
@@ -200,7 +203,7 @@ class Benchmark:
             work.append((self.truth_cell(part, seed), partial(self._truth, keys, seed)))
         self.cells.fill(work, "regret: all structures", space.data.name)
         for label, grid in self.grids.items():
-            choice.settle(self, label, grid, self.tried)
+            tuning.settle(self, label, grid)
         self.fill("regret: picks", self.asked)
 
     def parts(self, structures: int) -> range:
@@ -313,15 +316,15 @@ def main(options: Options) -> None:
     space = Space(QUICK if options.quick else Size())
     benchmark = Benchmark(space, options.cells, METHODS, BUDGETS, compute=not options.tables)
     if options.quick:
-        benchmark = replace(benchmark, methods=QUICK_METHODS, budgets=QUICK_BUDGETS, rates=(1.0,), tried=(choice.SEED,))
+        benchmark = replace(benchmark, methods=QUICK_METHODS, budgets=QUICK_BUDGETS, rates=(1.0,), tried=TRIED[:1])
     try:
         benchmark.fill_all()
     finally:
         shares = {key: space.share(key) for key in space.keys}
         picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
         parts = [f"![All structures, and what was picked](../../{picture})", report(benchmark, shares)]
-        parts += [f"{choice.RATES_OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
-        parts += [choice.grids_table(benchmark, benchmark.grids), benchmark.machines]
+        parts += [f"{tuning.OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
+        parts += [tuning.grids_table(benchmark, benchmark.grids), benchmark.machines]
         title = "Regret: where the picks stand among all structures"
         write_section("regret", title, "\n\n".join(parts), quick=options.quick)
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from experiments.benchmarks import choice, methods
-from experiments.benchmarks.chapter import Comparison, heading, write_chapter
+from experiments.benchmarks import methods
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.comparison import always
-from experiments.benchmarks.contest import Settings
 from experiments.benchmarks.digits import digits_contest
-from experiments.benchmarks.llama import QUICK_STEPS, text_contest, usual
-from experiments.benchmarks.methods import Method
+from experiments.benchmarks.frontier import GRIDS, text_contest, usual
+from experiments.benchmarks.methods import Methods
+from experiments.benchmarks.protocol import Settings
+from experiments.benchmarks.sections import ABOUT, Comparison, always, heading, run
 
 SEEDS = (0, 1, 2)
 OURS = "DMS, from random weights"
@@ -33,32 +32,7 @@ RANDOM_SEARCH_SHARE = 0.625
 """Length of such a search as a share of the retraining."""
 
 
-def main(options: Options) -> None:
-    text = text_contest(options)
-    best = usual(text, options)
-    if options.quick:
-        tasks = [(text, (0.5,), dict(list(structures(QUICK_STEPS, best).items())[:2]))]
-    else:
-        tasks = [
-            (text, TEXT_BUDGETS, structures(TEXT_STEPS, best) | residual(TEXT_STEPS, best)),
-            (digits_contest(options), DIGITS_BUDGETS, structures(DIGITS_STEPS, best)),
-        ]
-    seeds = always((choice.SEED,) if options.quick else SEEDS)
-    comparisons = [
-        Comparison(heading(contest), contest, compared, budgets, seeds, OURS) for contest, budgets, compared in tasks
-    ]
-    try:
-        for comparison in comparisons:
-            asked = [cell for budget in comparison.budgets for cell in comparison.asked(budget)]
-            comparison.contest.fill(f"scratch, {comparison.contest.task.name}", asked)
-    finally:
-        opening = (
-            "`python -m experiments.benchmarks.scratch`: every structure retrained from new weights; lower is better."
-        )
-        write_chapter("scratch", "Found structures retrained from new weights", opening, comparisons, options)
-
-
-def structures(steps: int, best: Settings) -> dict[str, Method]:
+def structures(steps: int, best: Settings) -> Methods:
     """Label -> settings; `best` searches in a pretrained supernet."""
     return {
         OURS: partial(methods.at, unpretrained(steps, best)),
@@ -69,19 +43,31 @@ def structures(steps: int, best: Settings) -> dict[str, Method]:
     }
 
 
-def residual(steps: int, best: Settings) -> dict[str, Method]:
-    """A thinner residual stream as well, for a task that leaves it alone."""
-    even = Settings("uniform", 1.0, steps, retrain="scratch")
-    found = {f"{OURS}, residual width too": unpretrained(steps, best), "uniform, residual width too": even}
-    return {label: partial(methods.at, dataclasses.replace(s, residual=True)) for label, s in found.items()}
-
-
 def unpretrained(steps: int, best: Settings) -> Settings:
     """A search from random weights."""
     length = round(RANDOM_SEARCH_SHARE * steps)
     return dataclasses.replace(
         best, steps=steps, retrain="scratch", pretrained=False, search_steps=length, warmup=round(WARMUP_SHARE * length)
     )
+
+
+def main(options: Options) -> None:
+    text, digits = text_contest(options), digits_contest(options)
+
+    def on_text() -> Methods:
+        rows = structures(TEXT_STEPS, usual(text))
+        freed = {label: rows[label] for label in (OURS, "uniform")}
+        return {**rows, **methods.changed(freed, ", residual width too", residual=True)}
+
+    grids = {methods.OURS: GRIDS[methods.OURS]}
+    comparisons = [
+        Comparison(heading(text), text, on_text, TEXT_BUDGETS, always(SEEDS), OURS, grids),
+        Comparison(
+            heading(digits), digits, lambda: structures(DIGITS_STEPS, usual(text)), DIGITS_BUDGETS, always(SEEDS), OURS
+        ),
+    ]
+    opening = f"every structure retrained from new weights; {ABOUT}{OURS}, is better."
+    run("scratch", "Found structures retrained from new weights", opening, comparisons, options)
 
 
 if __name__ == "__main__":

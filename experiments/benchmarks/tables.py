@@ -44,6 +44,11 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Spread:
     return Spread.of(theirs[seed] - ours[seed] for seed in sorted(ours.keys() & theirs.keys()))
 
 
+def percent(budget: float) -> str:
+    """`20 %`."""
+    return f"{100 * budget:g} %"
+
+
 def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:
     """Put tables into the marked section of RESULTS.md; what stands outside the marks stays. A quick run prints them.
 

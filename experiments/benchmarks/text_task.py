@@ -21,7 +21,7 @@ from dms_jax import models
 from dms_jax.data import text
 from dms_jax.space import SearchSpace
 from dms_jax.training.language import bits_per_token, language_loss
-from experiments.benchmarks.task import Task, Unit
+from experiments.benchmarks.tasks import Task, Unit
 from experiments.llama_prune import adamw
 
 VALIDATION_SHARE = 10

@@ -39,14 +39,13 @@ from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import digits_task, pictures
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.comparison import percent
 from experiments.benchmarks.digits_task import DigitsOptions
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.pruners import METHODS, QUICK, Size, Work
 from experiments.benchmarks.rivals import absent
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import Spread, paired, table, write_section
-from experiments.benchmarks.task import Task
+from experiments.benchmarks.tables import Spread, paired, percent, table, write_section
+from experiments.benchmarks.tasks import Task
 
 TASKS = {"all labels": (DigitsOptions(), (0.1, 0.02)), "200 labels": (DigitsOptions(labels=200), (0.1,))}
 QUICK_TASKS = {"all labels": (digits_task.QUICK, (0.4,))}

@@ -10,7 +10,7 @@ import pytest
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.tables import DOCUMENT
 
-BENCHMARKS = ("llama", "frontier", "width", "scratch", "pminus", "digits", "ablation", "boxes")
+BENCHMARKS = ("frontier", "width", "scratch", "pminus", "digits", "ablation", "boxes")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_quick(name, folder, monkeypatch, capsys):
     document = DOCUMENT.read_bytes()
-    monkeypatch.setattr("experiments.benchmarks.task.CACHE", folder / "supernets")
+    monkeypatch.setattr("experiments.benchmarks.tasks.CACHE", folder / "supernets")
     module = importlib.import_module(f"experiments.benchmarks.{name}")
     options = Options(quick=True, results=folder / "results")
     module.main(options)
@@ -41,7 +41,7 @@ def test_quick(name, folder, monkeypatch, capsys):
 
 
 def test_tables_alone_compute_nothing(tmp_path, capsys):
-    module = importlib.import_module("experiments.benchmarks.llama")
+    module = importlib.import_module("experiments.benchmarks.frontier")
     module.main(Options(quick=True, tables=True, results=tmp_path))
     assert "Not computed yet." in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.jsonl"))

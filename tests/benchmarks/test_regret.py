@@ -11,7 +11,7 @@ from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink
 from dms_jax.training import supervised
 from dms_jax.training.language import bits_per_token, language_loss
-from experiments.benchmarks import enumerated, regret
+from experiments.benchmarks import exhaustive, regret
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.store import Cells
@@ -20,11 +20,11 @@ from experiments.llama_prune import adamw
 
 @pytest.fixture(scope="module")
 def space():
-    return enumerated.Space(enumerated.QUICK)
+    return exhaustive.Space(exhaustive.QUICK)
 
 
 def test_the_real_space_has_172_structures():
-    keys = enumerated.structures(enumerated.Size())
+    keys = exhaustive.structures(exhaustive.Size())
     assert len(keys) == len(set(keys)) == 172
 
 
@@ -36,12 +36,12 @@ def test_a_structure_and_its_key(space):
 
 def test_masked_training_is_training_the_smaller_network(space):
     key, seed = (4, 1, 4), 0
-    params, tokens, masks = space.new(seed), space.batches(seed, 0, enumerated.QUICK.steps), space.masks(key)
+    params, tokens, masks = space.new(seed), space.batches(seed, 0, exhaustive.QUICK.steps), space.masks(key)
     masked = float(jax.jit(lambda p, m, t: space.bits(space.trained(p, m, t), m, space.test))(params, masks, tokens))
 
     structure = space.space.structure(space.kept(key))
     small = space.space.model.clone(structure=structure)
-    optimizer = adamw(warm_cosine(enumerated.QUICK.learning_rate, enumerated.QUICK.steps))
+    optimizer = adamw(warm_cosine(exhaustive.QUICK.learning_rate, exhaustive.QUICK.steps))
     state = supervised.init(shrink(space.space, {"params": params}, structure), optimizer)
     step = jax.jit(supervised.make_step(language_loss(small), optimizer))
     for windows in tokens:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.benchmarks import digits_task, pruners, task, torch_pruning
+from experiments.benchmarks import digits_task, pruners, tasks, torch_pruning
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.rivals import absent
 
@@ -13,7 +13,7 @@ MISSING = absent("torch", "torch_pruning")
 
 
 def test_quick_runs_with_or_without_the_rival(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(task, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(tasks, "CACHE", tmp_path / "cache")
     torch_pruning.main(Options(quick=True, results=tmp_path))
     shown = capsys.readouterr().out
     assert "| DMS |" in shown and "| uniform |" in shown

@@ -8,8 +8,9 @@ steps: a warm-up and a cosine. A search lies inside it, and the optimizer's mome
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import optax
@@ -24,16 +25,16 @@ from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.benchmarks import selection
-from experiments.benchmarks.phases import Phases
-from experiments.benchmarks.store import Cell, Say
-from experiments.benchmarks.task import Task
-from experiments.benchmarks.variants import VariedDMS
+from experiments.benchmarks.baselines import RULES, Asked, VariedDMS, select
+from experiments.benchmarks.store import Cell, Cells, Say
+from experiments.benchmarks.tasks import Phases, Task, Unit
 
 CONTROL = "unpruned"
 """The full network, trained on for as many steps."""
 STATISTICS_STEPS = 50
 """Batches that BatchNorm's statistics are measured on where nothing is retrained."""
+TRIED = (99, 98)
+"""Seeds that choices are made on, none of those that are reported; quick runs take the first alone."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Settings:
     """What a method does. The fields up to `pretrained` always tell cells apart, the others where they are not default.
 
     Attributes:
-      strategy: a name of `dms_jax.baselines`, or of `experiments.benchmarks.selection`, or "unpruned".
+      strategy: a name of `dms_jax.baselines`, or of `experiments.benchmarks.baselines`, or "unpruned".
       budget: fraction of the full network's MACs.
       steps: after pretraining, search included; of retraining alone where it starts from new weights.
       search_steps: of them, for strategies that search.
@@ -95,6 +96,87 @@ class Settings:
         label = f"{self.strategy}-{100 * self.budget:g}"
         return Cell(task.name, label, {**identity, "task": options}, {**settings, "task": dict(task.options)}, seed)
 
+    @property
+    def joint(self) -> bool:
+        """Whether search and finetuning share an optimizer."""
+        return self.schedule == "joint" and self.retrain == "sliced"
+
+    @property
+    def small(self) -> Settings:
+        """The same in a few steps, at a budget that tiny networks can have."""
+        few = {name: min(getattr(self, name), most) for name, most in QUICK.items()}
+        return replace(self, budget=max(self.budget, 0.5), **few)
+
+
+QUICK = {"steps": 8, "search_steps": 2, "warmup": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Cells of `compete` for one task, and their results.
+
+    Attributes:
+      task: what is learned.
+      defaults: options of the task that need no mention in a cell's name.
+      cells: where they lie.
+      compute: whether missing ones are computed.
+      quick: everything is as small as can be.
+    """
+
+    task: Task
+    defaults: Mapping[str, Any]
+    cells: Cells
+    compute: bool = True
+    quick: bool = False
+
+    @property
+    def choice(self) -> tuple[str, Unit]:
+        """The score that choices look at, of validation data, and its unit."""
+        return self.task.choice
+
+    @property
+    def tried(self) -> tuple[int, ...]:
+        """The seeds that choices are made on."""
+        return TRIED[:1] if self.quick else TRIED
+
+    def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
+        """Compute what is missing, in order; supernets come first.
+
+        Args:
+          name: of the benchmark, for the progress bar.
+          asked: settings and seeds.
+
+        Raises:
+          Interrupted: stopped; finished cells are kept.
+        """
+        if not self.compute:
+            return
+        asked = list(asked)
+        missing = [(settings, seed) for settings, seed in asked if self.get(settings, seed) is None]
+        self.task.pretrain(seed for settings, seed in missing if settings.pretrained)
+        work = [(self.cell(s, seed), partial(compete, self.task, self._sized(s), seed)) for s, seed in asked]
+        self.cells.fill(work, name, self.task.data)
+
+    def cell(self, settings: Settings, seed: int) -> Cell:
+        """The cell of these settings."""
+        return self._sized(settings).cell(self.task, self.defaults, seed)
+
+    def get(self, settings: Settings, seed: int) -> dict[str, Any] | None:
+        """A finished cell's results."""
+        return self.cells.get(self.cell(settings, seed))
+
+    def finished(self, settings: Settings, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """{seed: results} of the cells that are there and did not fail."""
+        found = {seed: self.get(settings, seed) for seed in seeds}
+        return {seed: result for seed, result in found.items() if result and "failed" not in result}
+
+    def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> dict[int, float]:
+        """{seed: score} of them."""
+        return {seed: float(result[what]) for seed, result in self.finished(settings, seeds).items()}
+
+    def _sized(self, settings: Settings) -> Settings:
+        return settings.small if self.quick else settings
+
 
 def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """Run one method.
@@ -108,25 +190,15 @@ def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag,
     """
     supernet = task.pretrained(seed) if settings.pretrained else task.new(task.model, seed)
     task = task.with_residual() if settings.residual else task
-    work = _Work(task, seed, interrupt, say, settings=settings)
+    work = Phases(task, seed, interrupt, say)
+    offset = task.pretrain_steps if settings.pretrained else 0
     try:
-        return _compete(work, supernet)
+        found = _find(work, settings, supernet, offset)
+        small = task.model if found.structure is None else task.model.clone(structure=found.structure)
+        variables = _retrain(work, settings, small, found, offset)
+        scores = work.timed("measure", lambda: task.scores(small, variables, seed))
     except UserError as error:  # a search that diverged is a result, too
         return {"failed": str(error)}
-
-
-@dataclass(eq=False, kw_only=True)
-class _Work(Phases):
-    settings: Settings
-
-
-def _compete(work: _Work, supernet: Any) -> dict[str, Any]:
-    task, settings = work.task, work.settings
-    offset = task.pretrain_steps if settings.pretrained else 0
-    found = _find(work, supernet, offset)
-    small = task.model if found.structure is None else task.model.clone(structure=found.structure)
-    variables = _retrain(work, small, found, offset)
-    scores = work.timed("measure", lambda: task.scores(small, variables, work.seed))
     seconds = {name: round(value, 1) for name, value in work.seconds.items()}
     return {**scores, **_size(task, found.structure), "seconds": seconds}
 
@@ -141,9 +213,9 @@ class _Found:
     steps: int = 0
 
 
-def _retrain(work: _Work, small: Any, found: _Found, offset: int) -> Any:
+def _retrain(work: Phases, settings: Settings, small: Any, found: _Found, offset: int) -> Any:
     """Finetune, or train from new weights, or only measure BatchNorm's statistics; returns the variables."""
-    task, settings = work.task, work.settings
+    task = work.task
     if settings.retrain == "scratch":
         optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
         state = supervised.init(task.new(small, work.seed), optimizer)
@@ -153,7 +225,7 @@ def _retrain(work: _Work, small: Any, found: _Found, offset: int) -> Any:
         joint = found.opt_state is not None
         optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps if joint else left))
         state = supervised.init(found.variables, optimizer)
-        state = dataclasses.replace(state, opt_state=found.opt_state) if joint else state
+        state = replace(state, opt_state=found.opt_state) if joint else state
         return work.train("finetune", small, state, optimizer, left, start)
     if "batch_stats" in found.variables:  # for every method alike
         optimizer = optax.set_to_zero()
@@ -162,29 +234,24 @@ def _retrain(work: _Work, small: Any, found: _Found, offset: int) -> Any:
     return found.variables
 
 
-def _find(work: _Work, supernet: Any, offset: int) -> _Found:
-    task, settings, space = work.task, work.settings, work.task.space
+def _find(work: Phases, settings: Settings, supernet: Any, offset: int) -> _Found:
+    space = work.task.space
     if settings.strategy == CONTROL:
         return _Found(None, supernet)
-    if settings.strategy in selection.SELECTIONS:
-        macs, blocks = int(settings.budget * task.space.resources()["macs"]), settings.blocks
-        asked = selection.Asked(macs, work.seed, "most" if blocks is None else blocks)
-        structure = selection.select(work, settings.strategy, supernet, asked, offset)
+    if settings.strategy in RULES:
+        asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks)
+        structure = select(work, settings.strategy, supernet, asked, offset)
         return _Found(structure, shrink(space, supernet, structure))
-    search = _search(task, settings)
+    search = _search(work.task, settings)
     state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)
     structure = search.structure(state)
-    opt_state = shrink(space, state.opt_state, structure) if _joint(settings) else None
+    opt_state = shrink(space, state.opt_state, structure) if settings.joint else None
     return _Found(structure, shrink(space, state.params, structure), opt_state, settings.search_steps)
-
-
-def _joint(settings: Settings) -> bool:
-    return settings.schedule == "joint" and settings.retrain == "sliced"
 
 
 def _search(task: Task, settings: Settings) -> Search:
     rate = optax.constant_schedule(task.learning_rate / 2)
-    rate = warm_cosine(task.learning_rate, settings.steps) if _joint(settings) else rate
+    rate = warm_cosine(task.learning_rate, settings.steps) if settings.joint else rate
     return Search(
         task.space,
         task.loss(task.model),
@@ -198,13 +265,8 @@ def _search(task: Task, settings: Settings) -> Search:
 
 
 def _strategy(settings: Settings) -> Strategy:
-    moved = {
-        "rate": settings.rate,
-        "schedule": settings.ratio_schedule,
-        "together": settings.ratio_together,
-        "on_target": settings.on_target,
-        "effects": settings.effects,
-    }
+    moved = {"rate": settings.rate, "schedule": settings.ratio_schedule, "together": settings.ratio_together}
+    moved |= {"on_target": settings.on_target, "effects": settings.effects}
     if settings.sharpness == 1.0 and settings.start_open:
         return baselines.create(settings.strategy, **moved)
     if settings.strategy != "dms":

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from experiments.benchmarks import choice
-from experiments.benchmarks.contest import Settings
-from experiments.benchmarks.task import Unit
+from experiments.benchmarks import tuning
+from experiments.benchmarks.protocol import Settings
+from experiments.benchmarks.tasks import Unit
 
 START = Settings("dms", 0.2, 800, 100, 5.0)
 
@@ -17,6 +17,8 @@ class Table:
 
     def __init__(self, score):
         self.score, self.cells = score, {}
+
+    tried = (99, 98)
 
     @property
     def choice(self):
@@ -39,20 +41,20 @@ def grid(*rates, lengths=(100, 200)):
 )
 def test_rates_are_added_until_the_best_is_inside(best, added):
     table: Any = Table(lambda s: abs(s.rate - best) + s.search_steps / 100)  # the shorter search is better
-    found = choice.settle(table, "DMS", grid(2.5, 5.0, 10.0))
+    found = tuning.settle(table, "DMS", grid(2.5, 5.0, 10.0))
     assert [c.rate for c in found[6:]] == added and all(c.search_steps == 100 for c in found[6:])
-    assert choice.widened(table, grid(2.5, 5.0, 10.0)) == found
-    assert abs(choice.chosen(table, found).rate - best) == min(abs(c.rate - best) for c in found)
+    assert tuning.widened(table, grid(2.5, 5.0, 10.0)) == found
+    assert abs(tuning.chosen(table, found).rate - best) == min(abs(c.rate - best) for c in found)
 
 
 def test_nothing_is_added_without_scores_or_without_rates():
     empty: Any = Table(lambda s: 1.0)
-    assert choice.widened(empty, grid(2.5, 5.0)) == grid(2.5, 5.0)
-    assert choice.settle(empty, "iterative", grid(5.0)) == grid(5.0)
+    assert tuning.widened(empty, grid(2.5, 5.0)) == grid(2.5, 5.0)
+    assert tuning.settle(empty, "iterative", grid(5.0)) == grid(5.0)
 
 
 def test_a_strategy_keeps_its_own_rate_where_others_are_as_good():
     flat: Any = Table(lambda s: 1.0)
-    candidates = choice.at_rates(dataclasses.replace(START, rate=5.0))
-    assert choice.settle(flat, "DMS", candidates) == candidates  # nothing is gained at an end, either
-    assert choice.best(flat, candidates).rate == 5.0
+    candidates = tuning.at_rates(dataclasses.replace(START, rate=5.0))
+    assert tuning.settle(flat, "DMS", candidates) == candidates  # nothing is gained at an end, either
+    assert tuning.best(flat, candidates).rate == 5.0

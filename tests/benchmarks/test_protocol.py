@@ -8,9 +8,9 @@ import pytest
 
 from dms_jax.data import digits
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.benchmarks.contest import Settings, compete
 from experiments.benchmarks.digits_task import DigitsOptions, split
-from experiments.benchmarks.phases import Phases
+from experiments.benchmarks.protocol import Settings, compete
+from experiments.benchmarks.tasks import Phases
 from experiments.benchmarks.text_task import QUICK, text_task
 
 STEPS = 6
@@ -19,7 +19,7 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.benchmarks.task.CACHE", tmp_path_factory.mktemp("supernets"))
+        patch.setattr("experiments.benchmarks.tasks.CACHE", tmp_path_factory.mktemp("supernets"))
         yield text_task(QUICK)
 
 

@@ -1,9 +1,10 @@
-"""What a benchmark trains on: a network, its data, and a supernet pretrained once a seed."""
+"""What a benchmark trains on: a network, its data, a supernet pretrained once a seed, and the phases of one cell."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from dms_jax.conduct import warm_cosine
@@ -19,8 +21,11 @@ from dms_jax.method.loss import Loss
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.training.loop import run_phase
 from dms_jax.training.runs import Run
+from dms_jax.training.supervised import TrainState
 from experiments.benchmarks.sharing import in_turns
+from experiments.benchmarks.store import Say
 
 CACHE = Path("runs/benchmarks")
 """Where pretrained supernets lie, outside version control; they are made anew where they are missing."""
@@ -39,7 +44,7 @@ class Task:
     """One network on one set of data.
 
     Attributes:
-      name: "text" or "digits": the folder of its results.
+      name: "text" or "digits": the file of its results.
       options: that make it another task, as JSON values.
       later: the names of options that the supernet does not depend on.
       data: what is learned from, in words.
@@ -90,7 +95,7 @@ class Task:
 
     def new(self, model: nn.Module, seed: int) -> dict[str, Any]:
         """Random variables of a network of this task."""
-        inputs = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), self.space.example)
+        inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.space.example)
         variables = jax.jit(model.init)(jax.random.key(seed), *inputs)
         return {name: tree for name, tree in variables.items() if name != "masks"}
 
@@ -132,3 +137,61 @@ class Task:
             name, steps = f"pretrain {self.name} seed {seed}", self.pretrain_steps
             key, batches = jax.random.key(seed), self.batches(seed)
             return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).params
+
+
+@dataclass(eq=False)
+class Phases:
+    """Runs the training phases of one cell, and times them in CPU seconds with compilation apart.
+
+    Attributes:
+      task: whose batches they see.
+      seed: of the batches.
+      interrupt: stops a phase.
+      say: shows a text.
+      seconds: CPU seconds by phase, and of "compile".
+      programs: what steps were compiled to; a step that is run again has a state like the first one.
+    """
+
+    task: Task
+    seed: int
+    interrupt: InterruptFlag
+    say: Say
+    seconds: dict[str, float] = field(default_factory=dict)
+    programs: dict[Any, Any] = field(default_factory=dict)
+
+    def train(self, name: str, model: Any, state: TrainState, optimizer: Any, steps: int, start: int) -> Any:
+        """Train a network; returns its variables."""
+        step = supervised.make_step(self.task.loss(model), optimizer)
+        return self.run(name, step, state, steps, start).params
+
+    def run(self, name: str, step: Any, state: Any, steps: int, start: int) -> Any:
+        """Run a phase on batches `start` to `start + steps` of this seed; returns the last state.
+
+        Raises:
+          Interrupted: the flag was up.
+        """
+        draw = self.task.batches(self.seed)
+        state = jax.tree.map(jnp.copy, state)  # steps donate their state, and what it was made of is needed again
+        key = jax.random.fold_in(jax.random.key(self.seed), start)
+        if step not in self.programs:
+            self.programs[step] = self.timed(
+                "compile", lambda: jax.jit(step, donate_argnums=0).lower(state, draw(start), key).compile()
+            )
+
+        def record(done: int, values: Mapping[str, float], _: Any) -> None:
+            self.say(f"{name} {done}/{steps}, loss {values['loss']:.3f}")
+
+        return self.timed(
+            name,
+            lambda: run_phase(
+                name, self.programs[step], state, lambda i: draw(start + i), key, steps=steps,
+                log_every=max(steps // 20, 1), on_log=record, interrupt=self.interrupt,
+            ),
+        )  # fmt: skip
+
+    def timed(self, name: str, function: Callable[[], Any]) -> Any:
+        """Call a part of a phase; its CPU seconds are added to those of the name."""
+        began = time.process_time()
+        result = function()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - began
+        return result

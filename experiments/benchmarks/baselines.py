@@ -1,0 +1,142 @@
+"""Structures without a search (the same keep ratio everywhere, one threshold, at random), and DMS with changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dms_jax import baselines
+from dms_jax.method.dms import DMS
+from dms_jax.method.layout import Layout
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
+from dms_jax.method.strategy import Context
+from dms_jax.space import SearchSpace
+from dms_jax.structure import Structure
+from experiments.benchmarks.tasks import Phases
+
+EVIDENCE_STEPS = 100
+"""Batches that the importance of a pretrained network is averaged over. They come on top of the steps of training."""
+Ranking = Mapping[str, Any]
+"""{group: [N]}, the largest stay."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a structure is asked for.
+
+    Attributes:
+      macs: the budget.
+      seed: of what is drawn.
+      blocks: share of them that stays, for rules that leave it open; None: as many as fit.
+    """
+
+    macs: int
+    seed: int
+    blocks: float | None = None
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """As the structures of `dms_jax.baselines` take it."""
+        return {"macs": self.macs}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A structure from what is known of a pretrained network.
+
+    Attributes:
+      evidence: `(work, variables, first batch) -> ranking`; its phases are timed.
+      pick: `(space, ranking, what is asked) -> structure`.
+    """
+
+    evidence: Callable[[Phases, Any, int], Ranking]
+    pick: Callable[[SearchSpace, Ranking, Asked], Structure]
+
+
+def select(work: Phases, name: str, variables: Any, asked: Asked, start: int) -> Structure:
+    """The structure of a rule.
+
+    Args:
+      work: whose task and seed.
+      name: of the rule.
+      variables: of the pretrained supernet.
+      asked: what it has to be like.
+      start: the first batch that may be looked at.
+    """
+    rule = RULES[name]
+    ranking = rule.evidence(work, variables, start)
+    return work.timed("search", lambda: rule.pick(work.task.space, ranking, asked))
+
+
+def _magnitudes(work: Phases, variables: Any, start: int) -> Ranking:
+    return work.task.space.magnitudes(variables)
+
+
+def _taylor(work: Phases, variables: Any, start: int) -> Ranking:
+    """The importance of a network's elements, with weights and masks left as they are."""
+    task, schedule = work.task, Schedule(EVIDENCE_STEPS, warmup=EVIDENCE_STEPS - 1)
+    search = Search(task.space, task.loss(task.model), None, {"macs": 1.0}, schedule)
+    return work.run("search", search.step, search.init(variables), EVIDENCE_STEPS, start).importance
+
+
+def _even(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
+    """The same keep ratio in every width and all heads."""
+    return baselines.uniform(space, ranking, asked.budget, blocks="most" if asked.blocks is None else asked.blocks)
+
+
+def _even_blocks(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
+    """The same keep ratio everywhere, blocks included."""
+    return baselines.uniform(space, ranking, asked.budget, blocks="same")
+
+
+def _threshold(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
+    """One threshold on importance per cost, measured before anything is changed."""
+    return baselines.threshold(space, ranking, asked.budget)
+
+
+def _random(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
+    """Keep ratios and elements drawn by chance, moved onto the budget."""
+    return baselines.random(space, asked.budget, seed=asked.seed)
+
+
+RULES = {
+    "uniform": Rule(_magnitudes, _even),
+    "uniform_taylor": Rule(_taylor, _even),
+    "uniform_depth": Rule(_magnitudes, _even_blocks),
+    "threshold": Rule(_taylor, _threshold),
+    "random": Rule(lambda work, variables, start: {}, _random),
+}
+
+
+@dataclass(frozen=True)
+class VariedDMS(DMS):
+    """DMS with another slope of its masks, or with ratios that start at 0.
+
+    Attributes:
+      sharpness: lambda, times the usual one.
+      start_open: ratios start at a_open; False: at 0, where the weakest mask is one half already.
+    """
+
+    sharpness: float = 1.0
+    start_open: bool = True
+
+    def init(self, layout: Layout) -> jax.Array:
+        opened = super().init(self._sharpened(layout))
+        return opened if self.start_open else jnp.zeros_like(opened)
+
+    def masks(self, layout: Layout, parameters: jax.Array, context: Context) -> jax.Array:
+        return super().masks(self._sharpened(layout), parameters, context)
+
+    def clip(self, layout: Layout, parameters: jax.Array) -> jax.Array:
+        clipped = super().clip(self._sharpened(layout), parameters)
+        return clipped if self.start_open else jnp.maximum(clipped, 0.0)
+
+    def _sharpened(self, layout: Layout) -> Layout:
+        return dataclasses.replace(layout, sharpness=layout.sharpness * np.float32(self.sharpness))
