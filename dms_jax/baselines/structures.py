@@ -13,7 +13,7 @@ from dms_jax.errors import UserError
 from dms_jax.method.correction import corrected
 from dms_jax.method.layout import Layout
 from dms_jax.method.limits import Limits
-from dms_jax.method.projection import ATTEMPTS, Counts, Problem, nearest, project, shifted
+from dms_jax.method.projection import ATTEMPTS, Counts, Problem, growing, nearest, project, shifted
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 
@@ -51,7 +51,7 @@ def uniform(
     def predicted(budget: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         return _even(Problem.of(space, worth, budget, limits), blocks)
 
-    return space.structure(corrected(space, budget, limits, predicted))
+    return space.structure(corrected(space, budget, limits, predicted, growing(space, worth, limits)))
 
 
 def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:

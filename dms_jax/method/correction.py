@@ -16,10 +16,12 @@ from dms_jax.space import SearchSpace
 
 Kept: TypeAlias = dict[str, tuple[int, ...]]
 Project: TypeAlias = Callable[[dict[str, Any]], Kept]
+Grow: TypeAlias = Callable[[Kept, dict[str, Any]], Kept]
 
 NEAR = 0.95  # of the budget
 MOST_PROJECTED = 10  # most of these find a candidate again, which is not measured twice
 AIMS = (0.98, 0.98, 0.95, 0.85)  # shares of the budget that corrections aim at, one after another
+MOST_GROWN = 6
 
 
 def targets(space: SearchSpace, budget: Mapping[str, Given], within: limits.Limits) -> dict[str, Any]:
@@ -37,18 +39,21 @@ def targets(space: SearchSpace, budget: Mapping[str, Given], within: limits.Limi
 
 
 def corrected(
-    space: SearchSpace, budget: Mapping[str, Any], within: limits.Limits | None, project: Project
+    space: SearchSpace, budget: Mapping[str, Any], within: limits.Limits | None, project: Project, grow: Grow
 ) -> dict[str, tuple[int, ...]]:
     """The candidate whose measured resources are nearest under their budgets.
 
     A candidate is projected and measured, and the budget of the next one is what would have been right for this one,
-    were measured a straight line in predicted; at most four times. What was tried before bounds it on both sides.
+    were measured a straight line in predicted; at most four times. What was tried before bounds it on both sides. Where
+    that ends more than 5 % below the budget, because what is measured jumps when all sizes move a little, the best one
+    grows by the few elements that should fill the rest, half as many whenever that was too much; at most six times.
 
     Args:
       space: the search space.
       budget: {"memory": number, ...}, what must hold; where nothing of it is measured, `project` is called once.
       within: what the structure must respect.
       project: from budgets to kept elements of every group that keep them as predicted.
+      grow: from kept elements and budgets to these and as many more as keep the budgets as predicted.
 
     Returns:
       Kept elements; what is measured is at most the budget, and at least 95 % of it where a structure allows that.
@@ -79,7 +84,33 @@ def corrected(
             ask.move(AIMS[min(len(tried), len(AIMS)) - 1])
     if best is None:
         raise _unreached(costs, asks, len(tried))
+    return best if most >= NEAR else _grown(space, budget, costs, best, grow)
+
+
+def _grown(
+    space: SearchSpace, budget: Mapping[str, Any], costs: Mapping[str, Measured], best: Kept, grow: Grow
+) -> Kept:
+    """A candidate with more elements, nearer to the budget where one of a few is: small steps teach what they cost."""
+    share = 1.0  # of what is left of the budget
+    for _ in range(MOST_GROWN):
+        predicted, found = space.resources(best), {name: cost.measure(best) for name, cost in costs.items()}
+        rest = {name: (AIMS[0] * budget[name] - found[name]) / max(found[name], 1e-12) for name in costs}
+        kept = grow(best, {**budget, **{name: predicted[name] * (1 + share * max(x, 0.0)) for name, x in rest.items()}})
+        if kept == best:
+            break
+        larger = {name: cost.measure(kept) for name, cost in costs.items()}
+        if all(larger[name] <= budget[name] for name in costs) and _used(larger, budget) > _used(found, budget):
+            best, share = kept, 1.0
+            if _used(larger, budget) >= NEAR:
+                break
+        else:
+            share /= 2
     return best
+
+
+def _used(found: Mapping[str, Any], budget: Mapping[str, Any]) -> float:
+    """How much of the budget of which most is left."""
+    return min(found[name] / budget[name] for name in found)
 
 
 @dataclass

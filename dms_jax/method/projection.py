@@ -13,7 +13,7 @@ from dms_jax import topk
 from dms_jax.errors import UserError
 from dms_jax.explanation import exactly
 from dms_jax.groups import Group
-from dms_jax.method.correction import corrected
+from dms_jax.method.correction import Grow, Kept, corrected
 from dms_jax.method.limits import Limits, smallest
 from dms_jax.method.steps import next_step, settled, step_end
 from dms_jax.space import SearchSpace
@@ -74,7 +74,17 @@ def project(
             raise UserError(f"the fewest elements within the limits, the best ones, are above {most}; ask for more")
         return problem.kept(counts)
 
-    return corrected(space, budget, limits, predicted)
+    return corrected(space, budget, limits, predicted, growing(space, ranking, limits))
+
+
+def growing(space: SearchSpace, ranking: Mapping[str, np.ndarray], limits: Limits | None) -> Grow:
+    """Kept elements and a budget -> these and more, the ones of most importance per cost first, while any fits."""
+
+    def grow(kept: Kept, budget: Mapping[str, float]) -> Kept:
+        problem = Problem.of(space, ranking, budget, limits)
+        return problem.kept(filled(problem, {names: len(kept[names[0]]) for names in problem.allowed}))
+
+    return grow
 
 
 class Problem:
@@ -195,7 +205,7 @@ def nearest(
         if found is None:
             break
         fitting, above = found
-        counts = filled(problem, fitting)
+        counts = filled(problem, settled(problem, fitting))
         used = float(np.max(problem.shares(problem.variables(counts))))
         if not best or used > most:
             best, most = counts, used
@@ -246,7 +256,6 @@ def filled(problem: Problem, counts: Counts) -> Counts:
         gain = sum(float(np.sum(problem.worth[name][problem.order[name][k:then]])) for name in names)
         return then, problem.added(names, k, then), gain
 
-    counts = settled(problem, counts)
     names, now = list(counts), problem.variables(counts)
     steps = [following(each, counts[each]) for each in names]
     while True:

@@ -67,6 +67,7 @@ NETWORKS = (
     _images("mobilenet_v2", 64, 1),
     _images("deit_tiny", 64, 1, patch_size=8, image_size=64),
     Network("llama_bytes, 64 tokens, batch 4", "llama_bytes", {"layers": 2}, _TOKENS, 4),
+    _images("resnet50", 64, 1),
 )
 QUICK_NETWORKS = (Network("resnet20, 8 px", "resnet20", {}, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), 1, 2.0),)
 
