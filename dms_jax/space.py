@@ -530,15 +530,21 @@ class SearchSpace(Doors):
         shapes = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(self.example) if hasattr(x, "shape")]
         return f"{self.source.title}, one forward pass of {', '.join(shapes)}"
 
+    def each(self) -> dict[str, dict[str, Any]]:
+        """{group: {resource: what its last element costs in the full network}}; 0 where all elements must stay."""
+        found, whole = {}, self.resources()
+        full = {name: tuple(range(group.size)) for name, group in self.groups.items()}
+        for name, group in self.groups.items():
+            fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else whole
+            found[name] = {key: value - fewer[key] for key, value in whole.items()}
+        return found
+
     def summary(self) -> str:
         """A table: every group, its size, kind, and what one element of it costs; the resources reachable."""
         rows = []
-        full = {name: tuple(range(group.size)) for name, group in self.groups.items()}
         whole, plan = self.resources(), self._readings.plan_of(self.fn, self.example)
-        for name, group in self.groups.items():
-            fewer = self.resources(full | {name: full[name][:-1]}) if group.size > group.least else whole
-            cost = {key: value - fewer[key] for key, value in whole.items()}
-            where = "parameters" if plan.folds(name) else "activations"
+        for name, cost in self.each().items():
+            group, where = self.groups[name], "parameters" if plan.folds(name) else "activations"
             rows.append(explanation.Row(name, group.kind, group.size, group.least, cost, where))
         said = {name: (cost.unit, cost.note) for name, cost in self.costs.items()}
         return explanation.table(self.title, rows, whole, self.smallest, said, {**self.left, **self.uncounted})

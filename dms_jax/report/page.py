@@ -1,6 +1,5 @@
 """The page: a run directory becomes one HTML file that needs nothing else."""
 
-import html
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +10,9 @@ from dms_jax import files
 from dms_jax.explanation import exactly
 from dms_jax.report import pictures
 from dms_jax.report.curve_pictures import budgeted
+from dms_jax.report.document import document, section, text
 from dms_jax.report.example_pictures import read_examples
+from dms_jax.report.network import cost_of_one, importance_at_the_cut, network_list
 from dms_jax.report.quantities import (
     count,
     duration,
@@ -19,10 +20,9 @@ from dms_jax.report.quantities import (
     milliseconds,
     quality,
     share,
-    without_controls,
 )
 from dms_jax.report.run_files import Record, Run, read_run
-from dms_jax.report.stylesheet import stylesheet
+from dms_jax.report.script import SCRIPT
 from dms_jax.report.summary import result_row, summary, warnings
 from dms_jax.report.svg import inline_svg
 
@@ -32,7 +32,7 @@ def write_report(run_directory: str | os.PathLike[str]) -> Path:
 
     The page says in words and numbers what was asked and what came out, and shows the structure, the
     resources, the losses and the masks. It is one file: no script, no font, no picture and no style from
-    elsewhere. The same run gives the same bytes.
+    elsewhere; its own script is a slider through the search. The same run gives the same bytes.
 
     Args:
       run_directory: holds `structure.json`, `metrics.jsonl` and `results.json`, and `masks.jsonl` where the
@@ -49,51 +49,24 @@ def write_report(run_directory: str | os.PathLike[str]) -> Path:
 
 def page(run: Run, examples: Record | None = None) -> str:
     """Returns the HTML of a run's report; with images and what networks find in them, where there are some."""
-    title = _text(run.results["title"])
     body = [
-        f"<h1>{title}</h1>",
-        f'<p class="summary">{_text(summary(run))}</p>',
+        f"<h1>{text(run.results['title'])}</h1>",
+        f'<p class="summary">{text(summary(run))}</p>',
         _warnings(run),
-        _section("Results", _table(run)),
+        section("Results", _table(run)),
+        section("The network", network_list(run)),
         None if examples is None else _examples(examples),
         *_picture_sections(run),
-        _section("Details", _details(run) + _groups(run.structure)),
+        section("Details", _details(run) + _groups(run)),
     ]
-    head = [
-        '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title>",
-        f"<style>\n{stylesheet()}\n</style>",
-    ]
-    lines = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        "<head>",
-        *head,
-        "</head>",
-        "<body>",
-        *body,
-        "</body>",
-        "</html>",
-        "",
-    ]
-    return "\n".join(line for line in lines if line is not None)
-
-
-def _text(value: object) -> str:
-    """Escapes a value for HTML; control characters, which HTML does not allow, are replaced."""
-    return html.escape(without_controls(str(value)))
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<section>\n<h2>{_text(heading)}</h2>\n{content}\n</section>"
+    return document(run.results["title"], [part for part in body if part is not None], SCRIPT)
 
 
 def _warnings(run: Run) -> str | None:
     found = warnings(run)
     if not found:
         return None
-    items = "".join(f"<li>{_text(warning)}</li>" for warning in found)
+    items = "".join(f"<li>{text(warning)}</li>" for warning in found)
     heading = "Warning" if len(found) == 1 else "Warnings"
     return f'<aside class="warnings">\n<p>{heading}</p>\n<ul>{items}</ul>\n</aside>'
 
@@ -104,7 +77,7 @@ def _table(run: Run) -> str:
     first, *others = run.words.values()
     heads = [first, "of full", *others, run.results["quality"]["name"], *_parts(run), *_also(run)]
     heads += [f"ms at batch {batch}" for batch in batches] + ["steps"]
-    numbers = "".join(f'<th scope="col" class="number">{_text(head)}</th>' for head in heads)
+    numbers = "".join(f'<th scope="col" class="number">{text(head)}</th>' for head in heads)
     result = result_row(run)
     body = "\n".join(_row(row, batches, run, row is result) for row in rows)
     return (
@@ -130,10 +103,10 @@ def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
         *(_number_cell(quality(row.get(name), None, "")) for name in _also(run)),
         *(_number_cell(milliseconds(latency.get(batch))) for batch in batches),
         _number_cell("–" if row.get("steps") is None else f"{row['steps']:,}"),
-        f"<td>{_text(row.get('note') or '')}</td>",
+        f"<td>{text(row.get('note') or '')}</td>",
     ]
     start = '<tr class="result">' if is_result else "<tr>"
-    return f'{start}<th scope="row">{_text(row["name"])}</th>{"".join(cells)}</tr>'
+    return f'{start}<th scope="row">{text(row["name"])}</th>{"".join(cells)}</tr>'
 
 
 def _also(run: Run) -> list[str]:
@@ -147,30 +120,23 @@ def _parts(run: Run) -> list[str]:
 
 
 def _count_cell(value: float, of: str) -> str:
-    return f'<td class="number" title="{_text(exact(value, of))}">{_text(count(value))}</td>'
+    return f'<td class="number" title="{text(exact(value, of))}">{text(count(value))}</td>'
 
 
-def _number_cell(text: str) -> str:
-    return f'<td class="number">{_text(text)}</td>'
+def _number_cell(value: str) -> str:
+    return f'<td class="number">{text(value)}</td>'
 
 
 def _picture_sections(run: Run) -> Iterable[str]:
     """Every picture under its heading, or a sentence that says why it is not there."""
-    kinds = {group["kind"] for group in run.structure["groups"].values()}
     has_loss = any(isinstance(record.get("loss"), int | float) for record in run.metrics)
+    ranked = pictures.ranked(run.structure, run.results)
     yield _picture(
-        "Width of every layer",
-        lambda: pictures.widths(run.structure),
-        "widths",
-        None if kinds - {"depth"} else "the search had no width groups, so there are no widths to show",
-        "In the order of the network, first layer at the top.",
-    )
-    yield _picture(
-        "Depth of every stage",
-        lambda: pictures.depth(run.structure),
-        "depth",
-        None if "depth" in kinds else "the search had no depth groups: every block of the full network is still there",
-        "Blocks that cannot be removed (those that change the shape) are not counted.",
+        "Importance at the cut",
+        lambda: pictures.cut(run.structure, run.results),
+        "cut",
+        None if ranked else "the run wrote no importances down",
+        "When the search ended, on a logarithmic scale. Where a curve is flat at the cut, both sides matter alike.",
     )
     yield _picture(
         "Resources over the search",
@@ -202,49 +168,56 @@ def _examples(content: Record) -> str:
 
 def _picture(heading: str, draw: Callable[[], Figure], name: str, missing: str | None, caption: str) -> str:
     if missing is not None:
-        return _section(heading, f'<p class="left-out">Left out: {_text(missing)}.</p>')
+        return section(heading, f'<p class="left-out">Left out: {text(missing)}.</p>')
     svg = inline_svg(draw(), name, label=heading)
-    return _section(
+    return section(
         heading,
-        f'<figure>\n<div class="wide">{svg}</div>\n<figcaption>{_text(caption)}</figcaption>\n</figure>',
+        f'<figure>\n<div class="wide">{svg}</div>\n<figcaption>{text(caption)}</figcaption>\n</figure>',
     )
 
 
 def _details(run: Run) -> str:
     results, model = run.results, run.structure["model"]
-    entries: list[tuple[str, str]] = [("command", f"<code>{_text(results['command'])}</code>")]
+    entries: list[tuple[str, str]] = [("command", f"<code>{text(results['command'])}</code>")]
     arguments = ", ".join(f"{key}={value!r}" for key, value in (model.get("arguments") or {}).items())
-    entries.append(("model", _text(f"{model['name']}({arguments})")))
-    entries += [(name, _text(results[name])) for name in ("data", "pipeline", "seed", "machine")]
+    entries.append(("model", text(f"{model['name']}({arguments})")))
+    entries += [(name, text(results[name])) for name in ("data", "pipeline", "seed", "machine")]
     for name, budget in results["budget"].items():
         asked = budget["asked"] if isinstance(budget["asked"], str) else f"{budget['asked']:g}"
-        text = f"asked {asked}: at most {exactly(budget['target'])} of {exactly(budget['full'])}"
+        said = f"asked {asked}: at most {exactly(budget['target'])} of {exactly(budget['full'])}"
         if "measured" in budget and "predicted" in budget:
-            text += f"; predicted {exactly(budget['predicted'])}, measured {exactly(budget['measured'])}"
-            text += f", spread {exactly(budget['spread'])}" if "spread" in budget else ""
-        entries.append((_text(f"budget, {run.words[name]}"), _text(text)))
+            said += f"; predicted {exactly(budget['predicted'])}, measured {exactly(budget['measured'])}"
+            said += f", spread {exactly(budget['spread'])}" if "spread" in budget else ""
+        entries.append((text(f"budget, {run.words[name]}"), text(said)))
     difference = (results.get("verify") or {}).get("max_abs_difference")
     if difference is not None:
-        text = f"largest absolute difference of an output {difference:.2g}"
-        entries.append(("masked against shrunk", text))
+        said = f"largest absolute difference of an output {difference:.2g}"
+        entries.append(("masked against shrunk", said))
     seconds = results.get("seconds") or {}
     if seconds:
         parts = ", ".join(f"{phase} {duration(value)}" for phase, value in seconds.items())
-        entries.append(("time", _text(f"{parts}; together {duration(sum(seconds.values()))}")))
-    return "<dl>\n" + "\n".join(f"<dt>{_text(term)}</dt><dd>{value}</dd>" for term, value in entries) + "\n</dl>"
+        entries.append(("time", text(f"{parts}; together {duration(sum(seconds.values()))}")))
+    return "<dl>\n" + "\n".join(f"<dt>{text(term)}</dt><dd>{value}</dd>" for term, value in entries) + "\n</dl>"
 
 
-def _groups(structure: Record) -> str:
-    """Every group in numbers, folded away: the pictures of the structure for those who cannot see them."""
-    rows = "\n".join(
-        f'<tr><th scope="row">{_text(name)}</th><td>{_text(group["kind"])}</td>'
-        f'<td class="number">{group["size"]:,}</td><td class="number">{len(group["kept"]):,}</td></tr>'
-        for name, group in structure["groups"].items()
-    )
-    heads = '<th scope="col">group</th><th scope="col">kind</th>'
-    heads += '<th scope="col" class="number">elements</th><th scope="col" class="number">kept</th>'
+def _groups(run: Run) -> str:
+    """Every group in numbers, folded away: what it costs, what is kept, and how important elements were at the cut."""
+    costs = [name for name in run.words if any(cost_of_one(run, group, name) for group in run.structure["groups"])]
+    cut = importance_at_the_cut(run)
+    rows = []
+    for name, group in run.structure["groups"].items():
+        numbers = [f"{group['size']:,}", f"{len(group['kept']):,}", *(cost_of_one(run, name, c) or "–" for c in costs)]
+        numbers += cut.get(name, ("–", "–")) if cut else ()
+        cells = "".join(_number_cell(number) for number in numbers)
+        rows.append(f'<tr><th scope="row">{text(name)}</th><td>{text(group["kind"])}</td>{cells}</tr>')
+    heads = ["elements", "kept", *(f"{run.words[c]} each" for c in costs)]
+    heads += ["least important kept", "most important dropped"] if cut else []
+    numbers = "".join(f'<th scope="col" class="number">{text(head)}</th>' for head in heads)
     return (
-        f"\n<details>\n<summary>Every group in numbers ({len(structure['groups'])})</summary>\n"
-        f'<div class="wide"><table>\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{rows}\n</tbody>\n</table></div>\n</details>"
+        f"\n<details>\n<summary>Every group in numbers ({len(rows)})</summary>\n"
+        '<div class="wide"><table>\n'
+        f'<thead><tr><th scope="col">group</th><th scope="col">kind</th>{numbers}</tr></thead>\n'
+        f"<tbody>\n{chr(10).join(rows)}\n</tbody>\n</table></div>\n"
+        + ('<p class="muted">Importance in shares of the largest of the group.</p>\n' if cut else "")
+        + "</details>"
     )

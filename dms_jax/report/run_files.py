@@ -11,6 +11,8 @@ from dms_jax import reading
 from dms_jax.budgets.amounts import words
 from dms_jax.errors import UserError, shortened
 from dms_jax.reading import Mismatch, listing, mapping, optional, record, whole
+from dms_jax.report import network_file
+from dms_jax.report.network_file import expect
 from dms_jax.structure import MOST_ELEMENTS, MOST_GROUPS
 from dms_jax.training.histories import MOST_BYTES
 
@@ -76,6 +78,7 @@ _RESULTS = record(
     },
     {
         "resources": mapping(reading.text(32), 64),
+        "network": network_file.NETWORK,
         "warnings": optional(listing(reading.text(), most=1000)),
         "verify": optional(record({"max_abs_difference": optional(reading.number(0, 1e300))})),
         "seconds": optional(mapping(reading.number(0, 1e12))),
@@ -166,48 +169,43 @@ def _check(path: Path, check: Callable[[Any], None], content: Any) -> None:
         raise UserError(f"{path}: {shortened(error.fault, 300)}; {MAKERS[path.name]}") from None
 
 
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise Mismatch(message)
-
-
 def _check_fields(content: Any, types: Mapping[str, tuple[type, ...]], where: str) -> None:
-    _expect(isinstance(content, dict), f"{where} is not an object")
+    expect(isinstance(content, dict), f"{where} is not an object")
     for name, allowed in types.items():
-        _expect(name in content, f"{where} has no `{name}`")
+        expect(name in content, f"{where} has no `{name}`")
         right = isinstance(content[name], allowed) and not isinstance(content[name], bool)
-        _expect(right, f"{where} has `{name}` = {reading.shown(content[name])}, expected {allowed[0].__name__}")
+        expect(right, f"{where} has `{name}` = {reading.shown(content[name])}, expected {allowed[0].__name__}")
 
 
 def _check_structure(content: Any) -> None:
     fields: dict[str, tuple[type, ...]] = {"model": (dict,), "groups": (dict,), "resources": (dict,)}
     is_structure = isinstance(content, dict) and content.get("format") == "dms_jax.structure"
-    _expect(is_structure, "the format is not dms_jax.structure")
-    _expect(content.get("version") == 1, f"version {content.get('version')!r}, this report reads version 1")
+    expect(is_structure, "the format is not dms_jax.structure")
+    expect(content.get("version") == 1, f"version {content.get('version')!r}, this report reads version 1")
     _check_fields(content, fields, "the structure")
     _MODEL(content["model"], "the model")
-    _expect(len(content["groups"]) <= MOST_GROUPS, f"there are {len(content['groups']):,} groups")
-    _expect(len(content["groups"]) > 0, "there are no groups")
+    expect(len(content["groups"]) <= MOST_GROUPS, f"there are {len(content['groups']):,} groups")
+    expect(len(content["groups"]) > 0, "there are no groups")
     for name, group in content["groups"].items():
         _check_fields(group, {"size": (int,), "kept": (list,), "kind": (str,)}, f"group {name!r}")
         size, kept = group["size"], group["kept"]
-        _expect(1 <= size <= MOST_ELEMENTS, f"group {name!r} has {size:,} elements, expected 1 to {MOST_ELEMENTS:,}")
-        _expect(isinstance(group.get("removed", False), bool), f"group {name!r} is removed or not: true or false")
+        expect(1 <= size <= MOST_ELEMENTS, f"group {name!r} has {size:,} elements, expected 1 to {MOST_ELEMENTS:,}")
+        expect(isinstance(group.get("removed", False), bool), f"group {name!r} is removed or not: true or false")
         whole = all(type(element) is int and 0 <= element < size for element in kept)
         fits = whole and len(set(kept)) == len(kept)
-        _expect(fits, f"group {name!r} keeps elements other than 0 to {size - 1}, once each")
+        expect(fits, f"group {name!r} keeps elements other than 0 to {size - 1}, once each")
     for when in ("before", "after"):
         resources = content["resources"].get(when)
-        _expect(isinstance(resources, dict), f"resources {when} the search is not an object")
-        _expect(bool(resources), f"there are no resources {when} the search")
+        expect(isinstance(resources, dict), f"resources {when} the search is not an object")
+        expect(bool(resources), f"there are no resources {when} the search")
         _RESOURCES(resources, f"resources {when} the search")
     before, after = (content["resources"][when] for when in ("before", "after"))
-    _expect(before.keys() == after.keys(), "the resources before and after the search are not the same ones")
+    expect(before.keys() == after.keys(), "the resources before and after the search are not the same ones")
 
 
 def _check_results(content: Any, structure: Record) -> None:
     _check_fields(content, _RESULT_TYPES, "the result")
-    _expect(len(content["rows"]) <= 1000, f"there are {len(content['rows']):,} rows")
+    expect(len(content["rows"]) <= 1000, f"there are {len(content['rows']):,} rows")
     known = structure["resources"]["before"]
     for name, budget in content["budget"].items():
         fields: dict[str, tuple[type, ...]] = {
@@ -216,8 +214,8 @@ def _check_results(content: Any, structure: Record) -> None:
             "full": (int, float),
         }
         _check_fields(budget, fields, f"the budget on {name!r}")
-        _expect(name in known, f"there is a budget on {name!r}, expected one of {', '.join(known)}")
-        _expect(budget["full"] > 0, f"the full network has {budget['full']} {name}")
+        expect(name in known, f"there is a budget on {name!r}, expected one of {', '.join(known)}")
+        expect(budget["full"] > 0, f"the full network has {budget['full']} {name}")
     _check_fields(content["quality"], {"name": (str,), "unit": (str,)}, "the quality")
     _QUALITY(content["quality"], "the quality")
     for row in content["rows"]:
@@ -228,35 +226,36 @@ def _check_results(content: Any, structure: Record) -> None:
             value, shares = row.get(name), content["quality"]["unit"] == "%"
             fits = value is None or (_is_number(value) and (0 <= value <= 1 or not shares))
             expected = "a fraction between 0 and 1" if shares else "a number"
-            _expect(fits, f"row {row['name']!r} has {name} {reading.shown(value)}, expected {expected}")
+            expect(fits, f"row {row['name']!r} has {name} {reading.shown(value)}, expected {expected}")
         latency = row.get("latency_ms")
         fits = latency is None or (isinstance(latency, dict) and all(map(_BATCH.fullmatch, latency)))
-        _expect(fits, f"row {row['name']!r} has latency_ms {reading.shown(latency)}, expected batch size -> ms")
+        expect(fits, f"row {row['name']!r} has latency_ms {reading.shown(latency)}, expected batch size -> ms")
     _RESULTS(content, "the result")
+    network_file.check(content.get("network") or {}, structure["groups"])
     for row in content["rows"]:
         for name in content["quality"].get("also") or ():
             fits = row.get(name) is None or _is_number(row[name])
-            _expect(fits, f"row {row['name']!r} has {reading.shown(name)} {reading.shown(row.get(name))}, no number")
+            expect(fits, f"row {row['name']!r} has {reading.shown(name)} {reading.shown(row.get(name))}, no number")
 
 
 def _check_metrics(lines: list[Any]) -> None:
     for number, line in enumerate(lines, start=1):
         _check_fields(line, {"phase": (str,), "step": (int,)}, f"record {number}")
-        _expect(0 <= line["step"] <= MOST_STEPS, f"record {number} is of step {reading.shown(line['step'])}")
+        expect(0 <= line["step"] <= MOST_STEPS, f"record {number} is of step {reading.shown(line['step'])}")
         for name, value in line.items():
             fits = name == "phase" or value is None or _is_number(value)
-            _expect(fits, f"record {number} has {reading.shown(name)} {reading.shown(value)}, no number")
+            expect(fits, f"record {number} has {reading.shown(name)} {reading.shown(value)}, no number")
 
 
 def _check_masks(lines: list[Any], structure: Record) -> None:
     for number, line in enumerate(lines, start=1):
         _check_fields(line, {"step": (int,), "masks": (dict,)}, f"record {number}")
-        _expect(0 <= line["step"] <= MOST_STEPS, f"record {number} is of step {reading.shown(line['step'])}")
+        expect(0 <= line["step"] <= MOST_STEPS, f"record {number} is of step {reading.shown(line['step'])}")
         for name, text in line["masks"].items():
             group = structure["groups"].get(name)
-            _expect(group is not None, f"record {number} has a group {name!r} that the structure lacks")
+            expect(group is not None, f"record {number} has a group {name!r} that the structure lacks")
             fits = isinstance(text, str) and _is_hex(text) and len(text) == 2 * group["size"]
-            _expect(fits, f"record {number}: the mask of {name!r} is not {group['size']} bytes in hexadecimal")
+            expect(fits, f"record {number}: the mask of {name!r} is not {group['size']} bytes in hexadecimal")
 
 
 def _is_number(value: Any) -> bool:

@@ -52,6 +52,35 @@ figcaption { margin-top: 0.35rem; max-width: 44rem; font-size: 0.9rem; }
 svg { display: block; max-width: 100%; min-width: 40rem; height: auto; overflow: visible; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg image { image-rendering: pixelated; }
+.network, .network ol { list-style: none; margin: 0; padding: 0; }
+.network { margin-bottom: 0.75rem; font-size: 0.9rem; line-height: 1.45; }
+.network.many { columns: 24rem; column-gap: 2.5rem; font-size: 0.82rem; }
+.network .name { overflow-wrap: anywhere; }
+.network .count, .network .state { color: var(--muted); font-variant-numeric: tabular-nums; }
+.group {
+  display: grid; grid-template-columns: minmax(0, 11rem) minmax(4rem, 1fr) 8.5rem; gap: 0 0.75rem;
+  align-items: center; break-inside: avoid;
+}
+.many .group { grid-template-columns: minmax(0, 9rem) minmax(3rem, 1fr) 6.5rem; gap: 0 0.5rem; }
+.bar { display: block; width: var(--full); min-width: 2px; height: 0.72rem; outline: 1px solid var(--muted); }
+.bar span { display: block; width: calc(100% * var(--kept)); height: 100%; background: var(--blue); }
+.block {
+  margin: 0.3rem 0; padding: 0.1rem 0 0.15rem 0.7rem; border-left: 3px solid var(--blue); break-inside: avoid-column;
+}
+.block > .name { font-weight: 500; }
+.block.removed { border-left: 3px dashed var(--muted); }
+.block.removed > .name { color: var(--muted); text-decoration: line-through; }
+.block.removed > ol { opacity: 0.55; }
+.block.removed .bar { outline-style: dashed; }
+.player {
+  display: flex; flex-wrap: wrap; align-items: center; gap: 0.25rem 1rem; margin: 0 0 0.75rem; padding: 0.5rem 0.75rem;
+  background: var(--tint); font-size: 0.9rem;
+}
+.player[hidden] { display: none; }
+.player label { display: flex; flex: 1 1 20rem; align-items: center; gap: 0.75rem; }
+.player input { flex: 1; min-width: 8rem; accent-color: var(--blue); }
+.player output { flex: 1 1 20rem; font-variant-numeric: tabular-nums; }
+section > figure { margin-top: 1.25rem; }
 dl {
   display: grid; grid-template-columns: max-content 1fr; gap: 0.35rem 1.5rem; margin: 0; font-size: 0.95rem;
 }
@@ -60,9 +89,10 @@ dd { margin: 0; }
 code { font: 0.9em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; }
 details { margin-top: 1.5rem; }
 summary { cursor: pointer; }
-summary:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
+summary:focus-visible, input:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
 @media (max-width: 40rem) {
   body { padding: 1.5rem 1rem 2.5rem; }
+  .group, .many .group { grid-template-columns: minmax(0, 7rem) minmax(3rem, 1fr) 5.5rem; gap: 0 0.5rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 0.6rem; }
 }
@@ -76,6 +106,6 @@ summary:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
   figure, tr, .warnings, dl { break-inside: avoid; }
   .wide { overflow: visible; }
   th, td { padding: 0.35rem 0 0.35rem 0.7rem; }
-  details { display: none; }
+  details, .player { display: none; }
 }
 """.strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -78,12 +78,14 @@ class Finished:
       networks: name -> `Network`.
       difference: the largest difference between the masked and the shrunk network's outputs, right after the search.
       reached: what the search ended at before its result was projected onto the budget, as `Search.reached` has it.
+      importance: {group: [N]} at the end of the search; empty where the strategy asks for none.
     """
 
     structure: Structure
     networks: dict[str, Network]
     difference: float
     reached: dict[str, float]
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,7 @@ class Pipeline:
         chosen = state.replace(ratios=local(state.ratios), importance=local(state.importance))  # type: ignore[attr-defined]
         structure = search.structure(chosen, self.model)
         reached, difference = search.reached(chosen), self._verified(state.params, structure)
+        importance = {n: np.asarray(c) for n, c in chosen.importance.items()} if search.strategy.uses_importance else {}
         start = self._start(structure, state.params)
         del state, chosen  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
@@ -153,7 +156,7 @@ class Pipeline:
         networks |= {FOUND: self._network(structure, found)}
         if self.steps.compare:
             networks |= self._controls(pretrained, after)
-        return Finished(structure, networks, difference, reached)
+        return Finished(structure, networks, difference, reached, importance)
 
     def _controls(self, pretrained: Any, after: Job) -> dict[str, Network]:
         search, space, steps = self.search, self.search.space, self.steps.controls

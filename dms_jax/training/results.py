@@ -21,6 +21,7 @@ from dms_jax.training import latency
 from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.machine import machine
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
+from dms_jax.training.portrait import portrait
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Quality:
 def measure(
     finished: Finished, search: Search, steps: Steps, quality: Quality, batches: Sequence[int] = (1, 64)
 ) -> dict[str, Any]:
-    """Resources, quality and latency of every network: "rows", "warnings", "budget", "quality", "verify", "machine".
+    """Resources, quality and latency of every network: "rows", "warnings", "budget", "quality",
+    "network", "verify", "machine".
 
     With several processes all of them call this.
 
@@ -100,6 +102,7 @@ def measure(
             "also": list(quality.also),
             "parts": list(quality.parts),
         },
+        "network": portrait(space, finished.importance, finished.structure.kept),
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
         "warnings": [

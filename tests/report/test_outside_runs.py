@@ -20,7 +20,11 @@ GROUPS = {"stem": (6, "width"), "stage1/depth": (2, "depth"), "a/heads": (4, "he
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, write_run):
-    return write_run(tmp_path_factory.mktemp("whole"), GROUPS)
+    ranked = {"at": [0, 1, 2, 5], "values": [1.0, 0.5, 0.3, 0.0], "kept": 2}
+    group = {"each": {"macs": 3.0}, "block": ["stage1/depth", 0], "importance": ranked}
+    blocks = [{"gates": [["stage1/depth", i]], "name": f"block{i}"} for i in range(2)]
+    network = {"blocks": blocks, "groups": {"stem": group, "a/heads": {"each": {}, "block": ["stage1/depth", 1]}}}
+    return write_run(tmp_path_factory.mktemp("whole"), GROUPS, network=network)
 
 
 def attempt(directory, monkeypatch):
