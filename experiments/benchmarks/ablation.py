@@ -145,7 +145,7 @@ def _report(
     begun = {name: values for name, values in named.items() if any(values.values())}
     apart = {name: {label: paired(usual, v) for label, v in values.items()} for name, values in begun.items()}
     picture = pictures.save(pictures.differences(apart, contest.task.unit.name), options.pictures / "ablation.svg")
-    parts.append(f"![What every change is worth](../../{picture})")
+    parts.append(f"![What every change is worth](../../../{picture})")
     for name, values in begun.items():
         lines = [
             [label, Spread.of(v.values()).text(), apart[name][label].text(sign=True), str(len(v))]

@@ -257,7 +257,13 @@ def main(options: Options) -> None:
             programs = bench.compiled()
             progress.update(2 * i + 1, f"timing {cases[name].title}")
             text = report(bench, programs, rounds, peak)
-            write_section(f"accelerator {name}", f"On an accelerator: {bench.case.title}", text, quick=options.quick)
+            write_section(
+                f"accelerator {name}",
+                f"On an accelerator: {bench.case.title}",
+                text,
+                quick=options.quick,
+                page="accelerator",
+            )
             del bench, programs
             jax.clear_caches()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
 from experiments.benchmarks.store import Cells
+from experiments.benchmarks.tables import RESULTS
 
-RESULTS = Path("experiments/benchmarks/results")
 PICTURES = Path("docs")
 QUICK = Path("runs/benchmarks/quick")
 

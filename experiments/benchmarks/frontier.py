@@ -26,6 +26,7 @@ BUDGETS = (0.2, 0.1, 0.5)
 SEEDS = {0.2: (0, 1, 2, 3, 4)}
 OTHER_SEEDS = (0, 1, 2)
 STEPS = 800
+HEADLINE = (*SEARCHED, "one Taylor threshold", "uniform", tuning.LAYERED, "unpruned, trained on")
 GRIDS = {label: tuning.grid(name, STEPS) for label, name in SEARCHED.items()}
 
 
@@ -64,6 +65,7 @@ def main(options: Options) -> None:
             f"{percent(tuning.BUDGET)} of the MACs on seeds of their own:": tuning.grids_table(contest, GRIDS),
             "And the depth of even networks, at every budget:": tuning.depths_table(contest, comparison.shown, STEPS),
         },
+        HEADLINE,
     )  # fmt: skip
 
 

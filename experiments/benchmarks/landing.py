@@ -248,7 +248,7 @@ def main(options: Options) -> None:
         f"`python -m experiments.benchmarks.landing`: achieved over asked for, {len(budgets)} "
         f"budgets from {100 * budgets[0]:g} to "
         f"{100 * budgets[-1]:g} % of the full network. Negative is under the budget. Not reached: below the smallest "
-        f"network there is.\n\n![Achieved over asked for](../../{picture})\n\n{table(HEADER, lines)}{left_out}\n\n"
+        f"network there is.\n\n![Achieved over asked for](../../../{picture})\n\n{table(HEADER, lines)}{left_out}\n\n"
         f"{options.cells.machines(there for *_, there in asked)}"
     )
     write_section("landing", "Landing: achieved over asked for", text, quick=options.quick)

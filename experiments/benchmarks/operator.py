@@ -326,7 +326,7 @@ def main(quick: bool = False, samples: int = 15) -> None:
         f"`python -m experiments.benchmarks.operator` on {machine()}: forward and gradient; median "
         f"time, (least to most), "
         "temporary memory.",
-        f"![Time of the operator and of others](../../{picture})",
+        f"![Time of the operator and of others](../../../{picture})",
         table(header, times),
         "Mass error |sum m - k|, and the gradients that are there:",
         table(header, facts),

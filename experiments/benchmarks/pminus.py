@@ -51,6 +51,7 @@ def main(options: Options) -> None:
                 tuning.grids_table(part.contest, part.grids) for part in parts
             },
         },
+        (*SEARCHED, "one Taylor threshold", "uniform", "unpruned"),
     )  # fmt: skip
 
 

@@ -264,6 +264,19 @@ def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
     return "\n\n".join(_section(benchmark, budget, truth, shares) for budget in benchmark.budgets)
 
 
+def first(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
+    """What RESULTS.md shows: places and losses."""
+    truth = benchmark.truth(list(shares))
+    if len(truth) < len(shares):
+        return ""
+    found = [_rows(benchmark, budget, truth, shares) for budget in benchmark.budgets]
+    lines = [[rows[0][0], *(text for row in rows for text in row[1:3])] for rows in zip(*found, strict=True)]
+    columns = [
+        f"{percent(b)}: {what}" for b in benchmark.budgets for what in ("place, a seed each", "loss to the best")
+    ]
+    return table(["method", *columns], lines)
+
+
 def draw(benchmark: Benchmark, shares: Mapping[Key, float]) -> Figure:
     """Every structure that is trained, and how far behind its band's best each pick is."""
     scores = {key: float(bits.mean()) for key, bits in benchmark.truth(list(shares)).items()}
@@ -281,13 +294,17 @@ def draw(benchmark: Benchmark, shares: Mapping[Key, float]) -> Figure:
     return pictures.regrets([(shares[key], score) for key, score in scores.items()], behind, "bits per byte")
 
 
-def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]) -> str:
-    """The table of one budget."""
-    band = [key for key in shares if BAND * budget <= shares[key] <= budget]
+def _band(budget: float, shares: Mapping[Key, float]) -> list[Key]:
+    return [key for key in shares if BAND * budget <= shares[key] <= budget]
+
+
+def _rows(
+    benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]
+) -> list[list[str]]:
+    """A row a method that has picked, and chance."""
+    band = _band(budget, shares)
     scores = np.stack([truth[key] for key in band])
-    means = scores.mean(axis=1)
-    best, order = band[int(np.argmin(means))], np.sort(means)
-    rows = []
+    means, rows = scores.mean(axis=1), []
     for method in benchmark.methods:
         picks = benchmark.picks(method, budget)
         if not picks:
@@ -302,12 +319,22 @@ def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray
     used = np.mean([100 * shares[key] for key in band])
     rows.append(["random (mean of the band)", f"{(len(band) + 1) / 2:g} of {len(band)}", f"{chance:+.3f}",
                  f"{means.mean():.3f}", f"{used:.1f}", "-"])  # fmt: skip
+    return rows
+
+
+def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]) -> str:
+    """The table of one budget."""
+    band = _band(budget, shares)
+    scores = np.stack([truth[key] for key in band])
+    means = scores.mean(axis=1)
+    best, order = band[int(np.argmin(means))], np.sort(means)
     error = float(np.mean(scores.std(axis=1, ddof=1)) / np.sqrt(scores.shape[1]))
     header = ["method", "place, a seed each", "loss to the best", "bits/byte", "MACs, %", "picks"]
     return (
         f"**{percent(budget)} of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
         f"{percent(budget)}, from {order[0]:.3f} ({in_words(best)}) over {np.median(order):.3f} (median) to "
-        f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n{table(header, rows)}"
+        f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n"
+        f"{table(header, _rows(benchmark, budget, truth, shares))}"
     )
 
 
@@ -322,11 +349,11 @@ def main(options: Options) -> None:
     finally:
         shares = {key: space.share(key) for key in space.keys}
         picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
-        parts = [f"![All structures, and what was picked](../../{picture})", report(benchmark, shares)]
+        parts = [f"![All structures, and what was picked](../../../{picture})", report(benchmark, shares)]
         parts += [f"{tuning.OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
         parts += [tuning.grids_table(benchmark, benchmark.grids), benchmark.machines]
         title = "Regret: where the picks stand among all structures"
-        write_section("regret", title, "\n\n".join(parts), quick=options.quick)
+        write_section("regret", title, "\n\n".join(parts), quick=options.quick, headline=first(benchmark, shares))
 
 
 if __name__ == "__main__":

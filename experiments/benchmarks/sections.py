@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from experiments.benchmarks import pictures, tuning
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.methods import OURS, Methods
@@ -104,6 +106,17 @@ class Comparison:
             lines.append(line)
         return table(header, lines)
 
+    def headline(self, labels: Sequence[str]) -> str:
+        """Scores of some methods alone."""
+        digits, rows = self.contest.task.unit.digits, self.rows()
+        lines = [
+            [label, *(Spread.of(self.values(rows[label], label, b).values()).text(digits) for b in self.shown)]
+            for label in labels
+        ]
+        unit = self.contest.task.unit.name
+        title = self.title if unit in self.title else f"{self.title}: {unit}"
+        return table([title, *(f"{percent(budget)} of the MACs" for budget in self.shown)], lines)
+
     def _costs(self, budget: float) -> str:
         """MACs at one budget, and the seconds of cells from CPUs; methods without cells there have no row."""
         lines, contest = [], self.contest
@@ -116,7 +129,8 @@ class Comparison:
                 for part in ("search", "finetune", "compile")
             )
             if done:
-                lines.append([label, Spread.of(cell["macs"] / full * 100 for cell in done.values()).text(2), *seconds])
+                macs = np.mean([100 * cell["macs"] / full for cell in done.values()])
+                lines.append([label, f"{macs:.2f}", *seconds])
         parts = ["MACs, %", "search, CPU s", "finetuning, CPU s", "compilation, CPU s"]
         return table([f"method, {percent(budget)}", *parts], lines)
 
@@ -160,6 +174,7 @@ def run(
     comparisons: Sequence[Comparison],
     options: Options,
     more: Callable[[], Mapping[str, str]] = dict,
+    headline: Sequence[str] = (),
 ) -> None:
     """Fill a section's cells and write it, whatever comes between: what it is, a picture, tables, what was chosen from.
 
@@ -170,6 +185,7 @@ def run(
       comparisons: in the order of the section.
       options: of the command.
       more: what follows the tables, under their first lines.
+      headline: the methods that RESULTS.md shows.
     """
     comparisons = [c.small for c in comparisons] if options.quick else comparisons
     try:
@@ -180,9 +196,11 @@ def run(
         parts = [f"`python -m experiments.benchmarks.{name}`: {opening}"]
         if options.quick or any(len(comparison.budgets) > 1 for comparison in comparisons):
             figure = pictures.scores_over_macs([comparison.panel() for comparison in begun or comparisons])
-            parts += [f"![{title}](../../{pictures.save(figure, options.pictures / f'{name}.svg')})"]
+            parts += [f"![{title}](../../../{pictures.save(figure, options.pictures / f'{name}.svg')})"]
         for comparison in comparisons:
             parts += [f"**{comparison.title}**", *comparison.tables()]
         for about, text in {} if options.quick else more().items():
             parts += [about, text]
-        write_section(name, title, "\n\n".join(filter(None, parts)), quick=options.quick)
+        first = [] if options.quick else [comparison.headline(headline) for comparison in begun if headline]
+        text = "\n\n".join(filter(None, parts))
+        write_section(name, title, text, quick=options.quick, headline="\n\n".join(first))

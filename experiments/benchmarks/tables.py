@@ -11,7 +11,12 @@ import numpy as np
 from dms_jax.errors import UserError
 from experiments.benchmarks.sharing import replacing
 
-DOCUMENT = Path("experiments/benchmarks/RESULTS.md")
+RESULTS = Path("experiments/benchmarks/results")
+"""Rows of cells, and a page a benchmark."""
+DOCUMENT = RESULTS.parent / "RESULTS.md"
+"""The tables to read first."""
+EQUAL = 1e-12
+"""Relative errors that float sums of equal numbers may have."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,15 @@ class Spread:
         return Spread(float(array.mean()), float(error), len(array))
 
     def text(self, digits: int = 3, sign: bool = False) -> str:
-        """`2.451 ± 0.006`; `-` where there is nothing."""
+        """`2.451 ± 0.006`; `2.4940 ± 0.0006`, with as many digits as it takes to see an error; `-` for nothing."""
         if not self.count:
             return "-"
-        number = f"{self.mean:+.{digits}f}" if sign else f"{self.mean:.{digits}f}"
-        return number if np.isnan(self.error) else f"{number} ± {self.error:.{digits}f}"
+        error = self.error if self.error > EQUAL * max(1.0, abs(self.mean)) else 0.0  # NaN, or rounding alone
+        while error and float(f"{error:.{digits}f}") == 0:
+            digits += 1
+        mean = round(self.mean, digits) + 0.0  # no negative zero
+        number = f"{mean:+.{digits}f}" if sign else f"{mean:.{digits}f}"
+        return number if np.isnan(self.error) else f"{number} ± {error:.{digits}f}" if error else f"{number} ± 0"
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Spread:
@@ -49,22 +58,31 @@ def percent(budget: float) -> str:
     return f"{100 * budget:g} %"
 
 
-def write_section(name: str, title: str, text: str, *, quick: bool, path: Path | None = None) -> None:
-    """Put tables into the marked section of RESULTS.md; what stands outside the marks stays. A quick run prints them.
+def write_section(
+    name: str, title: str, text: str, *, quick: bool, page: str | None = None, headline: str = ""
+) -> None:
+    """Put tables into the marked section of a page of results; what stands outside the marks stays.
 
     Args:
       name: of the section's marks.
       title: of the section, where it is not there yet.
       text: Markdown.
       quick: print only.
-      path: of the document.
+      page: the file's name; as the section's where there is none.
+      headline: what RESULTS.md shows of it, in a section of the same name.
     """
     print(text)
     if quick:
         return
-    path = path or DOCUMENT
+    _replace(RESULTS / f"{page or name}.md", name, title, text)
+    if headline:
+        _replace(DOCUMENT, name, title, headline)
+
+
+def _replace(path: Path, name: str, title: str, text: str) -> None:
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    content = path.read_text() if path.exists() else "# Results\n"
+    new = f"# {title}\n\n[All benchmarks](../RESULTS.md)\n\n{begin}\n{end}\n"
+    content = path.read_text() if path.exists() else new
     if begin not in content:
         content += f"\n## {title}\n\n{begin}\n{end}\n"
     before, rest = content.split(begin, 1)

@@ -112,6 +112,10 @@ class Benchmark:
         found = {seed: self.cells.get(self.cell(method, budget, seed)) for seed in self.seeds}
         return {seed: result for seed, result in found.items() if result}
 
+    def errors(self, method: str, budget: float) -> dict[int, float]:
+        """{seed: test error in per cent}."""
+        return {seed: 100 * r["test"] for seed, r in self.results(method, budget).items()}
+
     def report(self) -> str:
         """A table a budget, how far the frameworks are apart, and whose machine it was."""
         tables = [self._table(budget) for budget in self.budgets]
@@ -123,20 +127,17 @@ class Benchmark:
 
     def panel(self) -> pictures.Panel:
         """Test errors over budgets."""
-        lines = {
-            method: {b: Spread.of(100 * r["test"] for r in self.results(method, b).values()) for b in self.budgets}
-            for method in METHODS
-        }
+        lines = {method: {b: Spread.of(self.errors(method, b).values()) for b in self.budgets} for method in METHODS}
         return pictures.Panel(lines, self.task.unit.name, self.title)
 
     def _table(self, budget: float) -> str:
         """Empty where no cell is there."""
         rows, full = [], self.task.space.resources()["macs"]
-        ours = {seed: 100 * r["test"] for seed, r in self.results(OURS, budget).items()}
+        ours = self.errors(OURS, budget)
         for method in METHODS:
             if not (found := self.results(method, budget)):
                 continue
-            errors = {s: 100 * r["test"] for s, r in found.items()}
+            errors = self.errors(method, budget)
             rows.append([
                 method,
                 Spread.of(errors.values()).text(2),
@@ -179,10 +180,19 @@ def main(options: Options) -> None:
             "errors over seeds; a positive "
             f"difference, paired by seed, means that {OURS} is better."
         )
-        parts = [opening, f"![Test errors beside Torch-Pruning's](../../{picture})", *(b.report() for b in benchmarks)]
+        parts = [
+            opening,
+            f"![Test errors beside Torch-Pruning's](../../../{picture})",
+            *(b.report() for b in benchmarks),
+        ]
         text = "\n\n".join(parts)
         text += f"\n\nTorch-Pruning is {reason}." if reason and "| TP" not in text else ""
-        write_section("torch_pruning", "DMS beside Torch-Pruning", text, quick=quick)
+        first = [
+            [m, *(Spread.of(b.errors(m, x).values()).text(2) for b in benchmarks for x in b.budgets)] for m in METHODS
+        ]
+        asked = [f"{b.title}, {percent(x)} of the MACs" for b in benchmarks for x in b.budgets]
+        headline = table(["test error, %", *asked], first)
+        write_section("torch_pruning", "DMS beside Torch-Pruning", text, quick=quick, headline=headline)
 
 
 if __name__ == "__main__":

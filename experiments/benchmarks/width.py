@@ -42,6 +42,7 @@ def main(options: Options) -> None:
     run(
         "width", "Searching the residual width, too", f"{ABOUT}{OURS}{WIDE}, is better.", [comparison], options,
         lambda: {about: tuning.depths_table(contest, comparison.shown, STEPS, residual=True)},
+        (f"{OURS}{WIDE}", OURS, f"projection onto the capped simplex{WIDE}", f"{tuning.LAYERED}{WIDE}"),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.machine import machine
+from experiments.benchmarks import tables
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.store import Cell, Cells
 from experiments.benchmarks.tables import Spread, paired, write_section
@@ -156,14 +157,34 @@ def test_spread_and_paired_differences():
     assert (difference.mean, difference.error, difference.count) == (0.5, 0.0, 2)
 
 
-def test_text_outside_the_marks_stays(tmp_path, capsys):
-    path = tmp_path / "RESULTS.md"
-    write_section("a", "First", "one", quick=False, path=path)
-    write_section("b", "Second", "two", quick=False, path=path)
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([2.4934, 2.494, 2.4946], "2.4940 ± 0.0003"),  # three digits show no error
+        ([2.0, 2.0, 2.0], "2.000 ± 0"),
+        ([0.1 + 0.2, 0.3], "0.300 ± 0"),
+        ([-0.0001, 0.0000], "-0.00005 ± 0.00005"),
+        ([-0.01, 0.0099], "-0.000 ± 0.010"),
+    ],
+)
+def test_errors_have_as_many_digits_as_it_takes_to_see_them(values, shown):
+    assert Spread.of(values).text() == shown.replace("-0.000 ", "0.000 ")
+
+
+def test_text_outside_the_marks_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "DOCUMENT", tmp_path / "RESULTS.md")
+    write_section("a", "First", "one", quick=False)
+    write_section("b", "Second", "two", quick=False, page="a", headline="best")
+    path = tmp_path / "a.md"
     path.write_text(path.read_text() + "\nwritten by hand\n")
-    write_section("a", "First", "three", quick=False, path=path)
+    write_section("a", "First", "three", quick=False)
     text = path.read_text()
     assert "three" in text and "one" not in text and "two" in text and text.endswith("written by hand\n")
-    assert text.index("## First") < text.index("three") < text.index("## Second")
-    write_section("a", "First", "four", quick=True, path=path)
+    assert text.index("# First") < text.index("three") < text.index("## Second")
+    write_section("a", "First", "four", quick=True)
     assert path.read_text() == text and "four" in capsys.readouterr().out
+    assert "best" in tables.DOCUMENT.read_text() and "two" not in tables.DOCUMENT.read_text()
+    path.write_text(text.replace("<!-- end a -->", ""))
+    with pytest.raises(UserError, match="without '<!-- end a -->'; put it back"):
+        write_section("a", "First", "five", quick=False)
