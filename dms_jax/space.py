@@ -95,7 +95,10 @@ class SearchSpace(Doors):
         self.example = jax.tree.map(_input, tuple(inputs))
         self.parameters = Parameters.of(source.params, source.trainable, source.paths, tuple(unroll))
         extras = [Extra(f"the program {name!r}", fn, args) for name, (fn, args) in also.items()]
-        options = {} if context is None else {"context": context}
+        options: dict[str, Any] = {} if context is None else {"context": context}
+        if source.train is not None and "train" not in also:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            options["spare"] = Extra("the network in training", source.train, (*self.example, key))
         self._found: Discovery = discover(self.parameters, self.fn, self.example, extras, choice, **options)
         self.groups: dict[str, Group] = self._found.groups
         if not self.groups:

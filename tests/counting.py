@@ -60,7 +60,7 @@ def _operation(eqn: Any) -> int:
         return p["length"] * _count(p["jaxpr"].jaxpr)
     if name == "cond":
         return max(_count(branch.jaxpr) for branch in p["branches"])
-    inner = [v for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (v := p.get(key)) is not None]
+    inner = [v for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call") if (v := p.get(key)) is not None]
     return _count(getattr(inner[0], "jaxpr", inner[0])) if inner and name != "reduce" else 0
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dms_jax import checks
+from dms_jax.adapters import training
 from dms_jax.adapters.source import Source, differentiable, framework, leaf_paths
 from dms_jax.errors import UserError
 
@@ -25,21 +26,20 @@ def source(module: Any, *inputs: Any, state: Any = None, batched: bool = True, *
         A source whose parameters are the module itself, or (module, state). Its inexact JAX arrays are trained.
 
     Raises:
-        UserError: no Equinox, `module` is no callable Equinox module, or an input has no batch axis.
+        UserError: no Equinox, no callable Equinox module, or an input without a batch axis.
     """
     eqx = framework("equinox", "equinox")
     title = type(module).__name__
-    if not isinstance(module, eqx.Module) or not callable(module):
+    if not (isinstance(module, eqx.Module) and callable(module)):
         raise UserError(f"expected a callable equinox.Module, not {title}; pass the module itself, not its class")
     if checks.flag("batched", batched) and any(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(inputs)):
         raise UserError(f"{title} is mapped over a batch, but an input is a scalar; add an axis, or pass batched=False")
 
     def fn(params: Any, *inputs: Any) -> Any:
         network, *states = (params,) if state is None else params
-        network = eqx.nn.inference_mode(network)
 
         def one(*example: Any) -> Any:
-            return network(*example, *states, **call)
+            return eqx.nn.inference_mode(network)(*example, *states, **call)
 
         outputs = jax.vmap(one)(*inputs) if batched else one(*inputs)
         return outputs if state is None else outputs[0]
@@ -56,4 +56,4 @@ def source(module: Any, *inputs: Any, state: Any = None, batched: bool = True, *
     paths = leaf_paths(module)
     if state is not None:
         trainable, paths = (trainable, jax.tree.map(lambda leaf: False, state)), paths + leaf_paths({"state": state})
-    return Source(fn, params, trainable, title, paths)
+    return Source(fn, params, trainable, title, paths, training.equinox(module, state is not None, batched, call))

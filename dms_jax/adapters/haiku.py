@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from dms_jax.adapters import training
 from dms_jax.adapters.source import Source, differentiable, framework, leaf_paths
 from dms_jax.errors import UserError
 
@@ -48,4 +49,4 @@ def source(transformed: Any, params: Any, *inputs: Any, **call: Any) -> Source:
     paths = tuple(path.removeprefix("params/") if stateful else path for path in leaf_paths(params))
     modules = list(params["params"] if stateful else params)
     title = modules[0].split("/")[0] if modules else "haiku network"
-    return Source(fn, params, trainable, title, paths)
+    return Source(fn, params, trainable, title, paths, training.haiku(transformed, stateful, rng, call))

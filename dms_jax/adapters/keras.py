@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dms_jax.adapters import training
 from dms_jax.adapters.source import Source, differentiable, distinct, framework, inference_keywords
 from dms_jax.errors import UserError
 
@@ -45,4 +46,4 @@ def source(model: Any, *inputs: Any, **call: Any) -> Source:
         arrays = params["trainable"], params["non_trainable"]
         return model.stateless_call(*arrays, *inputs, **keywords)[0]
 
-    return Source(fn, params, trainable, title, paths)
+    return Source(fn, params, trainable, title, paths, training.keras(model, keywords))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from dms_jax.adapters import training
 from dms_jax.adapters.source import Source, differentiable, framework, inference_keywords, leaf_paths
 from dms_jax.errors import UserError
 
@@ -19,8 +20,7 @@ def source(model: Any, variables: Any, *inputs: Any, **call: Any) -> Source:
         variables: what `model.init` or `jax.eval_shape(model.init, ...)` returned: a mapping from collections to trees
             of arrays or shapes.
         inputs: example arguments; only their number matters here.
-        call: keywords of `model.apply`. `train`, `training`, `is_training`, `deterministic` and `use_running_average`
-            are set for inference where the model takes them and they are not given.
+        call: keywords of `model.apply`; those of `INFERENCE` are set where the model takes them and they are not given.
 
     Returns:
         A source whose parameters are `variables` as plain dictionaries; the collection "params" is trained and goes
@@ -55,4 +55,4 @@ def source(model: Any, variables: Any, *inputs: Any, **call: Any) -> Source:
     def fn(params: Any, *inputs: Any) -> Any:
         return model.apply(params, *inputs, **keywords)
 
-    return Source(fn, params, trainable, title, paths)
+    return Source(fn, params, trainable, title, paths, training.linen(model, keywords))

@@ -49,7 +49,7 @@ def marked_space(
             return model.apply(params, *args, **call)
 
     found = {name: Declared(name, d.size, d.kind, d.least) for name, d in record.items()}
-    source = dataclasses.replace(source, fn=forward)
+    source = dataclasses.replace(source, fn=forward, train=None)
     space = make(source, shapes, **options, choice=Choice(declared=found), context=naming, model=model)
     space.call = call
     return space

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from dms_jax.adapters import training
 from dms_jax.adapters.source import Source, differentiable, framework, inference_keywords, leaf_paths
 from dms_jax.errors import UserError
 
@@ -17,16 +18,14 @@ def source(module: Any, *inputs: Any, **call: Any) -> Source:
     Args:
         module: a `flax.nnx.Module`, or `nnx.eval_shape(lambda: Model(...))`.
         inputs: example arguments; only their number matters here.
-        call: keywords of the call. `train`, `training`, `is_training`, `deterministic` and `use_running_average` are
-            set for inference where the module takes them and they are not given.
+        call: keywords of the call; those of `INFERENCE` are set where the module takes them and they are not given.
 
     Returns:
         A source whose parameters are the `nnx.State` of `module`; those in an `nnx.Param` are trained. Keys and counts
         of random streams are leaves, too, which are not.
 
     Raises:
-        UserError: Flax is missing, `module` is no NNX module, it does not take these arguments, or evaluation mode
-            changes what it holds.
+        UserError: no Flax, no NNX module, other arguments than it takes, or evaluation mode changes what it holds.
     """
     nnx = framework("flax.nnx", "flax")
     title = type(module).__name__
@@ -49,8 +48,9 @@ def source(module: Any, *inputs: Any, **call: Any) -> Source:
     def fn(params: Any, *inputs: Any) -> Any:
         return nnx.merge(graphdef, _copy(params))(*inputs, **keywords)
 
+    train = training.nnx(graphdef, _copy, keywords)
     trainable = jax.tree.map(trained, params, is_leaf=lambda node: isinstance(node, nnx.Variable))
-    return Source(fn, params, trainable, title, leaf_paths(params, boxed=True))
+    return Source(fn, params, trainable, title, leaf_paths(params, boxed=True), train)
 
 
 def _copy(state: Any) -> Any:

@@ -18,6 +18,7 @@ INFERENCE = {
     "is_training": False,
     "deterministic": True,
     "use_running_average": True,
+    "update_stats": False,
 }
 """Keywords by which a network is told that it does not train, and what to pass."""
 
@@ -33,6 +34,8 @@ class Source:
       title: the class name of the model.
       paths: a readable path of every leaf of `params` in the order of `jax.tree.leaves`, for instance
         "encoder/Dense_0/kernel"; no two are equal. None: take them from the tree's key paths.
+      train: (params, *inputs, key) -> (outputs, new state as a part of the tree): how the framework makes a call that
+        trains. It is read where `fn` leaves arrays unread, and may fail. None: nothing says how.
     """
 
     fn: Callable[..., Any]
@@ -40,6 +43,7 @@ class Source:
     trainable: Any
     title: str
     paths: tuple[str, ...] | None = None
+    train: Callable[..., Any] | None = None
 
 
 def framework(module: str, package: str) -> Any:

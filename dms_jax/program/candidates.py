@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+
 from dms_jax.program.axes import UNIT, Atom, Axis, Product, atoms, resolve
 from dms_jax.program.exactness import reads
 from dms_jax.program.frames import Program, Value, describe
@@ -43,7 +45,7 @@ def find_candidates(
     rows = {resolve(scan.rows) for program in programs for scan in program.scans}
     order = _order(programs, leaves)
     readers = _readers(programs, where, leaves)
-    roles = _roles(programs, axes)
+    roles, windows = _roles(programs, axes), _windows(programs)
     found: list[Candidate] = []
     names: dict[str, int] = {}
     for atom, places in sorted(where.items(), key=lambda item: min(order.get(leaf, 1 << 30) for leaf, _ in item[1])):
@@ -55,8 +57,13 @@ def find_candidates(
         why = None if atom.frozen is None else describe(atom.frozen)
         if not any(leaf in order for leaf, _ in places):
             why = UNUSED
-        idle = why == UNUSED and not any(parameters.trained[leaf] for leaf, _ in places)  # a seed, say
-        plain = idle or isinstance(atom.frozen, str) or getattr(atom.frozen, "name", "") == "conv_general_dilated"
+        idle = why == UNUSED and not any(parameters.trained[leaf] for leaf, _ in places)
+        idle = idle or not any(
+            jnp.issubdtype(parameters.shapes[leaf].dtype, jnp.inexact) for leaf, _ in places
+        )  # seeds
+        plain = (
+            idle or isinstance(atom.frozen, str) or atom in windows or getattr(atom.frozen, "name", "") == _CONVOLUTION
+        )
         if not plain:
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name}#{names[name]}"
@@ -82,6 +89,20 @@ def _taken_apart(
     return list(found.values())
 
 
+def _windows(programs: Sequence[Program]) -> set[Atom]:
+    """Axes along which kernels of convolutions move."""
+    found: set[Atom] = set()
+    for program in programs:
+        for node in program.nodes:
+            if node.name == _CONVOLUTION:
+                spatial = node.eqn.params["dimension_numbers"].rhs_spec[2:]
+                found.update(a for i in spatial for a in atoms(resolve(node.inputs[1].axes[i])))
+    return found - {UNIT}
+
+
+_CONVOLUTION = "conv_general_dilated"
+
+
 def _places(axes: Sequence[tuple[Axis, ...]]) -> dict[Atom, list[tuple[int, int]]]:
     """atom -> [(leaf, axis)]."""
     where: dict[Atom, list[tuple[int, int]]] = {}
@@ -102,6 +123,29 @@ def _order(programs: Sequence[Program], leaves: Mapping[Value, int]) -> dict[int
                 if value in leaves:
                     order.setdefault(leaves[value], len(order))
     return order
+
+
+def unread(parameters: Parameters, programs: Sequence[Program], leaves: Mapping[Value, int]) -> list[str]:
+    """Paths of arrays of numbers, with more than one, that no operation reads: a state or a head of training alone."""
+    read: set[int] = set()
+    for program in programs:
+        origin = dict(leaves)
+        for node in program.nodes:
+            for value in node.inputs:
+                if value in origin and node.name in _HANDED:
+                    origin |= dict.fromkeys(node.outputs, origin[value])
+                elif value in origin:
+                    read.add(origin[value])
+        read |= {origin[value] for value in program.outputs if value in origin}
+    shapes = enumerate(zip(parameters.paths, parameters.shapes, strict=True))
+    return [
+        path
+        for i, (path, shape) in shapes
+        if i not in read and shape.size > 1 and jnp.issubdtype(shape.dtype, jnp.inexact)
+    ]
+
+
+_HANDED = ("alias", "scan_row")  # into programs inside, which may or may not read it
 
 
 def _readers(

@@ -68,11 +68,11 @@ def find_depth(
     owned: dict[Atom, tuple[str, int]] = {}
     stacked = []
     for atom in rows:
-        paths = [
-            path
-            for path, value in zip(parameters.paths, leaves, strict=True)
-            if resolve(value.axes[0] if value.axes else UNIT) is atom
+        mine = [resolve(value.axes[0] if value.axes else UNIT) is atom for value in leaves]
+        rows_of = [
+            (path, train) for path, train, has in zip(parameters.paths, parameters.trained, mine, strict=True) if has
         ]
+        paths = [path for path, train in rows_of if train] or [path for path, _ in rows_of]
         stem = common_module(paths) or module_of(paths[0])
         name = free_name(f"{stem}/depth", groups)
         if not matches(name, choice.freeze):

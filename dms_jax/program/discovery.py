@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,7 +12,7 @@ from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Element, reach
-from dms_jax.program.candidates import UNUSED, Candidate, find_candidates, named_axes
+from dms_jax.program.candidates import UNUSED, Candidate, find_candidates, named_axes, unread
 from dms_jax.program.choice import TAKEN, Choice, Declared, matches
 from dms_jax.program.depth import find_depth, free_name, leaf_gates
 from dms_jax.program.frames import Node, Program, Value, describe
@@ -63,28 +63,71 @@ def discover(
     extras: Sequence[Extra] = (),
     choice: Choice | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    spare: Extra | None = None,
 ) -> Discovery:
     """Read a function of parameters, and others of the same.
+
+    Args:
+      parameters: the leaves.
+      fn: of inference.
+      inputs: of it, arrays or shapes.
+      extras: what runs, too.
+      choice: what is to be searched.
+      context: what to trace in.
+      spare: what probably runs, too. It is read where the others leave arrays unread, whose axes it alone may tell: if
+        it can be traced, and leaves something to search.
 
     Raises:
       TracingError: a group that the network names, and of which nothing can be taken.
       UserError: a pattern that matches nothing.
     """
-    choice = choice or Choice()
+    given = (parameters, fn, inputs, extras, choice or Choice(), context)
+    if spare is not None:
+        with suppress(TracingError):
+            found = _discover(*given, spare)
+            if found.groups:
+                return found
+    return _discover(*given, None)
+
+
+def _discover(
+    parameters: Parameters,
+    fn: Callable[..., Any],
+    inputs: Sequence[Any],
+    extras: Sequence[Extra],
+    choice: Choice,
+    context: Callable[[], AbstractContextManager[Any]],
+    spare: Extra | None,
+) -> Discovery:
     ties, leaves = Ties(), [Value(tuple(_atom(n) for n in shape.shape)) for shape in parameters.shapes]
     numbers = {value: i for i, value in enumerate(leaves)}
-    staged = stage(parameters, fn, inputs, context)
-    main, arguments = traced(staged, leaves, ties)
-    _freeze(ties, arguments, "its being an axis of an input of the network")
-    _freeze(ties, main.outputs, "its being an axis of an output of the network")
-    programs: list[Program] = [main]
-    states: list[tuple[int, ...]] = [()]
-    for extra in extras:
-        other = stage(parameters, extra.fn, extra.args, context)
-        program, arguments = traced(other, leaves, ties)
-        _freeze(ties, arguments, f"its being an axis of an input of {extra.name}")
-        states.append(_tie_state(ties, parameters, leaves, program, other.out_tree, extra.name))
+    programs: list[Program] = []
+    states: list[tuple[int, ...]] = []
+
+    def learn(name: str, one: Staged, lean: bool = True) -> None:
+        program, arguments = traced(one, leaves, ties, lean)
+        _freeze(ties, arguments, f"its being an axis of an input of {name}")
+        if programs:
+            states.append(_tie_state(ties, parameters, leaves, program, one.out_tree, name))
+        else:
+            _freeze(ties, program.outputs, f"its being an axis of an output of {name}")
+            states.append(())
         programs.append(program)
+
+    staged = stage(parameters, fn, inputs, context)
+    known = {"the network": staged} | {e.name: stage(parameters, e.fn, e.args, context) for e in extras}
+    for name, one in known.items():
+        learn(name, one)
+    if spare is not None and unread(parameters, programs, numbers):
+        with suppress(Exception):  # nobody said that it runs as it is called here, and frameworks fail in many ways
+            known[spare.name] = stage(parameters, spare.fn, spare.args, context)
+        if spare.name in known:
+            learn(spare.name, known[spare.name])
+    if unread(parameters, programs, numbers) and not all(program.whole for program in programs):
+        del programs[:], states[:]  # what no output needs may tell their axes
+        for name, one in known.items():
+            learn(name, one, lean=False)
+    main = programs[0]
     named = named_axes(programs)
     for places in named.values():
         for node, axis in places[1:]:

@@ -112,6 +112,7 @@ class Program:
       uncounted: why multiply-adds cannot be counted, where they cannot.
       marks: (node, value) of every `dms_jax.name`.
       scans: all loops over rows.
+      whole: whether nothing was left out that no output needs.
       ties: of its axes; programs of the same parameters share it.
       frame: the outermost frame.
     """
@@ -124,6 +125,7 @@ class Program:
     work: list[ProductTerm | Alternatives] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)
     scans: list[Scan] = field(default_factory=list)
+    whole: bool = True
     frame: Frame = field(init=False)
 
     @property

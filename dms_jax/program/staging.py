@@ -101,13 +101,14 @@ def _unrolled(parameters: Parameters, fn: Callable[..., Any], shapes: Any) -> tu
     return jax.make_jaxpr(by_rows)(list(parameters.shapes), shapes), trees[-1]
 
 
-def traced(staged: Staged, leaves: Sequence[Value], ties: Ties) -> tuple[Program, list[Value]]:
+def traced(staged: Staged, leaves: Sequence[Value], ties: Ties, lean: bool = True) -> tuple[Program, list[Value]]:
     """Read a staged function on given values of its parameters: the program, and values of its arguments.
 
-    Its custom derivatives are read with it: what they tie and freeze holds before anything is taken out.
+    Its custom derivatives are read with it: what they tie and freeze holds before anything is taken out. With `lean`,
+    what no output needs is not read.
     """
     arguments = [Value(_fresh(shape)) for shape in staged.arguments]
-    program = trace(staged.closed, [*leaves, *arguments], ties)
+    program = trace(staged.closed, [*leaves, *arguments], ties, lean)
     know(program.frame, ties)
     return program, arguments
 

@@ -18,14 +18,21 @@ from jax.extend import core
 from dms_jax.program.axes import Axis, Ties
 from dms_jax.program.frames import Frame, Node, ProductTerm, Program, Step, Value, describe
 from dms_jax.program.loops import Loops
+from dms_jax.program.needed import Needed
 from dms_jax.program.operations import OPERATIONS, AxesOf, fresh, unknown
 
 
-def trace(closed: Any, inputs: Sequence[Value], ties: Ties) -> Program:
-    """Trace a `ClosedJaxpr` on values for its inputs, some of which may be those of other programs."""
+def trace(closed: Any, inputs: Sequence[Value], ties: Ties, lean: bool = True) -> Program:
+    """Trace a `ClosedJaxpr` on values for its inputs, some of which may be those of other programs.
+
+    Args:
+      closed: the program.
+      inputs: of it.
+      ties: of all axes.
+      lean: leave out what no output needs.
+    """
     program = Program(list(inputs), ties)
-    tracer = Tracer(program)
-    program.frame = tracer.run(closed.jaxpr, closed.consts, inputs)
+    program.frame = Tracer(program, lean).run(closed.jaxpr, closed.consts, inputs)
     program.outputs = program.frame.outs
     return program
 
@@ -33,8 +40,9 @@ def trace(closed: Any, inputs: Sequence[Value], ties: Ties) -> Program:
 class Tracer(Loops):
     """Runs the entries of `operations` over a jaxpr; what their rules see as `t`."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, lean: bool):
         self.program = program
+        self.needed = Needed(called) if lean else None
         self.repeats: AxesOf | None = ()  # the loops around the current operation; None in a `while` loop
         self.node: Node = Node("start", [], [])
         self.callers: tuple[Any, ...] = ()
@@ -90,23 +98,37 @@ class Tracer(Loops):
             return Value(axes, float(value), True)
         return Value(axes, None, True)
 
-    def run(self, jaxpr: Any, const_arrays: Sequence[Any], args: Sequence[Value]) -> Frame:
+    def run(
+        self, jaxpr: Any, const_arrays: Sequence[Any], args: Sequence[Value], wanted: Sequence[bool] | None = None
+    ) -> Frame:
         consts = [self.constant(value) for value in const_arrays]
         frame = Frame(jaxpr, const_arrays, consts, list(args))
         env: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
 
         def read(atom: Any) -> Value:
-            return self.constant(atom.val) if isinstance(atom, core.Literal) else env[atom]
+            if isinstance(atom, core.Literal):
+                return self.constant(atom.val)
+            if atom not in env:  # what makes it was left out
+                env[atom] = Value(fresh(atom.aval.shape))
+            return env[atom]
 
-        for eqn in jaxpr.eqns:
-            step = self.apply(eqn, [read(atom) for atom in eqn.invars])
+        for eqn, outs in self._equations(jaxpr, wanted):
+            step = self.apply(eqn, [read(atom) for atom in eqn.invars], outs)
             frame.steps.append(step)
             env.update(zip(eqn.outvars, step.outs, strict=True))
         frame.outs = [read(atom) for atom in jaxpr.outvars]
         return frame
 
-    def apply(self, eqn: Any, ins: list[Value]) -> Step:
+    def _equations(self, jaxpr: Any, wanted: Sequence[bool] | None) -> list[tuple[Any, Sequence[bool] | None]]:
+        """Equations to trace, and which of their outputs are wanted; None: all."""
+        if self.needed is None:
+            return [(eqn, None) for eqn in jaxpr.eqns]
+        lean = self.needed.of(jaxpr, [True] * len(jaxpr.outvars) if wanted is None else wanted)
+        self.program.whole = self.program.whole and lean.whole
+        return list(lean.equations)
+
+    def apply(self, eqn: Any, ins: list[Value], wanted: Sequence[bool] | None = None) -> Step:
         name = eqn.primitive.name
         if name not in OPERATIONS:
             special = {"scan": self.scan, "while": self.while_, "cond": self.cond, "shard_map": self.shard_map}
@@ -114,7 +136,7 @@ class Tracer(Loops):
                 return special[name](eqn, ins)
             inner = called(eqn)
             if inner is not None:
-                frame = self.call(eqn, inner, ins)
+                frame = self.call(eqn, inner, ins, wanted)
                 return Step(eqn, ins, frame.outs, None, [frame])
         self.node = node = Node(name, ins, [], eqn, self.callers)
         rule = OPERATIONS[name].axes if name in OPERATIONS else unknown
@@ -136,10 +158,10 @@ class Tracer(Loops):
         """`target` is `source`, seen from inside or outside a nested program."""
         self.program.nodes.append(Node("alias", [source], [target], eqn, self.callers))
 
-    def call(self, eqn: Any, inner: Any, args: Sequence[Value]) -> Frame:
+    def call(self, eqn: Any, inner: Any, args: Sequence[Value], wanted: Sequence[bool] | None = None) -> Frame:
         jaxpr, consts = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner, constants_of(inner)
         callers, self.callers = self.callers, (*self.callers, eqn)
-        frame = self.run(jaxpr, consts, args)
+        frame = self.run(jaxpr, consts, args, wanted)
         self.callers = callers
         return frame
 
@@ -158,14 +180,17 @@ _SHORT = 8  # entries of a constant array that may be a shape: Keras takes its p
 
 
 def multiplies(eqn: Any) -> bool:
-    """Whether the programs that an operation runs multiply matrices."""
+    """Whether an operation may multiply matrices, in programs that it runs or by itself."""
     p = eqn.params
+    if eqn.primitive.name in _UNKNOWN_PRODUCTS:
+        return True
     if eqn.primitive.name == "custom_linear_solve":  # its other programs are for derivatives
         p = {"solve": p["jaxprs"].solve}
     inner = list(core.jaxprs_in_params(p))
     return any(e.primitive.name in _PRODUCTS or multiplies(e) for jaxpr in inner for e in jaxpr.eqns)
 
 
+_UNKNOWN_PRODUCTS = ("scaled_dot", "ffi_call")  # of scaled blocks; a kernel of another language
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general", "ragged_dot")
 
 
@@ -180,7 +205,7 @@ def called(eqn: Any) -> Any:
     def shapes(variables: Any) -> list[Any]:
         return [getattr(var.aval, "shape", None) for var in variables]
 
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
         inner = eqn.params.get(key)
         jaxpr = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
         # a reduction's body has scalars, a shard's program has pieces of the operands

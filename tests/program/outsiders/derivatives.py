@@ -106,7 +106,7 @@ def gradient_step_inside(p, x):
     return jnp.tanh(x @ q["w"]) @ q["o"]
 
 
-@program(TABLE, WIDE, (2, 5), groups={"w": 6, "o": 3})
+@program(TABLE, WIDE, (2, 5), groups={"o": 6, "o#2": 3})
 def second_derivatives(p, x):
     return jax.vmap(jax.hessian(lambda x: jnp.sum(jnp.tanh(x @ p["w"]) @ p["o"])))(x)
 

@@ -60,7 +60,7 @@ def padded_and_cut(p, x):
     return b @ p["o"], a @ p["o"][:7]
 
 
-@program(TABLE, {"w": (5, 12), "o": (6, 3)}, (2, 5), groups={"w/part0": 6, "o": 3}, plain=False)
+@program(TABLE, {"w": (5, 12), "o": (6, 3)}, (2, 5), groups={"o": 6, "o#2": 3}, plain=False)
 def gradient_through_slices(p, x):
     def value(x):
         h = x @ p["w"]
@@ -119,7 +119,7 @@ def patches(p, x):
     return jax.nn.relu(h @ p["p"]).mean((1, 2)) @ p["o"]
 
 
-@program(TABLE, {"k": (3, 3, 2, 6), "kt": (3, 3, 4, 6), "o": (4, 3)}, (2, 4, 4, 2), groups={"k": 6, "kt#3": 4})
+@program(TABLE, {"k": (3, 3, 2, 6), "kt": (3, 3, 4, 6), "o": (4, 3)}, (2, 4, 4, 2), groups={"k": 6, "kt": 4})
 def transposed_convolution(p, x):
     h = lax.conv_transpose(jax.nn.relu(conv(x, p["k"])), p["kt"], (2, 2), "SAME", transpose_kernel=True)
     return jax.nn.relu(h).mean((1, 2)) @ p["o"]
