@@ -159,6 +159,8 @@ if [[ ${1:-} == test ]]; then
     install test
     run_tests "$@"
 fi
-install data,hub,report,text
+extras=data,hub,report,text
+if [[ ${1:-} == experiments.benchmarks* ]]; then extras=benchmarks,$extras; fi
+install "$extras"
 if (($# == 0)) || [[ $1 == -* ]]; then set -- experiments.digits_search "$@"; fi
 exec "$python" -P -m "$@"

@@ -1,1 +1,14 @@
-"""Speed side by side with others: `python -m experiments.benchmarks.<name>` prints a table and asserts nothing."""
+"""Benchmarks: `python -m experiments.benchmarks.<name>` fills what is missing, and writes its page and its headline.
+
+| to read | holds |
+|---|---|
+| `RESULTS.md`, `results/NAME.md` | the tables to read first; a page a benchmark |
+| `results/TASK.jsonl` | a row a finished cell; `store` reads and appends, `sharing` keeps processes apart |
+| `tasks`, `text_task`, `digits_task`, `boxes_task` | networks, data, pretrained supernets |
+| `protocol` | how a method becomes a network and its scores, the same way for all |
+| `methods`, `baselines`, `tuning` | what is compared; rules without a search; choosing rates, lengths and depths |
+| `tables`, `sections`, `pictures` | means and errors, tables, pages |
+| `exhaustive` | a space of which every structure is trained |
+
+A benchmark of the common kind is a list of rows: `digits` and `width` are the shortest to start from.
+"""

@@ -1,4 +1,4 @@
-"""A decoder of bytes small enough to train every structure: its structures, and how all of them train in one program.
+"""A decoder of bytes small enough to train every structure: all of them train in one program, and methods pick theirs.
 
 A network with 0/1 masks computes, and trains, as the smaller one does, so that one compiled program trains them all.
 """
@@ -8,22 +8,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from dms_jax import models
+from dms_jax import baselines, models
 from dms_jax.conduct import warm_cosine
 from dms_jax.data import text
+from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
 from experiments.benchmarks.masked import Masks, masked_loss
+from experiments.benchmarks.protocol import Settings
 from experiments.llama_prune import adamw
 
 
@@ -182,3 +187,55 @@ def _pairs(key: Key) -> list[tuple[int, ...]]:
 def in_words(key: Key) -> str:
     """`24: 4x48 2x16`: width, then heads x hidden features of every layer."""
     return f"{key[0]}: {' '.join(f'{a}x{b}' for a, b in _pairs(key)) or 'no layer'}"
+
+
+# --- picks ---
+
+
+def _searched(space: Space, settings: Settings, seed: int) -> Structure:
+    search, loop = _search(space, settings)
+    tokens = space.batches(seed, space.size.steps if settings.pretrained else 0, space.size.search_steps)
+    start = supernet(space, seed) if settings.pretrained else space.new(seed)
+    return search.structure(loop(search.init({"params": start}), tokens, jax.random.key(seed)))
+
+
+@cache
+def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
+    """A search and its compiled loop; seeds share one compilation."""
+    search = Search(
+        space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
+        {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
+        strategy=baselines.create(settings.strategy, rate=settings.rate),
+    )  # fmt: skip
+    return search, jax.jit(partial(run, search.step))
+
+
+def _uniform(space: Space, settings: Settings, seed: int) -> Structure:
+    magnitudes = space.space.magnitudes({"params": supernet(space, seed)})
+    return baselines.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
+
+
+def _threshold(space: Space, settings: Settings, seed: int) -> Structure:
+    """Taylor importance of the pretrained network over as many batches as a search sees, then one threshold."""
+    steps = space.size.search_steps
+    schedule = Schedule(steps + 1, steps)
+    search = Search(
+        space.space, space.loss, None, {"macs": settings.budget}, schedule, space.limits,
+        importance=Importance(decay=1 - 1 / steps),
+    )  # fmt: skip
+    tokens = space.batches(seed, space.size.steps, steps)
+    start = search.init({"params": supernet(space, seed)})
+    state = jax.jit(partial(run, search.step))(start, tokens, jax.random.key(0))
+    return baselines.threshold(space.space, state.importance, _target(space, settings.budget), space.limits)
+
+
+def _target(space: Space, budget: float) -> dict[str, int]:
+    return {"macs": int(budget * space.space.resources()["macs"])}
+
+
+_RULES = {"threshold": _threshold, "uniform": _uniform}
+
+
+def picked(space: Space, settings: Settings, seed: int) -> Structure:
+    """The structure that a method takes under a budget."""
+    return _RULES.get(settings.strategy, _searched)(space, settings, seed)

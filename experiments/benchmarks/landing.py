@@ -52,6 +52,7 @@ class Network:
       name, arguments: for `dms_jax.models.create`.
       example: of the input; int32 for tokens.
       torchvision: the name of the same network there, where Torch-Pruning prunes it.
+      batch, seconds: for measuring milliseconds: images at a time, and how long pieces are measured.
     """
 
     title: str
@@ -59,28 +60,44 @@ class Network:
     arguments: Mapping[str, Any]
     example: jax.ShapeDtypeStruct
     torchvision: str = ""
+    batch: int = 1
+    seconds: float = 120.0
 
     def space(self) -> SearchSpace:
         return SearchSpace.from_model(models.create(self.name, **self.arguments), self.example)
 
 
-def _images(name: str, torchvision: str = "", pixels: int = 224, **arguments: Any) -> Network:
+def images(name: str, torchvision: str = "", pixels: int = 224, **arguments: Any) -> Network:
+    """A network of the zoo on one picture."""
     return Network(name, name, arguments, jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32), torchvision)
 
 
+def tokens(title: str, name: str, arguments: Mapping[str, Any], length: int, **measured: Any) -> Network:
+    """A network of the zoo on one text."""
+    return Network(title, name, arguments, jax.ShapeDtypeStruct((1, length), jnp.int32), **measured)
+
+
 NETWORKS = (
-    _images("resnet18", "resnet18"),
-    _images("resnet50", "resnet50"),
-    _images("mobilenet_v2", "mobilenet_v2"),
-    _images("efficientnet_b0", "efficientnet_b0"),
-    _images("vit_base_patch16_224", "vit_b_16"),
-    _images("deit_small"),
-    _images("swin_tiny"),
-    Network("llama 7B, 128 tokens", "llama", LLAMA_7B, jax.ShapeDtypeStruct((1, 128), jnp.int32)),
+    images("resnet18", "resnet18"),
+    images("resnet50", "resnet50"),
+    images("mobilenet_v2", "mobilenet_v2"),
+    images("efficientnet_b0", "efficientnet_b0"),
+    images("vit_base_patch16_224", "vit_b_16"),
+    images("deit_small"),
+    images("swin_tiny"),
+    tokens("llama 7B, 128 tokens", "llama", LLAMA_7B, 128),
 )
-QUICK_NETWORKS = (_images("resnet20", pixels=8), _images("resnet18", "resnet18", pixels=32))
+QUICK_NETWORKS = (images("resnet20", pixels=8), images("resnet18", "resnet18", pixels=32))
 BUDGETS = tuple(float(x) for x in np.geomspace(0.05, 0.9, 40).round(4))
 QUICK_BUDGETS = BUDGETS[5::12]
+
+
+def from_random(space: SearchSpace, number: int, budget: Mapping[str, float]) -> Any:
+    """What the projection keeps of random pruning ratios and importances, the same ones for a number."""
+    draw = np.random.default_rng(number)
+    ratios = {name: float(ratio) for names in space.counted for ratio in [draw.uniform()] for name in names}
+    ranking = {name: draw.exponential(size=group.size) for name, group in space.groups.items()}
+    return projection.project(space, ratios, ranking, budget)
 
 
 def project(network: Network, budgets: Sequence[float], say: Say) -> dict[str, Any]:
@@ -94,10 +111,7 @@ def project(network: Network, budgets: Sequence[float], say: Say) -> dict[str, A
             if most < least[resource]:
                 found[resource].append([asked, None])
                 continue
-            draw = np.random.default_rng(number)
-            ratios = {name: float(ratio) for names in space.counted for ratio in [draw.uniform()] for name in names}
-            ranking = {name: draw.exponential(size=group.size) for name, group in space.groups.items()}
-            kept = projection.project(space, ratios, ranking, {resource: most})
+            kept = from_random(space, number, {resource: most})
             found[resource].append([asked, space.resources(kept)[resource] / most])
             say(f"{resource} {100 * asked:.3g} %")
     return found

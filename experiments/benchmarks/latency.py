@@ -16,24 +16,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dms_jax import models
 from dms_jax.budgets import timing
 from dms_jax.budgets.latency import Latency
 from dms_jax.budgets.pieces import whole
 from dms_jax.errors import Interrupted, UserError
-from dms_jax.method import projection
-from dms_jax.space import SearchSpace
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks.command import Options, start
+from experiments.benchmarks.landing import Network, from_random, images, tokens
 from experiments.benchmarks.store import Cell, Say, file_label
 from experiments.benchmarks.tables import table, write_section
 
@@ -43,51 +40,33 @@ ROUNDS = 24
 """Of the second measurement."""
 
 
-@dataclass(frozen=True)
-class Network:
-    """One network on one input, at one batch."""
-
-    title: str
-    name: str
-    arguments: Mapping[str, Any]
-    example: jax.ShapeDtypeStruct
-    batch: int
-    seconds: float = 120.0
+def _measured(name: str, pixels: int, batch: int, **arguments: Any) -> Network:
+    return replace(images(name, "", pixels, **arguments), title=f"{name}, {pixels} px, batch {batch}", batch=batch)
 
 
-def _images(name: str, pixels: int, batch: int, **arguments: Any) -> Network:
-    shape = jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32)
-    return Network(f"{name}, {pixels} px, batch {batch}", name, arguments, shape, batch)
-
-
-_TOKENS = jax.ShapeDtypeStruct((1, 64), jnp.int32)
 NETWORKS = (
-    _images("resnet20", 32, 1),
-    _images("resnet20", 32, 16),
-    _images("mobilenet_v2", 64, 1),
-    _images("deit_tiny", 64, 1, patch_size=8, image_size=64),
-    Network("llama_bytes, 64 tokens, batch 4", "llama_bytes", {"layers": 2}, _TOKENS, 4),
-    _images("resnet50", 64, 1),
+    _measured("resnet20", 32, 1),
+    _measured("resnet20", 32, 16),
+    _measured("mobilenet_v2", 64, 1),
+    _measured("deit_tiny", 64, 1, patch_size=8, image_size=64),
+    tokens("llama_bytes, 64 tokens, batch 4", "llama_bytes", {"layers": 2}, 64, batch=4),
 )
-QUICK_NETWORKS = (Network("resnet20, 8 px", "resnet20", {}, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), 1, 2.0),)
+QUICK_NETWORKS = (replace(images("resnet20", "", 8), title="resnet20, 8 px", seconds=2.0),)
 
 
 def land(network: Network, budgets: Sequence[float], interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """Project onto every budget: {"seconds", "full", "rows": [[asked, target, predicted, measured, spread, again]]}."""
     began = time.monotonic()
     resource = Latency(batch=network.batch, seconds=network.seconds)
-    space = SearchSpace.from_model(models.create(network.name, **network.arguments), network.example)
-    space = space.with_resources(resource)
+    space = network.space().with_resources(resource)
     took, full, rows = time.monotonic() - began, space.resources()["latency"], []
     kepts: list[Any] = [None]
     for number, asked in enumerate(budgets):
         if interrupt.requested:
             raise Interrupted(0, "stopped")
-        draw, began = np.random.default_rng(number), time.monotonic()
-        ratios = {name: float(ratio) for names in space.counted for ratio in [draw.uniform()] for name in names}
-        ranking = {name: draw.exponential(size=group.size) for name, group in space.groups.items()}
+        began = time.monotonic()
         try:
-            kept = projection.project(space, ratios, ranking, {"latency": asked * full})
+            kept = from_random(space, number, {"latency": asked * full})
         except UserError as error:
             rows.append([asked, asked * full, None, None, None, None, 0.0, str(error)])
             continue

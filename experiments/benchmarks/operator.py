@@ -23,53 +23,25 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from dms_jax.baselines.capped_simplex import capped_simplex
 from dms_jax.command_line import parse
 from dms_jax.errors import exit_on_user_error
-from dms_jax.topk import soft_mask
 from dms_jax.training.machine import machine
 from experiments.benchmarks import pictures
 from experiments.benchmarks.command import PICTURES, QUICK
+from experiments.benchmarks.contenders import CONTENDERS, RATIO, Enter
 from experiments.benchmarks.rivals import absent
 from experiments.benchmarks.tables import table, write_section
 
-Mask = Callable[[Array, Array], Array]
-"""(importance `[N]`, ratio) -> mask `[N]`."""
-
-RATIO = 0.5
 MEMORY_LIMIT_BYTES = 4 * 2**30
 CALL_LIMIT_SECONDS = 20.0
 SAMPLE_SECONDS = 0.01  # short calls are timed in bundles this long, far above the clock's and dispatch's jitter
 IDLE_SECONDS = 0.005
 SIZES = (100, 256, 512, 1024, 4096, 16_384, 100_000, 1_000_000, 10_000_000)
 QUICK_SIZES = (100, 1024)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A contender at one size.
-
-    Attributes:
-      call: does the work and waits for it; (mask, gradient in the ratio, gradient in the importance), None for none.
-      temporary_bytes: that a call needs.
-    """
-
-    call: Callable[[], tuple[Any, Any, Any]]
-    temporary_bytes: int
-
-
-class Enter(Protocol):
-    """Makes a contender ready for inputs `[N]`; calls nothing."""
-
-    def __call__(self, importance: np.ndarray, weights: np.ndarray) -> Entry: ...
 
 
 @dataclass
@@ -93,120 +65,12 @@ class Contender:
         return f"{median} ({least} to {most}), {readable_bytes(self.temporary_bytes)}"
 
 
-# --- contenders in JAX ---
-
-
-def pairwise_mask(importance: Array, ratio: Array) -> Array:
-    """The same mask by the definition: c' counts, for every element, the elements below it."""
-    size = importance.shape[0]
-    index = jnp.arange(size)
-    below = importance[None, :] < importance[:, None]
-    tied_before = (importance[None, :] == importance[:, None]) & (index[None, :] < index[:, None])
-    rank = jnp.sum(below | tied_before, axis=1, dtype=jnp.int32)
-    return jax.nn.sigmoid(size * (jax.lax.stop_gradient(rank) / size - ratio))
-
-
-def simplex_mask(importance: Array, ratio: Array) -> Array:
-    """Our own capped simplex, a rival strategy of the search."""
-    return capped_simplex(importance, importance.shape[0] * (1 - ratio))
-
-
-def jaxopt_mask(importance: Array, ratio: Array) -> Array:
-    """The point of {0 <= m <= 1, sum m = k} nearest to the importance, differentiated implicitly."""
-    from jaxopt.projection import projection_box_section  # pyright: ignore[reportMissingImports]
-
-    zeros, ones = jnp.zeros_like(importance), jnp.ones_like(importance)
-    return projection_box_section(importance, (zeros, ones, ones, importance.shape[0] * (1 - ratio)))
-
-
-def ott_mask(importance: Array, ratio: Array) -> Array:
-    """OTT's own soft top-k mask by entropic optimal transport, with its defaults; k is fixed."""
-    from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
-
-    return soft_sort.topk_mask(importance, k=_fixed(importance))
-
-
-def ott_unrolled_mask(importance: Array, ratio: Array) -> Array:
-    """The same, differentiated through Sinkhorn's iterations instead of implicitly: the implicit solver may fail."""
-    from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
-
-    return soft_sort.topk_mask(importance, k=_fixed(importance), implicit_diff=None)
-
-
-def softjax_mask(importance: Array, ratio: Array, method: str) -> Array:
-    """The sum of softjax's soft indices of the top k, with its defaults; k is fixed."""
-    import softjax  # pyright: ignore[reportMissingImports]
-
-    _, index = softjax.top_k(importance, _fixed(importance), method=method)
-    return jnp.sum(index, axis=0)
-
-
-def _fixed(importance: Array) -> int:
-    return round(importance.shape[0] * (1 - RATIO))
-
-
-def in_jax(mask: Mask) -> Enter:
-    """A contender of a function in JAX."""
-
-    def enter(importance: np.ndarray, weights: np.ndarray) -> Entry:
-        def weighted(ratio: Array, importance: Array) -> tuple[Array, Array]:
-            m = mask(importance, ratio)
-            return jnp.asarray(weights) @ m, m
-
-        arguments = (jnp.float32(RATIO), jnp.asarray(importance))
-        with jax.numpy_rank_promotion("allow"):  # other packages broadcast as they like
-            program = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True)).lower(*arguments).compile()
-        memory = program.memory_analysis()
-
-        def call() -> tuple[Any, Any, Any]:
-            (_, m), gradients = jax.block_until_ready(program(*arguments))
-            return m, *gradients
-
-        return Entry(call, memory.temp_size_in_bytes if memory is not None else 0)
-
-    return enter
-
-
-# --- contenders in PyTorch ---
-
-
-def in_torch(importance: np.ndarray, weights: np.ndarray) -> Entry:
-    """Pairwise ranks in eager PyTorch, one thread: the published form of the operator, written afresh."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    torch.set_num_threads(1)
-    c, w, size = torch.from_numpy(importance), torch.from_numpy(weights), len(importance)
-    ratio = torch.tensor(RATIO, requires_grad=True)
-
-    def call() -> tuple[Any, Any, Any]:
-        rank = (c[:, None] > c[None, :]).sum(1)
-        m = torch.sigmoid(size * (rank / size - ratio))
-        (gradient,) = torch.autograd.grad(w @ m, ratio)
-        return m.detach().numpy(), gradient.numpy(), None
-
-    return Entry(call, size * size)  # a byte a pair
-
-
 # --- the race ---
 
 
 def contenders() -> list[Contender]:
     """All of them; those that are not installed are out already."""
-    found = [
-        Contender("soft_mask", in_jax(soft_mask), 1),
-        Contender("pairwise ranks", in_jax(pairwise_mask), 2),
-        Contender("capped simplex", in_jax(simplex_mask), 1),
-    ]
-    for name, modules, enter, order in (
-        ("PyTorch pairwise", ("torch",), in_torch, 2),
-        ("jaxopt capped simplex", ("jaxopt",), in_jax(jaxopt_mask), 1),
-        ("ott-jax topk_mask", ("ott",), in_jax(ott_mask), 1),
-        ("ott-jax topk_mask, unrolled", ("ott",), in_jax(ott_unrolled_mask), 1),
-        ("softjax softsort", ("softjax",), in_jax(partial(softjax_mask, method="softsort")), 2),
-        ("softjax neuralsort", ("softjax",), in_jax(partial(softjax_mask, method="neuralsort")), 2),
-    ):
-        found.append(Contender(name, enter, order, out=absent(*modules)))
-    return found
+    return [Contender(name, enter, order, out=absent(*needed)) for name, needed, enter, order in CONTENDERS]
 
 
 def ready(contender: Contender, importance: np.ndarray, weights: np.ndarray) -> Callable[[], Any] | None:

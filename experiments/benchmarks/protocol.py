@@ -8,11 +8,14 @@ steps: a warm-up and a cosine. A search lies inside it, and the optimizer's mome
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+import jax
+import numpy as np
 import optax
 
 from dms_jax import baselines
@@ -183,7 +186,8 @@ def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag,
 
     Returns:
       "valid", "test" and whatever else the task's scores hold; "macs" and "params" of the network; "kept", the number
-      of elements of every group; "seconds", CPU seconds of every part; or "failed", why there are none.
+      of elements of every group; "supernet", a checksum of what it started from; "seconds", CPU seconds of every
+      part; or "failed", why there are none.
 
     Raises:
       Interrupted: the flag was up.
@@ -200,7 +204,16 @@ def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag,
     except UserError as error:  # a search that diverged is a result, too
         return {"failed": str(error)}
     seconds = {name: round(value, 1) for name, value in work.seconds.items()}
-    return {**scores, **_size(task, found.structure), "seconds": seconds}
+    made = {"supernet": checksum(supernet), "seconds": seconds}
+    return {**scores, **_size(task, found.structure), **made}
+
+
+def checksum(variables: Any) -> str:
+    """Of the bits of all variables: two machines that train alike have alike supernets, or say here that they don't."""
+    content = hashlib.sha256()
+    for leaf in jax.tree.leaves(variables):
+        content.update(np.asarray(leaf).tobytes())
+    return content.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

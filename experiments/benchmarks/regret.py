@@ -26,82 +26,31 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 from matplotlib.figure import Figure
 
-from dms_jax import baselines
 from dms_jax.errors import Interrupted
-from dms_jax.method.importance import Importance
-from dms_jax.method.schedule import Schedule
-from dms_jax.method.search import Search
-from dms_jax.structure import Structure
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.exhaustive import QUICK, Key, Size, Space, in_words, run, scorer, supernet
+from experiments.benchmarks.exhaustive import QUICK, Key, Size, Space, in_words, picked, scorer
 from experiments.benchmarks.methods import OURS, SEARCHED
 from experiments.benchmarks.protocol import TRIED, Settings
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
 from experiments.benchmarks.tables import Spread, percent, table, write_section
 from experiments.benchmarks.tasks import Unit
 from experiments.benchmarks.text_task import UNIT
-from experiments.llama_prune import adamw
 
 BUDGETS, QUICK_BUDGETS = (0.25, 0.4), (0.4,)
 BAND = 0.8  # a band reaches from this share of its budget to the budget
 
 
-def _searched(space: Space, settings: Settings, seed: int) -> Structure:
-    search, loop = _search(space, settings)
-    tokens = space.batches(seed, space.size.steps if settings.pretrained else 0, space.size.search_steps)
-    start = supernet(space, seed) if settings.pretrained else space.new(seed)
-    return search.structure(loop(search.init({"params": start}), tokens, jax.random.key(seed)))
-
-
-@cache
-def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
-    """A search and its compiled loop; seeds share one compilation."""
-    search = Search(
-        space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
-        {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
-        strategy=baselines.create(settings.strategy, rate=settings.rate),
-    )  # fmt: skip
-    return search, jax.jit(partial(run, search.step))
-
-
-def _uniform(space: Space, settings: Settings, seed: int) -> Structure:
-    magnitudes = space.space.magnitudes({"params": supernet(space, seed)})
-    return baselines.uniform(space.space, magnitudes, _target(space, settings.budget), space.limits)
-
-
-def _threshold(space: Space, settings: Settings, seed: int) -> Structure:
-    """Taylor importance of the pretrained network over as many batches as a search sees, then one threshold."""
-    steps = space.size.search_steps
-    schedule = Schedule(steps + 1, steps)
-    search = Search(
-        space.space, space.loss, None, {"macs": settings.budget}, schedule, space.limits,
-        importance=Importance(decay=1 - 1 / steps),
-    )  # fmt: skip
-    tokens = space.batches(seed, space.size.steps, steps)
-    start = search.init({"params": supernet(space, seed)})
-    state = jax.jit(partial(run, search.step))(start, tokens, jax.random.key(0))
-    return baselines.threshold(space.space, state.importance, _target(space, settings.budget), space.limits)
-
-
-def _target(space: Space, budget: float) -> dict[str, int]:
-    return {"macs": int(budget * space.space.resources()["macs"])}
-
-
 FROM_RANDOM = f"{OURS} from random weights"
 STRATEGIES = {FROM_RANDOM: SEARCHED[OURS], **SEARCHED}
 """Label -> strategy, of those that search."""
-RULES = {"threshold": _threshold, "uniform": _uniform}
-"""Name -> how it picks."""
 RULE_NAMES = {label: methods.RULES[label] for label in ("one Taylor threshold", "uniform")}
 LABELS = {name: label for label, name in {**SEARCHED, **RULE_NAMES}.items()}
 METHODS = (*STRATEGIES, *RULE_NAMES)
@@ -238,8 +187,7 @@ class Benchmark:
     def _pick(self, settings: Settings, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
         if interrupt.requested:
             raise Interrupted(0, "stopped")
-        pick = RULES.get(settings.strategy, _searched)
-        key = self.space.key(pick(self.space, settings, seed))
+        key = self.space.key(picked(self.space, settings, seed))
         scored = {self.choice[0]: round(scorer(self.space, seed, "valid")(key), 5)} if seed in self.tried else {}
         return {"pick": list(key), **scored}
 

@@ -7,7 +7,7 @@ from experiments.benchmarks import landing
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.rivals import absent
 
-TINY = landing._images("resnet20", pixels=8)
+TINY = landing.images("resnet20", pixels=8)
 
 
 def test_quick_fills_its_cells_and_goes_on(tmp_path, capsys):
@@ -39,7 +39,7 @@ def test_a_loop_of_steps_takes_the_first_one_at_or_under_the_budget():
     reason = absent("torch", "torch_pruning", "torchvision")
     if reason:
         pytest.skip(reason)
-    network = landing._images("resnet18", "resnet18", pixels=32)
+    network = landing.images("resnet18", "resnet18", pixels=32)
     found = landing.progressive(network, (0.3, 0.6), lambda text: None, steps=10)
     assert all(landed is None or landed <= 1.0 for _, landed in found["macs"])
     assert np.isfinite([landed for _, landed in found["macs"]]).all()

@@ -3,7 +3,8 @@
 import numpy as np
 
 from experiments.benchmarks import operator
-from experiments.benchmarks.operator import Contender, Entry
+from experiments.benchmarks.contenders import Entry
+from experiments.benchmarks.operator import Contender
 
 
 def test_the_race_of_small_sizes_prints_both_tables(capsys):

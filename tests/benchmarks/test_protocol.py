@@ -9,7 +9,7 @@ import pytest
 from dms_jax.data import digits
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks.digits_task import DigitsOptions, split
-from experiments.benchmarks.protocol import Settings, compete
+from experiments.benchmarks.protocol import Settings, checksum, compete
 from experiments.benchmarks.tasks import Phases
 from experiments.benchmarks.text_task import QUICK, text_task
 
@@ -54,6 +54,7 @@ def _recorded(states, run=Phases.run):
 
 def test_equal_settings_give_equal_numbers(task):
     first, second = (_run(task, Settings("dms", 0.5, STEPS, 2, 5.0)) for _ in range(2))
+    assert first["supernet"] == checksum(task.pretrained(0)) != checksum(task.pretrained(1))
     timed = {"seconds"}
     assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
 
