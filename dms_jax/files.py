@@ -27,6 +27,13 @@ def at_home(path: Path) -> Path:
         raise UserError(f"{path} is not possible: that home directory is not known; give the whole path") from None
 
 
+def user_cache() -> Path:
+    """`dms_jax` in the user's cache: what can be measured or brought again."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    cache = cache if os.path.isabs(cache) else os.path.join(os.path.expanduser("~"), ".cache")  # as its standard has it
+    return Path(cache) / "dms_jax"
+
+
 def write(path: str | os.PathLike[str], data: bytes, *, new: bool = False) -> None:
     """Write a file; a reader, and whoever comes after a power failure, meets the old one or the new one.
 

@@ -107,6 +107,7 @@ def fit(
     data: str = "",
     command: str | None = None,
     latency_batches: Sequence[int] = (1, 64),
+    identity: Mapping[str, Any] | None = None,
     **reading: Any,
 ) -> Fitted:
     """Pretrain if asked, search, shrink, finetune, train two controls, measure, and write it all down.
@@ -140,6 +141,7 @@ def fit(
       devices, fsdp: where it runs; over how many devices large parameters are cut. A batch is cut over all of them.
       title, data, command: for the report: the network, the data, how to do it again.
       latency_batches: batch sizes that latency is measured at.
+      identity: what else makes the job the one it is, as JSON values by name: settings of the batches, of the loss.
       **reading: of `SearchSpace.from_function`, where `fn` is a function: trainable, also, tie, unroll, include,
         freeze, blocks, paths. The loss is read with it.
 
@@ -181,6 +183,7 @@ def fit(
     # of the same job every measurement is another
     own = {n: c.options or c.note if isinstance(c, budgets.Measured) else c.full for n, c in costs.items()}
     options |= {"resources": own} if own else {}
+    options |= identity or {}
     conduct(
         Experiment(
             directory=workdir,

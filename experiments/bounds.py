@@ -64,6 +64,7 @@ BOUNDS: dict[str, Bounds] = {
     "length": Bounds(1, 2**20),
     "mixup": _ALPHA,
     "objects": Bounds(1, 2**14),
+    "per_type": Bounds(1, 10**6),
     "pretrain_steps": _STEPS,
     "process": Bounds(0, 2**20),
     "processes": _COUNT,

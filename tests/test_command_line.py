@@ -11,10 +11,21 @@ import pytest
 
 from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
-from experiments import coco_search, digits_search, fit, imagenet_eval, imagenet_retrain, imagenet_search, llama_prune
+from experiments import (
+    coco_search,
+    digits_search,
+    fit,
+    imagenet_eval,
+    imagenet_retrain,
+    imagenet_search,
+    llama_prune,
+    magika_prune,
+)
 from tests.experiments.test_bounds import NEEDED, fields
 
-COMMANDS = [coco_search, digits_search, fit, imagenet_eval, imagenet_retrain, imagenet_search, llama_prune]
+COMMANDS = [
+    *(coco_search, digits_search, fit, imagenet_eval, imagenet_retrain, imagenet_search, llama_prune, magika_prune)
+]
 
 
 @functools.cache

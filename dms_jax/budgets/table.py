@@ -39,9 +39,7 @@ _HINT = "remove it, and it is measured anew"
 
 def folder() -> Path:
     """Of all tables: `dms_jax/latency` in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    cache = cache if os.path.isabs(cache) else os.path.join(os.path.expanduser("~"), ".cache")  # as its standard has it
-    return Path(cache) / "dms_jax" / "latency"
+    return files.user_cache() / "latency"
 
 
 def kind(dtype: str | None, batch: int | None) -> dict[str, str]:

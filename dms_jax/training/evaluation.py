@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -27,20 +28,17 @@ def quality_of(evaluate: Any, space: SearchSpace, loss: Loss, draw: Callable[[in
       loss, draw: of the full network, and its batches.
       key: of the loss.
     """
-    if isinstance(evaluate, Quality):
-        name, unit, measure, also = evaluate.name, evaluate.unit, evaluate.measure, evaluate.also
-    elif evaluate is None:
+    if evaluate is None:
         return Quality("training loss", "", lambda fn, params: _mean_loss(space, fn, loss, params, draw, key))
-    else:
-        name, measure, also = getattr(evaluate, "__name__", "quality").strip("_<>").replace("_", " "), evaluate, {}
-        unit = "%" if "accuracy" in name else ""
+    name = getattr(evaluate, "__name__", "quality").strip("_<>").replace("_", " ")
+    quality = evaluate if isinstance(evaluate, Quality) else Quality(name, "%" if "accuracy" in name else "", evaluate)
 
-    def measured(fn: Callable[..., Any], params: Any) -> tuple[float, float | None]:
-        found = measure(runnable(space, fn), space.whole(params))
-        value, *error = found if isinstance(found, Sequence) else (found,)
-        return float(value), float(error[0]) if error else None
+    def measured(fn: Callable[..., Any], params: Any) -> Sequence[Any]:
+        found = quality.measure(runnable(space, fn), space.whole(params))
+        value, *more = found if isinstance(found, Sequence) else (found,)
+        return float(value), float(more[0]) if more and more[0] is not None else None, *more[1:]
 
-    return Quality(name, unit, measured, also)
+    return replace(quality, measure=measured)
 
 
 def _mean_loss(

@@ -26,10 +26,12 @@ from experiments import (
     imagenet_search,
     llama_memory,
     llama_prune,
+    magika_prune,
 )
 
 COMMANDS = {
-    m.__name__: m for m in (coco_search, digits_search, imagenet_search, imagenet_retrain, llama_prune, llama_memory)
+    m.__name__: m
+    for m in (coco_search, digits_search, imagenet_search, imagenet_retrain, llama_prune, llama_memory, magika_prune)
 }
 NEEDED = {imagenet_retrain: ["--structure=none"], imagenet_eval: ["--weights=none"], llama_memory: ["--model=none"]}
 
