@@ -159,12 +159,11 @@ if [[ ${1:-} == test ]]; then
     install test
     run_tests "$@"
 fi
-<<<<<<< HEAD
 extras=data,hub,report,text
-if [[ ${1:-} == experiments.benchmarks* ]]; then extras=benchmarks,$extras; fi
+case ${1:-} in
+    experiments.benchmarks*) extras=benchmarks,$extras ;;
+    experiments.magika_prune) extras=magika,$extras ;;
+esac
 install "$extras"
-=======
-install data,hub,magika,report,text
->>>>>>> 295613b (Magika: a published network in plain JAX, pruned with the files of this machine; fit: what else makes a job the one it is)
 if (($# == 0)) || [[ $1 == -* ]]; then set -- experiments.digits_search "$@"; fi
 exec "$python" -P -m "$@"

@@ -77,8 +77,8 @@ def test_uv_makes_the_environment_where_it_is_installed(place):
     made, installed = place.asked
     assert made.startswith("uv --quiet venv --seed --python python3 -- ") and made.endswith("/a check out/.venv")
     assert installed.startswith("uv --quiet pip install --python ")
-    assert installed.endswith(f"--editable {place.root}[data,hub,magika,report,text]")
-    assert (place.root / ".venv" / "installed-data-hub-magika-report-text").exists()
+    assert installed.endswith(f"--editable {place.root}[data,hub,report,text]")
+    assert (place.root / ".venv" / "installed-data-hub-report-text").exists()
 
 
 def test_venv_and_pip_do_where_there_is_no_uv(place):
@@ -86,7 +86,7 @@ def test_venv_and_pip_do_where_there_is_no_uv(place):
     assert done.returncode == 0 and "some minutes" in done.stderr and "uv" not in done.stderr
     made, installed = place.asked
     assert made == f"venv --clear -- {place.root}/.venv"
-    assert installed == f"pip install --quiet --editable {place.root}[data,hub,magika,report,text]"
+    assert installed == f"pip install --quiet --editable {place.root}[data,hub,report,text]"
 
 
 def test_what_either_installed_counts_for_both(place):
