@@ -16,92 +16,26 @@ not: how good the smaller network is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from glob import escape
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from dms_jax import Schedule, Search, SearchSpace, baselines, models
 from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
-from dms_jax.method.limits import Limits
-from dms_jax.training import supervised
-from dms_jax.training.language import language_loss
 from dms_jax.training.machine import machine
 from dms_jax.training.progress import Progress
+from experiments.benchmarks.accelerated import ALONE, CASES, QUICK_CASES, Bench, Case, half
 from experiments.benchmarks.tables import table, write_section
 from experiments.benchmarks.timing import going_on, interleaved_seconds, spread
 
-BUDGET = 0.5
 BUNDLE = 4
 """Steps that are waited for together, so that a call's own cost is hidden as it is in training."""
-ALONE = "p-"
 STEP, FORWARD = 3, 1
 """Times the MACs of a forward pass."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One network and what it is fed.
-
-    Attributes:
-      title: in the tables.
-      model: of `dms_jax.models`, with its arguments.
-      shape: of one input, without the batch; a sequence of tokens where it has one axis.
-      batch: of a training step.
-      forward: batches of the forward passes.
-      multiple: of the widths of the smaller network.
-      alone: steps of pipeline p-; 0 leaves it out.
-      keep: groups of which the smaller network has all elements.
-    """
-
-    title: str
-    model: str
-    arguments: Mapping[str, Any]
-    shape: tuple[int, ...]
-    batch: int
-    forward: tuple[int, ...]
-    multiple: int
-    alone: int = 0
-    keep: tuple[str, ...] = ()
-
-    @property
-    def language(self) -> bool:
-        return len(self.shape) == 1
-
-    @property
-    def unit(self) -> str:
-        return "tokens" if self.language else "images"
-
-    def samples(self, batch: int) -> int:
-        """Images or tokens of a batch."""
-        return batch * self.shape[0] if self.language else batch
-
-
-LLAMA_1B = {
-    "vocabulary": 128_256, "width": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "head_dim": 64, "hidden": 8192,
-    "rope_theta": 500_000.0, "tied": True, "remat": True, "dtype": "bfloat16",
-}  # fmt: skip
-"""The shape of Llama-3.2-1B."""
-IMAGE, FORWARD_IMAGES = (224, 224, 3), (1, 128)
-CASES = {
-    "llama_1b": Case("Llama-3.2-1B's shape", "llama", LLAMA_1B, (2048,), 4, (1,), 128, keep=("*/queries",)),
-    "resnet50": Case("resnet50", "resnet50", {"dtype": "bfloat16"}, IMAGE, 256, FORWARD_IMAGES, 8, 800),
-    "efficientnet_b4": Case(
-        "efficientnet_b4", "efficientnet_b4", {"dtype": "bfloat16"}, IMAGE, 128, FORWARD_IMAGES, 8, 800
-    ),
-}
-SMALL = {"vocabulary": 64, "width": 16, "layers": 2, "heads": 2, "hidden": 32, "dtype": "bfloat16"}
-QUICK_CASES = {
-    "llama_1b": Case("a tiny llama", "llama", SMALL, (16,), 2, (1,), 8),
-    "resnet50": Case("resnet20", "resnet20", {"dtype": "bfloat16", "num_classes": 10}, (8, 8, 3), 4, (1, 2), 8, 8),
-}
 
 
 @dataclass(frozen=True)
@@ -117,125 +51,6 @@ class Options:
     quick: bool = False
     networks: tuple[str, ...] = ()
     rounds: int = 10
-
-
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """A case with its search space, the smaller structure, and whatever the programs share."""
-
-    case: Case
-    space: SearchSpace
-    small: Any
-    optimizer: optax.GradientTransformation
-    key: jax.Array = field(default_factory=lambda: jax.random.key(1))
-
-    @staticmethod
-    def of(case: Case) -> Bench:
-        model = models.create(case.model, **case.arguments)
-        dtype = jnp.int32 if case.language else jnp.float32
-        space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, *case.shape), dtype))
-        wide = [g.name for g in space.groups.values() if g.kind == "width" and g.size >= 2 * case.multiple]
-        structure = baselines.uniform(
-            space,
-            {name: np.arange(group.size) for name, group in space.groups.items()},
-            {"macs": int(BUDGET * space.resources()["macs"])},
-            Limits(freeze=case.keep, divisible_by={escape(name): case.multiple for name in wide}),
-        )
-        optimizer = optax.adamw(1e-4) if case.language else optax.sgd(0.01, momentum=0.9, nesterov=True)
-        return Bench(case, space, model.clone(structure=structure), optimizer)
-
-    @property
-    def full(self) -> Any:
-        return self.space.model
-
-    def macs(self, model: Any) -> int:
-        """Of one sample: an image, or a whole sequence."""
-        return self.space.resources(None if model is self.full else self.space.kept(model.structure))["macs"]
-
-    def shapes(self, model: Any) -> dict[str, Any]:
-        """Of the variables."""
-        example = jnp.zeros((1, *self.case.shape), self.space.example[0].dtype)
-        shapes = jax.eval_shape(model.init, self.key, example)
-        return {name: tree for name, tree in shapes.items() if name != "masks"}
-
-    def variables(self, model: Any) -> dict[str, Any]:
-        """Of the right shapes and a sensible scale, from the host: to compile a draw of every shape takes longer."""
-        drawn = 0.02 * np.random.default_rng(1).standard_normal(1 << 20, np.float32)  # over and over: as good to time
-
-        def draw(path: Any, x: Any) -> jax.Array:
-            ones = path[-1].key in ("scale", "var")
-            return jnp.asarray(np.ones(x.shape) if ones else np.resize(drawn, x.shape), x.dtype)
-
-        return jax.tree_util.tree_map_with_path(draw, self.shapes(model))
-
-    def batch(self) -> dict[str, jax.Array]:
-        """Random inputs on the device."""
-        case = self.case
-        if case.language:
-            shape = (case.batch, case.shape[0] + 1)
-            return {"tokens": jax.random.randint(self.key, shape, 0, case.arguments["vocabulary"], jnp.int32)}
-        labels = jnp.arange(case.batch) % case.arguments.get("num_classes", 1000)
-        return {"image": jax.random.normal(self.key, (case.batch, *case.shape)), "label": labels}
-
-    def loss(self, model: Any) -> Any:
-        return language_loss(model) if self.case.language else supervised.classification_loss(model)
-
-    def search(self, optimizer: optax.GradientTransformation | None, steps: int) -> Search:
-        return Search(self.space, self.loss(self.full), optimizer, {"macs": BUDGET}, Schedule(steps))
-
-    @cached_property
-    def steps(self) -> dict[str, tuple[Any, Any, Any]]:
-        """{name: (model, step, from variables to the first state)}."""
-
-        def training(model: Any) -> tuple[Any, Any, Any]:
-            return model, supervised.make_step(self.loss(model), self.optimizer), self._begin
-
-        search = self.search(self.optimizer, 10_000)
-        return {
-            "training": training(self.full),
-            "search": (self.full, search.step, search.init),
-            "training, half the MACs": training(self.small),
-        }
-
-    @cached_property
-    def alone(self) -> Search:
-        """Of the ratios alone."""
-        return self.search(None, self.case.alone)
-
-    def _begin(self, variables: Any) -> Any:
-        return supervised.init(variables, self.optimizer)
-
-    def inputs(self, size: int) -> jax.Array:
-        """Of a forward pass."""
-        shape, dtype = (size, *self.case.shape), self.space.example[0].dtype
-        return jnp.ones(shape, dtype) if self.case.language else jax.random.normal(self.key, shape, dtype)
-
-    def compiled(self) -> dict[Any, Any]:
-        """{the name of a step, or (batch, model) of a forward pass: program}.
-
-        The first one is compiled alone, the others side by side: XLA tries a convolution's algorithms on the device and
-        keeps the best, and programs that begin together would all try those of the convolutions they share.
-        """
-        batch, lowered = jax.eval_shape(self.batch), {}
-        alone = {ALONE: (self.full, self.alone.step, self.alone.init)} if self.case.alone else {}
-        for name, (model, step, begin) in (self.steps | alone).items():
-            state = jax.eval_shape(begin, self.shapes(model))
-            lowered[name] = jax.jit(step, donate_argnums=0).lower(state, batch, self.key)
-        for size in self.case.forward:
-            for model in (self.full, self.small):
-                variables = jax.eval_shape(half, self.shapes(model))
-                inputs = jax.eval_shape(partial(self.inputs, size))
-                lowered[size, model] = jax.jit(model.apply).lower(variables, inputs)
-        first, *others = lowered.items()
-        programs = {first[0]: first[1].compile()}
-        with ThreadPoolExecutor() as pool:
-            compiled = pool.map(lambda one: one[1].compile(), others)
-            return programs | dict(zip((name for name, _ in others), compiled, strict=True))
-
-
-def half(variables: Any) -> Any:
-    """As one deploys them."""
-    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
 
 
 def main(options: Options) -> None:

@@ -9,9 +9,6 @@ other. Then every method picks a structure under 25 and 40 % of the MACs, and th
 of every search is chosen at 25 % on two seeds of its own, by what the structures picked score on other windows once
 trained, from three rates that are widened where the end was best.
 
-One compiled program trains them all: a network with 0/1 masks computes, and trains, as the smaller one does (the test
-of this benchmark compares the two).
-
 - place: of the pick among the structures of 80 to 100 % of the budget, by the mean over seeds; "1 of 30" is the best.
 - loss to the best: bits/byte of the pick minus those of the band's best. The best of many noisy means looks better
   than it is, so it is chosen by two seeds and read off the third, in turns. It may be negative.
@@ -46,7 +43,6 @@ from experiments.benchmarks.text_task import UNIT
 
 BUDGETS, QUICK_BUDGETS = (0.25, 0.4), (0.4,)
 BAND = 0.8  # a band reaches from this share of its budget to the budget
-
 
 FROM_RANDOM = f"{OURS} from random weights"
 STRATEGIES = {FROM_RANDOM: SEARCHED[OURS], **SEARCHED}

@@ -5,7 +5,8 @@ import pytest
 
 from dms_jax.errors import UserError
 from experiments.benchmarks import accelerator
-from experiments.benchmarks.accelerator import CASES, QUICK_CASES, Bench, Options
+from experiments.benchmarks.accelerated import CASES, QUICK_CASES, Bench
+from experiments.benchmarks.accelerator import Options
 
 
 def test_quick_prints_its_tables(capsys):
