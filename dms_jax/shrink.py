@@ -72,6 +72,11 @@ class _Template:
     keys: frozenset[Any]
     stacked: Mapping[Any, int]
 
+    @property
+    def trained(self) -> bool:
+        """Whether an optimizer keeps anything for it."""
+        return any(leaf.trained for leaf in self.leaves.values())
+
     def parts(self) -> list[_Template]:
         """Those of the collections, where the children of the tree are some: one of them holds all that is trained."""
         children = dict.fromkeys(keys[0] for keys in self.leaves if keys)
@@ -95,6 +100,10 @@ class _Template:
         if not covered or not needed <= covered or any(s is None and k not in self.keys for k, s in starts.items()):
             return None
         return {k: self.leaves[start] for k, start in starts.items() if start is not None}
+
+    def has(self, keys: Any) -> bool:
+        """Whether a key path is that of a leaf, or of something static, and not deeper."""
+        return keys in self.leaves or keys in self.keys
 
 
 class _Cut:
@@ -124,7 +133,9 @@ class _Cut:
         if found is not None:
             self.found = True
             flat, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)
-            cut = [self._leaf(found.get(keys), leaf, path + path_of(keys)) for keys, leaf in flat]
+            named = dict(flat)
+            by_axis, factored = self._kept_by_axis(found, named), self._least_factored(found, named, path)
+            cut = [self._leaf(found.get(k), x, path + path_of(k), by_axis.get(k), factored) for k, x in flat]
             return jax.tree_util.tree_unflatten(treedef, cut)
         if hasattr(node, "shape") or jax.tree_util.all_leaves([node]):
             return self._alone(node, path)
@@ -147,24 +158,83 @@ class _Cut:
         """key path -> leaf, where a tree has the structure of the parameters; what is kept for one may lie deeper."""
         if hasattr(node, "shape") and self.templates[0].leaves.keys() != {()}:
             return None
-        keys = _keys(node)
-        return next((found for template in self.templates if (found := template.match(keys)) is not None), None)
+        flat = dict(jax.tree_util.tree_flatten_with_path(node, is_leaf=_hole)[0])
+        deeper = None
+        for template in self.templates:
+            found = template.match(list(flat))
+            if found is None:
+                continue
+            if all(template.has(keys) for keys in flat):
+                return found
+            if deeper is None and template.trained:
+                deeper = found
+        # states of a chain are numbered as the parameters of a list are
+        return None if deeper is None or type(node) in (list, tuple) and self._holds_parameters(node) else deeper
 
-    def _leaf(self, leaf: Leaf | None, array: Any, path: str) -> Any:
+    def _holds_parameters(self, node: Any) -> bool:
+        """Whether a part of a tree has exactly the structure of what is trained, and its shapes."""
+        parts = jax.tree_util.tree_flatten(node, is_leaf=lambda x: x is not node)[0]
+        for part in parts:
+            if hasattr(part, "shape") or _hole(part) or jax.tree_util.all_leaves([part]):
+                continue
+            flat = dict(jax.tree_util.tree_flatten_with_path(part, is_leaf=_hole)[0])
+            for template in self.templates:
+                found = template.match(list(flat)) if template.trained else None
+                if found is not None and all(_fits(array, found.get(keys)) for keys, array in flat.items()):
+                    return True
+            if self._holds_parameters(part):
+                return True
+        return False
+
+    def _kept_by_axis(self, found: Mapping[Any, Leaf], flat: Mapping[Any, Any]) -> dict[Any, int]:
+        """Key paths of arrays that are kept one for every axis of a parameter, in order: of which axis they are."""
+        several: dict[Any, list[Any]] = {}
+        for keys in found:
+            if keys and isinstance(keys[-1], jax.tree_util.SequenceKey):
+                several.setdefault(keys[:-1], []).append(keys)
+        axes: dict[Any, int] = {}
+        for group in several.values():
+            shapes = [tuple(getattr(flat[keys], "shape", ())) for keys in group]
+            if len({id(found[keys]) for keys in group}) == 1 and shapes == [(n,) for n in found[group[0]].shape]:
+                axes |= {keys: i for i, keys in enumerate(group)}
+        return axes
+
+    def _least_factored(self, found: Mapping[Any, Leaf], flat: Mapping[Any, Any], path: str) -> int:
+        """The smallest second-largest axis with which a moment is factored for certain, as far as this tree says.
+
+        optax factors where that axis has `min_dim_size_to_factor`, 128 if nothing else was said.
+        """
+        if not _factored(path + "/"):
+            return 0
+        yes, no = [], [0]
+        for keys, leaf in found.items():
+            if len(leaf.shape) > 1 and hasattr(flat[keys], "shape"):
+                known = yes if len(flat[keys].shape) == len(leaf.shape) - 1 and flat[keys].shape != (1,) else no
+                known.append(sorted(leaf.shape)[-2])
+        least = min(yes, default=0)
+        return _FACTORED_FROM if max(no) < _FACTORED_FROM <= least else least
+
+    def _leaf(self, leaf: Leaf | None, array: Any, path: str, axis: int | None = None, factored_from: int = 0) -> Any:
         if leaf is None:
             return array
         if leaf.gates & self.gone:
             return GONE
         if not hasattr(array, "shape"):
             return _Stays(array)
-        axes = _axes_of(leaf, tuple(array.shape), path)
+        axes = _axes_of(leaf, tuple(array.shape), path) if axis is None else (leaf.axes[axis],)
         if axes is not None and len(axes) == len(leaf.axes) - 1 and _factored(path):
-            self._check_factored(leaf, path)
+            self._check_factored(leaf, path, factored_from)
         return array if axes is None else _sliced(self.sizes, axes, array)
 
-    def _check_factored(self, leaf: Leaf, path: str) -> None:
-        """A moment is factored along the two largest axes, and these must be the same ones in the smaller network."""
+    def _check_factored(self, leaf: Leaf, path: str, factored_from: int) -> None:
+        """A moment is factored along the two largest axes if they are large: in the smaller network, too."""
         small = [len(self.sizes.positions(axis)) for axis in leaf.axes]
+        if sorted(small)[-2] < factored_from:
+            raise UserError(
+                f"{path} is a moment of {leaf.path}, factored as its axes are large, which the smaller network's "
+                f"may not be ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, optimizer.init(small "
+                "parameters)"
+            )
         if np.argsort(small)[-2:].tolist() != np.argsort(leaf.shape)[-2:].tolist():
             raise UserError(
                 f"{path} is a moment of {leaf.path}, factored along its two largest axes, which are others in the "
@@ -196,6 +266,16 @@ class _Cut:
             cut = leaf.gates & self.gone or any(self.sizes.changed(axis) for axis in leaf.axes)
             if cut and tuple(shape) == tuple(leaf.shape):
                 self.strange = f"{path.rstrip('/') or 'an array'} has the shape of {leaf.path}, which is sliced"
+
+
+_FACTORED_FROM = 128
+
+
+def _fits(array: Any, leaf: Leaf | None) -> bool:
+    """Whether an array has the shape of a leaf, perhaps with others in front."""
+    if leaf is None or not hasattr(array, "shape"):
+        return leaf is None or _hole(array)
+    return tuple(array.shape)[max(0, len(array.shape) - len(leaf.shape)) :] == tuple(leaf.shape)
 
 
 def _keys(tree: Any) -> list[Any]:

@@ -1,0 +1,146 @@
+"""States of optimizers for parameters as every framework has them: sliced to what the small network's would be."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import chex
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import keras
+import optax
+import optax.contrib
+import pytest
+from flax import nnx
+
+import dms_jax
+from dms_jax import SearchSpace, UserError
+from tests.networks.network import fill, relaxed, vectors
+
+X = vectors(4, 6)
+
+
+def linen() -> tuple[SearchSpace, Any, Callable[[Any], Any]]:
+    model = nn.Sequential([nn.Dense(140), nn.BatchNorm(use_running_average=True), nn.relu, nn.Dense(132), nn.Dense(3)])
+    variables = fill(jax.eval_shape(model.init, jax.random.key(0), X))
+    return SearchSpace.from_linen(model, variables, X), variables, lambda variables: variables["params"]
+
+
+def of_nnx() -> tuple[SearchSpace, Any, Callable[[Any], Any]]:
+    def layers(rngs: nnx.Rngs) -> list[Any]:
+        first, second = nnx.Linear(6, 140, rngs=rngs), nnx.Linear(140, 132, rngs=rngs)
+        return [first, nnx.BatchNorm(140, rngs=rngs), nnx.relu, second, nnx.Linear(132, 3, rngs=rngs)]
+
+    model = nnx.Sequential(*layers(nnx.Rngs(0)))
+    space = SearchSpace.from_nnx(model, X)
+    return space, space.source.params, lambda params: nnx.filter_state(params, nnx.Param)
+
+
+def equinox() -> tuple[SearchSpace, Any, Callable[[Any], Any]]:
+    model = eqx.nn.MLP(6, 3, 140, 2, key=jax.random.key(0))
+    return SearchSpace.from_equinox(model, X), model, lambda model: eqx.filter(model, eqx.is_inexact_array)
+
+
+def haiku() -> tuple[SearchSpace, Any, Callable[[Any], Any]]:
+    def net(x: Any, is_training: bool) -> Any:
+        x = hk.BatchNorm(True, True, 0.9)(hk.Linear(140)(x), is_training)
+        return hk.Linear(3)(hk.Linear(132)(jax.nn.relu(x)))
+
+    transformed = hk.without_apply_rng(hk.transform_with_state(net))
+    params, state = transformed.init(jax.random.key(0), X, is_training=True)
+    both = {"params": params, "state": state}
+    return SearchSpace.from_haiku(transformed, both, X, is_training=False), both, lambda both: both["params"]
+
+
+def of_keras() -> tuple[SearchSpace, Any, Callable[[Any], Any]]:
+    dense = keras.layers.Dense
+    hidden = [dense(140), keras.layers.BatchNormalization(), keras.layers.ReLU(), dense(132), dense(3)]
+    space = SearchSpace.from_keras(keras.Sequential([keras.Input((6,)), *hidden]), X)
+    return space, space.source.params, lambda params: params["trainable"]
+
+
+FRAMEWORKS = {"linen": linen, "nnx": of_nnx, "equinox": equinox, "haiku": haiku, "keras": of_keras}
+
+
+def kernels(params: Any) -> Any:
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def named(params: Any) -> Any:
+    return jax.tree.map(lambda x: "kernels" if x.ndim > 1 else "vectors", params)
+
+
+ELEMENTWISE = {
+    "adamw": optax.adamw(1e-3),
+    "chain": optax.chain(optax.clip(1.0), optax.add_decayed_weights(1e-4), optax.trace(0.9), optax.scale(-0.1)),
+    "masked": optax.masked(optax.adam(1e-3), kernels),
+    "multi_transform": optax.multi_transform({"kernels": optax.adam(1e-3), "vectors": optax.sgd(1e-2, 0.9)}, named),
+    "flatten": optax.flatten(optax.adam(1e-3)),
+    "MultiSteps": optax.MultiSteps(optax.adam(1e-3), 3).gradient_transformation(),
+    "schedule_free": optax.contrib.schedule_free_adamw(1e-3),
+}
+SHAPED = {
+    "adafactor": optax.adafactor(1e-3),
+    "adafactor of small arrays": optax.adafactor(1e-3, min_dim_size_to_factor=4, momentum=0.9),
+    "sm3": optax.sm3(1e-3),
+    "lbfgs": optax.scale_by_lbfgs(3),
+}
+
+
+@cache
+def made(framework: str) -> tuple[Any, ...]:
+    """The space, what is trained of the full network, a structure, and what is trained of the small one."""
+    space, params, trained = relaxed(FRAMEWORKS[framework])()
+    structure = {name: tuple(range(group.size - 2)) for name, group in space.groups.items()}
+    return space, trained(params), structure, trained(dms_jax.shrink(space, params, structure))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_after_a_step(framework, name):
+    """What a step leaves behind, sliced, is what the same step leaves behind in the small network."""
+    (space, params, structure, small), optimizer = made(framework), ELEMENTWISE[name]
+    states = [optimizer.update(p, optimizer.init(p), p)[1] for p in (params, small)]
+    chex.assert_trees_all_close(dms_jax.shrink(space, states[0], structure), states[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", SHAPED)
+def test_of_other_shapes(framework, name):
+    """What is kept for a row, a column or a history is sliced along its own axes."""
+    (space, params, structure, small), optimizer = made(framework), SHAPED[name]
+    found = dms_jax.shrink(space, optimizer.init(params), structure)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, optimizer.init(small))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_the_small_network_would_not_factor_is_started_anew(framework):
+    """optax factors from 128 on: what it keeps for less has other shapes, and would be broadcast without a word."""
+    space, params, _, _ = made(framework)
+    half = {name: tuple(range(group.size // 2)) for name, group in space.groups.items()}
+    with pytest.raises(UserError, match=r"start this optimizer anew, optimizer.init\(small"):
+        dms_jax.shrink(space, optax.adafactor(1e-3).init(params), half)
+
+
+@pytest.mark.parametrize("framework", sorted(set(FRAMEWORKS) - {"equinox"}))  # GaLore takes no None
+def test_what_cannot_be_sliced_is_started_anew(framework):
+    """In one line that says so."""
+    space, params, structure, _ = made(framework)
+    state = optax.contrib.galore(1e-3, rank=4).init(params)
+    with pytest.raises(UserError, match=r"start an optimizer of such states anew, optimizer.init\(small"):
+        dms_jax.shrink(space, state, structure)
+
+
+def test_states_of_a_chain_are_not_the_parameters_of_a_list():
+    """Two parameters in a list or a tuple, two states in a chain, numbered alike."""
+    for container in (list, tuple):
+        params = container([jnp.ones((7, 7)), jnp.ones((7, 3))])
+        space = SearchSpace.from_function(lambda p, x: jnp.tanh(x @ p[0]) @ p[1], params, jnp.ones((2, 7)))
+        optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(lambda step: -0.1))
+        structure = {next(iter(space.groups)): (0, 2, 3)}
+        small = dms_jax.shrink(space, params, structure)
+        states = [optimizer.update(p, optimizer.init(p), p)[1] for p in (params, small)]
+        chex.assert_trees_all_close(dms_jax.shrink(space, states[0], structure), states[1], rtol=1e-6)
