@@ -80,13 +80,13 @@ def _head(place: Path, name: str, path: Path) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """Rows of a label and one cell (HTML) a run; a row that no run has anything for is left out."""
-    columns = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads)
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
     lines = []
     for label, cells in rows:
-        numbers = "".join(f'<td class="number">{cell or "–"}</td>' for cell in cells)
+        numbers = "".join(f"<td>{cell or '–'}</td>" for cell in cells)
         lines += [f'<tr><th scope="row">{text(label)}</th>{numbers}</tr>'] if any(cells) else []
     return (
-        '<div class="wide"><table>\n'
+        '<div class="wide"><table class="side">\n'
         f'<thead><tr><th scope="col">run</th>{columns}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>\n'
         "</table></div>\n"
     )

@@ -46,6 +46,8 @@ tbody th { font-weight: 400; }
 thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; border-bottom-color: var(--muted); }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
+.side th, .side td { min-width: 8.5rem; max-width: 16rem; font-variant-numeric: tabular-nums; }
+a { color: var(--blue); }
 tr.result > * { font-weight: 650; background: var(--tint); }
 figure { margin: 0; }
 figcaption { margin-top: 0.35rem; max-width: 44rem; font-size: 0.9rem; }
@@ -62,8 +64,14 @@ svg image { image-rendering: pixelated; }
   align-items: center; break-inside: avoid;
 }
 .many .group { grid-template-columns: minmax(0, 9rem) minmax(3rem, 1fr) 6.5rem; gap: 0 0.5rem; }
-.bar { display: block; width: var(--full); min-width: 2px; height: 0.72rem; outline: 1px solid var(--muted); }
+.bar {
+  display: block; width: var(--full); min-width: 2px; height: 0.72rem;
+  outline: 1px solid var(--muted); outline-offset: -1px;
+}
 .bar span { display: block; width: calc(100% * var(--kept)); height: 100%; background: var(--blue); }
+.bars { min-width: 10rem; }
+.bars .bar { height: 0.4rem; margin: 0.15rem 0; outline: none; }
+.bars .bar + .bar span { background: var(--orange); }
 .block {
   margin: 0.3rem 0; padding: 0.1rem 0 0.15rem 0.7rem; border-left: 3px solid var(--blue); break-inside: avoid-column;
 }
@@ -89,7 +97,7 @@ dd { margin: 0; }
 code { font: 0.9em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; }
 details { margin-top: 1.5rem; }
 summary { cursor: pointer; }
-summary:focus-visible, input:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
+summary:focus-visible, input:focus-visible, a:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
 @media (max-width: 40rem) {
   body { padding: 1.5rem 1rem 2.5rem; }
   .group, .many .group { grid-template-columns: minmax(0, 7rem) minmax(3rem, 1fr) 5.5rem; gap: 0 0.5rem; }
