@@ -30,7 +30,7 @@ from dms_jax.program import checking, masking
 from dms_jax.program.axes import Axis
 from dms_jax.program.discovery import Choice, Discovery, Extra, discover
 from dms_jax.program.exactness import Element
-from dms_jax.program.frames import describe
+from dms_jax.program.frames import Program, Value, describe
 from dms_jax.program.parameters import Parameters, is_array
 from dms_jax.program.running import Small
 from dms_jax.program.sizes import Sizes, element_at, owners
@@ -501,6 +501,11 @@ class SearchSpace(Doors):
         p, classes = self.parameters, self._found.classes
         rows = zip(p.paths, p.shapes, classes.axes, classes.gates, p.trained, strict=True)
         return {path: Leaf(path, tuple(s.shape), axes, gates, train) for path, s, axes, gates, train in rows}
+
+    @property
+    def traced(self) -> tuple[Program, dict[str, Value]]:
+        """The program that was read, and path -> the value in it, of every array of the parameters."""
+        return self._found.program, dict(zip(self.parameters.paths, self._found.leaves, strict=True))
 
     def element_at(self, axis: Axis, name: str) -> np.ndarray:
         """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dms_jax import checks
 from dms_jax.budgets import timing
-from dms_jax.budgets.measured import Measured
+from dms_jax.budgets.measured import Measured, Part
 from dms_jax.budgets.pieces import Flat, deployed, flattened, whole
 from dms_jax.budgets.profile import Profile
 from dms_jax.budgets.resource import Cost, Network, Sized, deployable
@@ -20,6 +20,9 @@ from dms_jax.budgets.table import Table
 from dms_jax.program.symbolic import leading
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+PARTS = 4
+"""A fourth of the seconds, at most, is taken for measuring the parts of what was found."""
 
 LARGER = 8
 """Times the batch that is tried where no structure reaches a budget."""
@@ -70,8 +73,14 @@ class Latency:
         """
         table = Table.of_device(self.dtype, self.batch)
         with self._deployable(), table:
-            predicted = Profile(network, self.flat, self._whole, self.seconds, table).predicted("latency", self.unit)
-        return Measured(predicted, lambda sized: self.measure(sized, table), network, self.larger, repr(self))
+            profile = Profile(network, self.flat, self._whole, self.seconds, table)
+            predicted = profile.predicted("latency", self.unit)
+
+        def parts(kept: Mapping[str, Sequence[int]]) -> list[Part]:
+            with self._deployable(), table:
+                return profile.parts(kept, self.seconds / PARTS)
+
+        return Measured(predicted, lambda sized: self.measure(sized, table), network, self.larger, repr(self), parts)
 
     def measure(self, network: Sized, table: Table | None = None) -> tuple[float, float]:
         """Milliseconds of the network of a structure, compiled and called with zeros, and their spread.

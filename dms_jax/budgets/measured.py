@@ -7,13 +7,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dms_jax.budgets.resource import Cost, Network, Sized
 from dms_jax.errors import UserError, shortened
+from dms_jax.program.frames import Node
+
+
+class Part(NamedTuple):
+    """What a prediction is a sum of, for one structure.
+
+    Attributes:
+      node: the product that it begins with; None for what comes before the first.
+      predicted, measured: of it alone, in the resource's unit; measured is None where there was no time.
+    """
+
+    node: Node | None
+    predicted: float
+    measured: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +44,7 @@ class Measured:
       network: that it belongs to.
       beyond: from the smallest network to what to say of it where it is above a budget.
       options: what is asked for, the same whenever a job goes on.
+      parts: from kept elements of every group to what the prediction is a sum of, each measured alone.
     """
 
     predicted: Cost
@@ -37,6 +52,7 @@ class Measured:
     network: Network
     beyond: Callable[[Sized], str] | None = None
     options: str = ""
+    parts: Callable[[Mapping[str, Sequence[int]]], list[Part]] | None = None
     _known: dict[bytes, int | float] = field(default_factory=dict, init=False, repr=False)
     _spreads: dict[bytes, float] = field(default_factory=dict, init=False, repr=False)
 

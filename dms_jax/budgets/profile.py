@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dms_jax.budgets import multiples, timing
+from dms_jax.budgets.measured import Part
 from dms_jax.budgets.pieces import Flat, Piece, cut, whole
 from dms_jax.budgets.resource import Network, Sized
 from dms_jax.budgets.stepwise import Outline, Shares, Steps, evaluated, fit, gated, outlines
@@ -61,11 +62,12 @@ class Profile:
         self.times: list[list[tuple[np.ndarray, float]]] = [[] for _ in self.outlines]
         self.wholes: list[tuple[np.ndarray, float]] = []
         self.late, self.seconds, self.ended = 0, seconds, ("", 0)
+        self.fitted: list[Shares] = []
 
     def predicted(self, name: str, unit: str) -> Steps:
         """The cost of every structure."""
         self._measure()
-        pieces = self._pieces()
+        pieces = self.fitted = self._pieces()
         scale, always = self._scaled(pieces)
         times: dict[Any, float] = {(): always} if always > 0 else {}
         for each in pieces:
@@ -75,6 +77,26 @@ class Profile:
         self.table.time(self.ended[0], lambda: (float(self.ended[1]), 0.0))
         note = self._note(pieces, scale, always, multiple)
         return Steps.of(name, unit, times, self.sizes, self._multiples(multiple), note)
+
+    def parts(self, kept: Mapping[str, Sequence[int]], seconds: float) -> list[Part]:
+        """Every piece of the network of a structure: milliseconds predicted and, as long as there is time, measured.
+
+        Args:
+          kept: kept elements of every group.
+          seconds: how long to measure, about.
+
+        Returns:
+          None of them where the network has other pieces at these sizes.
+        """
+        counts = self.network.variables.counts(kept)
+        left = [i for i, outline in enumerate(self.outlines) if all(counts[list(outline.gates)])]
+        pieces = cut(self.flat(self.network.at(kept)), self.products)
+        if [piece.name for piece in pieces] != [self.outlines[i].name for i in left]:
+            return []
+        self._ends = timing.now() + seconds
+        predicted = [float(evaluated(self.fitted[i], counts, self.sizes)) for i in left]
+        nodes = [self.outlines[i].node for i in left]
+        return [Part(node, ms, self._time(piece)) for node, ms, piece in zip(nodes, predicted, pieces, strict=True)]
 
     # --- what is measured ---
 

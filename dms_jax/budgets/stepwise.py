@@ -31,12 +31,14 @@ class Outline:
       features: multiply-adds, and the sizes of what is read and made, each as shares of the full network's; those that
         do not depend on any group are left out.
       work: multiply-adds of the full network's; of what has none, numbers that it makes.
+      node: the product that it begins with; None for what comes before the first.
     """
 
     name: str
     gates: tuple[int, ...]
     features: tuple[Shares, ...]
     work: float
+    node: Node | None = None
 
 
 def outlines(network: Network) -> list[Outline]:
@@ -89,7 +91,7 @@ def _outline(network: Network, name: str, nodes: Sequence[Node], sums: Sequence[
         if any(shares):
             features.setdefault(tuple(sorted((m, round(s, 6)) for m, s in shares.items())), shares)
     work = sum(_whole(each, network.variables.sizes) for each in sums or every)
-    return Outline(name, gates, tuple(features.values()), work)
+    return Outline(name, gates, tuple(features.values()), work, nodes[0] if name and nodes else None)
 
 
 def _whole(terms: Sum, sizes: np.ndarray) -> float:

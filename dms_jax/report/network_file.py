@@ -33,6 +33,14 @@ NETWORK = record(
     }
 )
 
+LAYERS = listing(
+    record(
+        {"name": reading.text(), "predicted": reading.number(0, 1e12)}, {"measured": optional(reading.number(0, 1e12))}
+    ),
+    most=2**16,
+)
+"""Parts of a measured resource."""
+
 
 def check(network: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
     """Groups and gates are those of the structure."""

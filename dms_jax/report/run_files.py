@@ -70,7 +70,7 @@ _RESULTS = record(
         "budget": mapping(
             record(
                 {"asked": _asked, "target": _AMOUNT, "full": _AMOUNT},
-                {"predicted": _AMOUNT, "measured": _AMOUNT, "spread": _AMOUNT},
+                {"predicted": _AMOUNT, "measured": _AMOUNT, "spread": _AMOUNT, "layers": network_file.LAYERS},
             )
         ),
         "quality": _QUALITY,

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dms_jax.budgets import Measured
+from dms_jax.program.frames import Node, Value, describe
 from dms_jax.space import Leaf, SearchSpace
 
 Gate = tuple[str, int]
@@ -45,6 +47,52 @@ def portrait(space: SearchSpace, importance: Mapping[str, Any], kept: Mapping[st
             for name, each in space.each().items()
         },
     }
+
+
+def layers(space: SearchSpace, resource: str, kept: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+    """Of every part of a measured resource its name, what was predicted, and what was measured of it alone.
+
+    Args:
+      space: of the full network.
+      resource: a name of `space.costs`.
+      kept: what the search kept.
+
+    Returns:
+      [{"name": module path of the weights, or where the operation stands, "predicted", "measured": or None}], in the
+      order of the network; empty for a resource that is no sum of parts.
+    """
+    cost = space.costs[resource]
+    if not isinstance(cost, Measured) or cost.parts is None:
+        return []
+    names = _Names(space)
+    return [
+        {"name": names.of(node), "predicted": predicted, "measured": measured}
+        for node, predicted, measured in cost.parts(kept)
+    ]
+
+
+class _Names:
+    """What products are called: by the parameters that they multiply with.
+
+    Every value has the parameters that it is made of; None for one that depends on an input.
+    """
+
+    def __init__(self, space: SearchSpace):
+        program, parameters = space.traced
+        self.known: dict[Value, tuple[str, ...] | None] = {x: None for x in program.inputs}
+        self.known |= {value: (path,) for path, value in parameters.items()}
+        for node in program.nodes:  # in the order in which they run; what a loop carries is known when it is met first
+            found = [self.known.get(x, ()) for x in node.inputs]
+            paths = tuple(dict.fromkeys(path for each in found for path in each or ()))
+            for out in node.outputs:
+                self.known.setdefault(out, None if None in found else paths)
+
+    def of(self, node: Node | None) -> str:
+        if node is None:
+            return "before the first product"
+        paths = [path for x in node.inputs for path in self.known.get(x) or ()]
+        modules = dict.fromkeys(path.rpartition("/")[0] or path for path in paths)
+        return ", ".join(list(modules)[:2]) or describe(node)
 
 
 def _blocks(space: SearchSpace) -> dict[Gate, tuple[list[Gate], str]]:

@@ -21,7 +21,7 @@ from dms_jax.training import latency
 from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.machine import machine
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
-from dms_jax.training.portrait import portrait
+from dms_jax.training.portrait import layers, portrait
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def measure(
             n: {"asked": search.budget[n], "target": t, "full": full[n]}
             | ({"predicted": found[n], "measured": measured[n]} if n in measured else {})
             | ({"spread": spreads[n]} if n in spreads else {})
+            | ({"layers": found_layers} if (found_layers := layers(space, n, finished.structure.kept)) else {})
             for n, t in search.targets.items()
         },
         "quality": {

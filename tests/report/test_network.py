@@ -114,3 +114,41 @@ def test_names_from_a_run_stay_text(make_run):
     page = write_report(make_run(groups, network=found)).read_text("utf-8")
     assert "<script>alert" not in page and page.count("<script") == 1
     json.dumps(page)
+
+
+def latency_run(make_run, layers):
+    structure = {"before": 4.0, "after": 1.0}
+    directory = make_run(GROUPS, network=network())
+    for name, change in (("structure.json", structure), ("results.json", layers)):
+        path = directory / name
+        content = json.loads(path.read_text())
+        if name == "structure.json":
+            for when, value in change.items():
+                content["resources"][when]["latency"] = value
+        else:
+            content["budget"]["latency"] = {"asked": 0.25, "target": 1.1, "full": 4.0, "layers": change}
+            content["resources"]["latency"] = "ms"
+            for row in content["rows"]:
+                row["latency"] = 1.0
+        path.write_text(json.dumps(content))
+    return directory
+
+
+def test_latency_of_every_layer_is_a_table(make_run):
+    layers = [
+        {"name": "a<b>", "predicted": 0.5, "measured": 0.4},
+        {"name": "c", "predicted": 0.25, "measured": None},
+        {"name": "d", "predicted": 1.0, "measured": 0.8},
+    ]
+    page = write_report(latency_run(make_run, layers)).read_text("utf-8").replace("\u202f", " ")
+    assert "Latency of every layer" in page and "a&lt;b&gt;" in page and "predicted, ms" in page
+    assert "Over 2 of 3 layers 1.20 were measured and 1.50 predicted, 125 % of it" in page
+    rows = re.findall(r'<td class="bars">(.*?)</td>', page)
+    assert [row.count('class="bar"') for row in rows] == [2, 1, 2]
+
+
+def test_of_many_layers_the_longest_are_shown(make_run):
+    layers = [{"name": f"l{i}", "predicted": float(i)} for i in range(250)]
+    page = write_report(latency_run(make_run, layers)).read_text("utf-8")
+    assert page.count('<td class="bars">') == 200 and ">l50<" in page and ">l49<" not in page
+    assert "50 layers that take less are left out" in page and "There was no time to measure them." in page

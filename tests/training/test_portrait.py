@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dms_jax import SearchSpace, models
-from dms_jax.training.portrait import MOST_VALUES, _sampled, portrait
+from dms_jax.budgets import timing
+from dms_jax.budgets.latency import Latency
+from dms_jax.training.portrait import MOST_VALUES, _sampled, layers, portrait
+from tests.budgets.test_latency_budget import SPACES
+from tests.fake_device import Device, installed
 
 
 def test_groups_lie_in_the_blocks_that_take_them_along():
@@ -64,3 +68,30 @@ def test_sampled_importances_hold_the_cut(values, data):
 @pytest.mark.parametrize("importance", [None, np.zeros(3), np.ones(3), np.full(3, np.inf)])
 def test_importances_that_say_nothing(importance):
     assert _sampled(importance, 1) is None
+
+
+@pytest.mark.parametrize("make", SPACES.values(), ids=list(SPACES))
+def test_layers_are_named_and_measured_as_predicted(make, tmp_path, monkeypatch):
+    """On a machine that takes what the prediction is fitted to; removed blocks are not among the layers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    installed(Device(), monkeypatch)
+    space = make().with_resources(Latency())
+    kept = {name: tuple(range(max(group.least, group.size // 2))) for name, group in space.groups.items()}
+    found, whole = layers(space, "latency", kept), layers(space, "latency", space.kept(None))
+    assert 1 < len(found) <= len(whole) and not layers(space, "macs", kept)
+    assert found[0]["name"] == "before the first product"
+    assert all(" at " not in layer["name"] for layer in found[1:])
+    predicted, measured = (np.array([layer[what] for layer in whole]) for what in ("predicted", "measured"))
+    np.testing.assert_allclose(predicted, measured, rtol=0.02, atol=1e-6)
+    sums = [sum(layer[what] for layer in found) for what in ("predicted", "measured")]
+    assert 0.8 < sums[0] / sums[1] < 1.25
+
+
+def test_layers_without_time_are_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    installed(Device(), monkeypatch)
+    space = SPACES["perceptron"]().with_resources(Latency())
+    clock = iter(range(10**9))
+    monkeypatch.setattr(timing, "now", lambda: 1e3 * next(clock))
+    odd = {name: tuple(range(3)) for name in space.groups}
+    assert {layer["measured"] for layer in layers(space, "latency", odd)[1:]} == {None}
