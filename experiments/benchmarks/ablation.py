@@ -4,7 +4,7 @@
 
 One table each for the length of the search, the decay of the target, the sharpness of the masks, where the ratios
 start, the balance against the paper's plain loss, how elements are judged, and the size of the supernet (the same MACs
-are left of all of them); three seeds a row, paired with the setting that `frontier` chose. About three hours of one
+are left of all of them); three seeds a row, compared with the setting that `frontier` chose. About three hours of one
 core. With three seeds a difference of two of its standard errors comes by chance once in five rows, of four standard
 errors once in twenty; so changes that look as good on the test files are scored on validation files, too.
 """
@@ -19,7 +19,16 @@ from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.frontier import GRIDS, STEPS, text_contest, usual
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.protocol import Contest, Settings
-from experiments.benchmarks.tables import Spread, paired, percent, table, write_section
+from experiments.benchmarks.tables import (
+    INTERVALS,
+    Spread,
+    apart,
+    decided,
+    difference_text,
+    percent,
+    table,
+    write_section,
+)
 from experiments.benchmarks.text_task import TextOptions, text_task
 
 SEEDS = (0, 1, 2)
@@ -135,20 +144,34 @@ def _report(
     usual = contest.values(base, seeds)
     parts = [
         f"`python -m experiments.benchmarks.ablation`: bits per byte at {percent(base.budget)} of the MACs, lower is "
-        "better; a positive difference, paired by seed, means that the usual setting is better. Usual: "
-        f"{base.search_steps} of {base.steps} steps of search, rate {base.rate:g}; {Spread.of(usual.values()).text()}."
+        "better; a positive difference means that the usual setting is better. Usual: "
+        f"{base.search_steps} of {base.steps} steps of search, rate {base.rate:g}; {Spread.of(usual.values()).text()}. "
+        f"{INTERVALS}"
     ]
     named = {
         name: {label: where.values(settings, seeds) for label, (where, settings) in lines.items()}
         for name, lines in asked.items()
     }
     begun = {name: values for name, values in named.items() if any(values.values())}
-    apart = {name: {label: paired(usual, v) for label, v in values.items()} for name, values in begun.items()}
-    picture = pictures.save(pictures.differences(apart, contest.task.unit.name), options.pictures / "ablation.svg")
+    differences = {
+        (name, label): apart(usual.values(), v.values())
+        for name, values in begun.items()
+        for label, v in values.items()
+    }
+    sure = decided(differences)
+    drawn = {
+        name: {v: d.spread if (d := differences[name, v]) else Spread.of(()) for v in begun[name]} for name in begun
+    }
+    picture = pictures.save(pictures.differences(drawn, contest.task.unit.name), options.pictures / "ablation.svg")
     parts.append(f"![What every change is worth](../../../{picture})")
     for name, values in begun.items():
         lines = [
-            [label, Spread.of(v.values()).text(), apart[name][label].text(sign=True), str(len(v))]
+            [
+                label,
+                Spread.of(v.values()).text(),
+                difference_text(differences[name, label], 3, (name, label) in sure),
+                str(len(v)),
+            ]
             for label, v in values.items()
         ]
         parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))

@@ -54,7 +54,7 @@ def main(options: Options) -> None:
                 rows = {"uniform": rows["uniform"]}
             ours = next(iter(rows))
             comparisons.append(Comparison(title, contest, partial(dict, rows), (BUDGET,), always(SEEDS), ours))
-    opening = "mAP in per cent, means ± standard errors over seeds; a negative difference, paired by seed, means that "
+    opening = "mAP in per cent, means ± standard errors over seeds; a negative difference means that "
     run("boxes", TITLE, f"{opening}{OURS} is better.", comparisons, options)
 
 

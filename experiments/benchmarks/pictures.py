@@ -94,7 +94,7 @@ def _error(spread: Spread) -> float:
 
 @styled
 def differences(tables: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
-    """Draw differences to a usual setting with standard errors, a row a setting, under the names of their tables."""
+    """Draw differences to a usual setting with their intervals, a row a setting, under the names of their tables."""
     rows: list[tuple[str, Spread | None]] = []
     for name, spreads in tables.items():
         rows += [(name, None), *spreads.items()]

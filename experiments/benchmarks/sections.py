@@ -11,9 +11,18 @@ from experiments.benchmarks import pictures, tuning
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.methods import OURS, Methods
 from experiments.benchmarks.protocol import CONTROL, TRIED, Contest, Settings
-from experiments.benchmarks.tables import Spread, paired, percent, table, write_section
+from experiments.benchmarks.tables import (
+    INTERVALS,
+    Spread,
+    apart,
+    decided,
+    difference_text,
+    percent,
+    table,
+    write_section,
+)
 
-ABOUT = "lower is better, means ± standard errors over seeds; a positive difference, paired by seed, means that "
+ABOUT = "lower is better, means ± standard errors over seeds; a positive difference means that "
 """Of every table; what is better follows."""
 
 
@@ -91,18 +100,24 @@ class Comparison:
         return {seed: self.contest.task.unit.scale * value for seed, value in found.items()}
 
     def scores(self) -> str:
-        """A row a method; for every budget mean ± standard error, the paired difference to `ours`, and seeds."""
+        """A row a method; for every budget mean ± standard error, the difference to `ours`, and seeds."""
         header, digits, rows = ["method"], self.contest.task.unit.digits, self.rows()
+        found = {(label, b): self.values(rows[label], label, b) for label in rows for b in self.shown}
+        differences = {
+            (label, b): apart(found[self.ours, b].values(), values.values())
+            for (label, b), values in found.items()
+            if label != self.ours
+        }
+        sure = decided(differences)
         for budget in self.shown:
             header += [f"{percent(budget)} of the MACs", f"minus {self.ours}", "seeds"]
         lines = []
-        for label, method in rows.items():
+        for label in rows:
             line = [label]
             for budget in self.shown:
-                found = self.values(method, label, budget)
-                difference = paired(self.values(rows[self.ours], self.ours, budget), found).text(digits, sign=True)
-                spread = Spread.of(found.values())
-                line += [spread.text(digits), "" if label == self.ours else difference, str(spread.count)]
+                spread, difference = Spread.of(found[label, budget].values()), differences.get((label, budget))
+                text = difference_text(difference, digits, (label, budget) in sure)
+                line += [spread.text(digits), "" if label == self.ours else text, str(spread.count)]
             lines.append(line)
         return table(header, lines)
 
@@ -193,7 +208,7 @@ def run(
             comparison.fill(name)
     finally:
         begun = [comparison for comparison in comparisons if comparison.begun]
-        parts = [f"`python -m experiments.benchmarks.{name}`: {opening}"]
+        parts = [f"`python -m experiments.benchmarks.{name}`: {opening} {INTERVALS}"]
         if options.quick or any(len(comparison.budgets) > 1 for comparison in comparisons):
             figure = pictures.scores_over_macs([comparison.panel() for comparison in begun or comparisons])
             parts += [f"![{title}](../../../{pictures.save(figure, options.pictures / f'{name}.svg')})"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from scipy.stats import t as student
 
 from dms_jax.errors import UserError
 from experiments.benchmarks.sharing import replacing
@@ -15,6 +17,7 @@ RESULTS = Path("experiments/benchmarks/results")
 """Rows of cells, and a page a benchmark."""
 DOCUMENT = RESULTS.parent / "RESULTS.md"
 """The tables to read first."""
+Key = TypeVar("Key", bound=Hashable)
 EQUAL = 1e-12
 """Relative errors that float sums of equal numbers may have."""
 
@@ -48,9 +51,64 @@ class Spread:
         return number if np.isnan(self.error) else f"{number} ± {error:.{digits}f}" if error else f"{number} ± 0"
 
 
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Spread:
-    """The spread of `theirs - ours` over the seeds that both have: what all methods of a seed share cancels out."""
-    return Spread.of(theirs[seed] - ours[seed] for seed in sorted(ours.keys() & theirs.keys()))
+@dataclass(frozen=True)
+class Difference:
+    """How far two methods are apart, as far as their seeds tell.
+
+    Attributes:
+      mean: of the second minus that of the first.
+      error: half of the 95 % interval around it; NaN where each has one seed.
+      p: how often seeds alone put two equal methods as far apart; NaN likewise.
+    """
+
+    mean: float
+    error: float
+    p: float
+
+    @property
+    def spread(self) -> Spread:
+        """With its interval in place of a standard error."""
+        return Spread(self.mean, self.error, 1)
+
+
+def difference_text(difference: Difference | None, digits: int, sure: bool) -> str:
+    """A difference in a table, `+0.094 ± 0.041 *`, with a star where it is decided; `-` where there is none."""
+    return "-" if difference is None else difference.spread.text(digits, sign=True) + (" *" if sure else "")
+
+
+def apart(ours: Iterable[float], theirs: Iterable[float]) -> Difference | None:
+    """Student's t of independent samples, with one variance for both; None where either has no seed.
+
+    The standard deviation of three seeds is often near zero by luck; that of both together seldom is. Seeds are not
+    paired: next to nothing of the scores is what the methods of a seed share.
+    """
+    first, second = np.array(list(ours), np.float64), np.array(list(theirs), np.float64)
+    if not len(first) or not len(second):
+        return None
+    mean, free = float(second.mean() - first.mean()), len(first) + len(second) - 2
+    if not free:
+        return Difference(mean, np.nan, np.nan)
+    squares = sum(float(np.sum(np.square(x - x.mean()))) for x in (first, second))
+    error = np.sqrt(squares / free * (1 / len(first) + 1 / len(second)))
+    p = 2 * float(student.sf(abs(mean) / error, free)) if error else float(mean == 0)
+    return Difference(mean, float(student.ppf(0.975, free)) * error, p)
+
+
+def decided(differences: Mapping[Key, Difference | None]) -> set[Key]:
+    """Which of a table's differences its seeds decide: together wrong once in twenty tables (Holm's correction)."""
+    known = sorted((d.p, i, key) for i, (key, d) in enumerate(differences.items()) if d and not np.isnan(d.p))
+    found = set[Key]()
+    for tried, (p, _, key) in enumerate(known):
+        if p > 0.05 / (len(known) - tried):
+            break
+        found.add(key)
+    return found
+
+
+INTERVALS = (
+    "Differences are of means, ± half of their 95 % interval (Student's t, independent samples, one variance for "
+    "both); one with a star is not by chance, after Holm's correction for all differences of its table."
+)
 
 
 def percent(budget: float) -> str:

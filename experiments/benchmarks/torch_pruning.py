@@ -44,7 +44,16 @@ from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.pruners import METHODS, QUICK, Size, Work
 from experiments.benchmarks.rivals import absent
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import Spread, paired, percent, table, write_section
+from experiments.benchmarks.tables import (
+    INTERVALS,
+    Spread,
+    apart,
+    decided,
+    difference_text,
+    percent,
+    table,
+    write_section,
+)
 from experiments.benchmarks.tasks import Task
 
 TASKS = {"all labels": (DigitsOptions(), (0.1, 0.02)), "200 labels": (DigitsOptions(labels=200), (0.1,))}
@@ -133,7 +142,9 @@ class Benchmark:
     def _table(self, budget: float) -> str:
         """Empty where no cell is there."""
         rows, full = [], self.task.space.resources()["macs"]
-        ours = self.errors(OURS, budget)
+        ours = self.errors(OURS, budget).values()
+        differences = {m: apart(ours, self.errors(m, budget).values()) for m in METHODS if m != OURS}
+        sure = decided(differences)
         for method in METHODS:
             if not (found := self.results(method, budget)):
                 continue
@@ -141,7 +152,7 @@ class Benchmark:
             rows.append([
                 method,
                 Spread.of(errors.values()).text(2),
-                "" if method == OURS else paired(ours, errors).text(2, sign=True),
+                "" if method == OURS else difference_text(differences[method], 2, method in sure),
                 f"{np.mean([100 * r['macs'] / full for r in found.values()]):.2f}",
                 f"{np.mean([r['params'] for r in found.values()]):,.0f}",
                 f"{np.mean([r['blocks'] for r in found.values()]):.1f}",
@@ -177,8 +188,7 @@ def main(options: Options) -> None:
         picture = pictures.save(figure, options.pictures / "torch_pruning.svg")
         opening = (
             "`python -m experiments.benchmarks.torch_pruning`: lower is better, means ± standard "
-            "errors over seeds; a positive "
-            f"difference, paired by seed, means that {OURS} is better."
+            f"errors over seeds; a positive difference means that {OURS} is better. {INTERVALS}"
         )
         parts = [
             opening,

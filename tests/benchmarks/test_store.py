@@ -1,4 +1,4 @@
-"""Cells: kept, never written over, resumed; means and paired differences; marked sections."""
+"""Cells: kept, never written over, resumed; means and differences; marked sections."""
 
 import json
 import math
@@ -6,16 +6,18 @@ import os
 import signal
 from functools import partial
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.machine import machine
 from experiments.benchmarks import tables
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.store import Cell, Cells
-from experiments.benchmarks.tables import Spread, paired, write_section
+from experiments.benchmarks.tables import Difference, Spread, apart, decided, difference_text, write_section
 
 
 def _cell(seed=0, **settings):
@@ -148,13 +150,48 @@ def test_a_quick_run_refuses_the_real_cells(tmp_path, monkeypatch):
         _ = Options(quick=True, results=tmp_path / "experiments/benchmarks/results").cells
 
 
-def test_spread_and_paired_differences():
+def test_means_with_their_errors():
     spread = Spread.of([1.0, 2.0, 3.0])
     assert (spread.mean, spread.count) == (2.0, 3) and spread.error == pytest.approx(1 / math.sqrt(3))
     assert spread.text(2) == "2.00 ± 0.58"
     assert Spread.of([1.5]).text(1, sign=True) == "+1.5" and Spread.of([]).text() == "-"
-    difference = paired({0: 1.0, 1: 5.0, 2: 9.0}, {0: 1.5, 1: 5.5, 7: 0.0})
-    assert (difference.mean, difference.error, difference.count) == (0.5, 0.0, 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 8), st.integers(2, 8))
+def test_differences_are_those_of_students_test(seed, n, m):
+    draw = np.random.default_rng(seed)
+    ours, theirs = draw.normal(size=n), draw.normal(1.0, 2.0, size=m)
+    found, expected = apart(ours, theirs), ttest_ind(theirs, ours)
+    low, high = expected.confidence_interval(0.95)
+    assert found is not None and found.p == pytest.approx(expected.pvalue)
+    assert (found.mean - found.error, found.mean + found.error) == pytest.approx((low, high))
+
+
+def test_differences_without_seeds_without_spread_and_of_one_seed():
+    assert apart([], [1.0]) is None and difference_text(None, 2, False) == "-"
+    alone = apart([1.0], [1.5])
+    assert alone is not None and math.isnan(alone.p) and difference_text(alone, 2, False) == "+0.50"
+    assert decided({"alone": alone, "none": None}) == set()
+    same, other = apart([1.0, 1.0], [1.0, 1.0]), apart([1.0, 1.0], [2.0, 2.0])
+    assert decided({"same": same, "other": other}) == {"other"}
+
+
+def test_one_difference_of_many_needs_more_than_one_alone():
+    one = Difference(1.0, 0.9, 0.03)
+    assert decided({0: one}) == {0}
+    assert decided({i: one for i in range(3)}) == set()
+    assert decided({0: Difference(1.0, 0.5, 0.001), 1: one, 2: Difference(1.0, 2.0, 0.6)}) == {0}
+    assert difference_text(one, 2, True) == "+1.00 ± 0.90 *"
+
+
+def test_equal_methods_are_seldom_apart():
+    draw = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(200):
+        ours = draw.normal(size=3)
+        wrong += bool(decided({i: apart(ours, draw.normal(size=3)) for i in range(8)}))
+    assert wrong <= 20  # one in twenty, and at most one in ten where it is by chance
 
 
 @pytest.mark.parametrize(
