@@ -12,10 +12,10 @@ MOST_ROWS = 200
 
 def layer_tables(run: Run) -> list[tuple[str, str]]:
     """(heading, table as HTML) of every budget whose prediction is a sum over layers."""
-    found = []
+    found, units = [], run.results.get("resources") or {}
     for name, budget in run.results["budget"].items():
         if budget.get("layers"):
-            found.append((f"{name[:1].upper()}{name[1:]} of every layer", _table(budget, run.words[name])))
+            found.append((f"{name[:1].upper()}{name[1:]} of every layer", _table(budget, units.get(name, name))))
     return found
 
 
@@ -26,12 +26,13 @@ def _table(budget: Record, unit: str) -> str:
     shown = sorted(sorted(range(len(layers)), key=lambda i: -layers[i]["predicted"])[:MOST_ROWS])
     rows = "\n".join(_row(layers[i], largest) for i in shown)
     left = len(layers) - len(shown)
+    said = _said(layers, unit) + (f" {left:,} layers that take less are left out." if left else "")
     return (
         '<div class="wide"><table class="layers">\n<thead><tr><th scope="col">layer</th>'
         f'<th scope="col" class="number">predicted, {text(unit)}</th><th scope="col" class="number">measured</th>'
         '<th scope="col">predicted above, measured below</th></tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody>\n</table></div>\n"
-        f'<p class="muted">{text(_said(layers))}{f" {left:,} layers that take less are left out." if left else ""}</p>'
+        f'<p class="muted">{text(said)}</p>'
     )
 
 
@@ -44,7 +45,7 @@ def _row(layer: Record, largest: float) -> str:
     )
 
 
-def _said(layers: list[Record]) -> str:
+def _said(layers: list[Record], unit: str) -> str:
     """What both sum to, over the layers that were measured."""
     pairs = [(layer["predicted"], layer["measured"]) for layer in layers if layer.get("measured") is not None]
     what = "Each layer of the network that was found, alone, with the operations that follow it."
@@ -54,6 +55,7 @@ def _said(layers: list[Record]) -> str:
     some = "all layers" if len(pairs) == len(layers) else f"{len(pairs):,} of {len(layers):,} layers"
     beside = f", {share(predicted / measured)} of it" if measured else ""
     return (
-        f"{what} Over {some} {milliseconds(measured)} were measured and {milliseconds(predicted)} predicted{beside}. "
+        f"{what} Over {some} {milliseconds(measured)} {unit} were measured and {milliseconds(predicted)} predicted"
+        f"{beside}. "
         "The whole network is one program and takes another time, which its prediction is scaled to."
     )

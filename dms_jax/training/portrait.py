@@ -91,7 +91,7 @@ class _Names:
         if node is None:
             return "before the first product"
         paths = [path for x in node.inputs for path in self.known.get(x) or ()]
-        modules = dict.fromkeys(path.rpartition("/")[0] or path for path in paths)
+        modules = dict.fromkeys(path.removesuffix("/kernel").removesuffix("/weight") for path in paths)
         return ", ".join(list(modules)[:2]) or describe(node)
 
 

@@ -142,7 +142,7 @@ def test_latency_of_every_layer_is_a_table(make_run):
     ]
     page = write_report(latency_run(make_run, layers)).read_text("utf-8").replace("\u202f", " ")
     assert "Latency of every layer" in page and "a&lt;b&gt;" in page and "predicted, ms" in page
-    assert "Over 2 of 3 layers 1.20 were measured and 1.50 predicted, 125 % of it" in page
+    assert "Over 2 of 3 layers 1.20 ms were measured and 1.50 predicted, 125 % of it" in page
     rows = re.findall(r'<td class="bars">(.*?)</td>', page)
     assert [row.count('class="bar"') for row in rows] == [2, 1, 2]
 
