@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,8 +63,17 @@ def pretrained_images(name: str, path: Path, arguments: dict[str, Any]) -> Any:
     return pretrained.load(name, path, **arguments)
 
 
-def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], int]:
-    """Name, arguments and resolution of the network that a structure is of.
+class Described(NamedTuple):
+    """The network that a structure is of: `size` are pixels of a side that it saw, `counted` those resources are of."""
+
+    name: str
+    arguments: dict[str, Any]
+    size: int
+    counted: int
+
+
+def described(structure: Structure, path: Path) -> Described:
+    """What a structure says of its network.
 
     Raises:
       UserError: it does not say, or it is no image network.
@@ -72,12 +81,14 @@ def described(structure: Structure, path: Path) -> tuple[str, dict[str, Any], in
     try:
         model = dict(structure.model or {})
         shape = model["example"][0]["shape"]
-        name, arguments, size = str(model["name"]), dict(model["arguments"]), int(shape[1])
+        name, arguments = str(model["name"]), dict(model["arguments"])
+        counted = int(shape[1])
+        size = int(model.get("resolution", counted))
     except (KeyError, TypeError, ValueError, IndexError):
         raise UserError(
             f"{path} does not say which network of the zoo it is of; write it with imagenet_search"
         ) from None
     check_arguments(name, arguments, str(path))
-    if len(shape) != 4 or not 1 <= size <= 4096:
+    if len(shape) != 4 or not 1 <= min(size, counted) <= max(size, counted) <= 4096:
         raise UserError(f"{path} is of {name}, which is no image network of 1 to 4096 pixels a side")
-    return name, arguments, size
+    return Described(name, arguments, size, counted)

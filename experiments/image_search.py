@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import tyro
 
 from dms_jax.adapters import marked
@@ -148,7 +147,7 @@ class ImageSearch:
         """The search, and the steps of all phases."""
         config, work, steps = self.config, self.work, self._steps()
         model = work.create(self.row.model, dict(self.row.arguments))
-        space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, work.size, work.size, 3), jnp.float32))
+        space = SearchSpace.from_model(model, work.example)
         search = Search(
             space.with_resources(*config.budgets.resources(self.budget)),
             work.untaught.loss(model),
@@ -197,7 +196,7 @@ class ImageSearch:
             search,
             steps,
             work.optimizer,
-            model={"name": row.model, "arguments": arguments},
+            model=work.described(row.model, arguments),
             example=work.examples(),
             retrain=config.retrain,
             trained=self.pretrained is not None,

@@ -33,7 +33,13 @@ from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments.image_flags import AnyRecipe, Data, Images, Training, Weights
 from experiments.image_networks import described, network
-from experiments.recipes import DIGITS, DIGITS_SEARCH_EPOCHS, Recipe
+from experiments.recipes import (
+    DIGITS,
+    DIGITS_SEARCH_EPOCHS,
+    SMALL_DIGITS,
+    SMALL_DIGITS_SEARCH_EPOCHS,
+    Recipe,
+)
 
 IMAGENET, SYNTHETIC = "imagenet2012", "synthetic"
 
@@ -60,6 +66,7 @@ class Task:
       bundled: the digits take the place of data that is not there.
       flags_data, flags: as given.
       teacher: None where nobody teaches.
+      counted: pixels of a side of the image that resources are of; None: `size`.
     """
 
     data: ImageData
@@ -71,6 +78,13 @@ class Task:
     flags_data: Data
     flags: Training
     teacher: Teacher | None = None
+    counted: int | None = None
+
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """The image that resources are of."""
+        size = self.counted or self.size
+        return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -112,13 +126,14 @@ class Task:
     @property
     def bundled_search_epochs(self) -> float:
         """Epochs of a search on the bundled images."""
-        return DIGITS_SEARCH_EPOCHS
+        return DIGITS_SEARCH_EPOCHS if self.counted is None else SMALL_DIGITS_SEARCH_EPOCHS
 
     @property
     def description(self) -> str:
         """The images in words."""
         train, test = len(self.data.train), len(self.data.test)
-        return f"{self.data.name}: {train:,} training and {test:,} test images of {self.data.num_classes} classes"
+        found = f"{self.data.name}: {train:,} training and {test:,} test images of {self.data.num_classes} classes"
+        return found if self.counted is None else f"{found}; resources are of one image of {self.counted} px"
 
     def steps(self, epochs: float) -> int:
         """Optimizer steps of so many epochs, at least 1."""
@@ -231,6 +246,7 @@ class Task:
         return {
             "dataset": self.data.name,
             "resolution": self.size,
+            **({} if self.counted is None else {"counted_resolution": self.counted}),
             "batch": self.batch,
             "accumulate": self.flags.accumulate,
             "dtype": self.dtype,
@@ -260,6 +276,10 @@ class Task:
         fitting = {n: v for n, v in offered.items() if n in takes and v is not None}
         return {**arguments, **fitting, "num_classes": self.data.num_classes}
 
+    def described(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What a structure says of its network; of the pixels that it saw where resources are of others."""
+        return {"name": name, "arguments": arguments} | ({} if self.counted is None else {"resolution": self.size})
+
     def new_variables(self, model: nn.Module) -> Any:
         """Random variables, on the devices."""
         x = jnp.zeros((1, self.size, self.size, 3))
@@ -269,8 +289,13 @@ class Task:
 _normalize = jax.jit(mixing.normalize)
 
 
-def open_images(flags: Data, size: int) -> tuple[ImageData, bool]:
+def open_images(flags: Data, size: int, small: int) -> tuple[ImageData, bool]:
     """The set asked for; where none was asked for and ImageNet is not prepared, the bundled digits, saying so.
+
+    Args:
+      flags: as given.
+      size: pixels of a side of synthetic images.
+      small: of digits.
 
     Returns:
       The images, and whether they are the bundled ones.
@@ -286,8 +311,8 @@ def open_images(flags: Data, size: int) -> tuple[ImageData, bool]:
         if flags.dataset is not None:
             raise
         if processes.is_first():
-            print(f"ImageNet is not at hand, so this runs shortly on scikit-learn's digits at {size} px: {missing}")
-        return images.digits(size), True
+            print(f"ImageNet is not at hand, so this runs shortly on scikit-learn's digits at {small} px: {missing}")
+        return images.digits(small), True
 
 
 def prepare(
@@ -297,6 +322,7 @@ def prepare(
     size: int,
     seed: int,
     taught_by: tuple[str, int] | None = None,
+    small: int | None = None,
 ) -> Task:
     """Open the images, find the teacher, and put the task together.
 
@@ -306,14 +332,20 @@ def prepare(
       size: pixels of a side that the network sees.
       seed: of everything drawn.
       taught_by: network and resolution of the teacher that a preset asks for.
+      small: pixels of a side of the bundled digits where they take the place of data that is not there: many of them
+        are seen in the time of few large ones. Resources stay those of `size`. None: digits are `size` large, too.
 
     Raises:
       UserError: data or weights that are not there, a batch that cannot be cut, values that no training can have.
     """
-    data, bundled = open_images(flags_data, size)
-    recipe, batch = fitted(flags_data, flags, DIGITS if bundled else recipe, bundled)
+    small = size if small is None else min(small, size)
+    data, bundled = open_images(flags_data, size, small)
+    counted = size if bundled and small < size else None
+    if bundled:
+        size, recipe = small, DIGITS if counted is None else SMALL_DIGITS
+    recipe, batch = fitted(flags_data, flags, recipe, bundled)
     asked = None if bundled or flags_data.dataset == SYNTHETIC else taught_by
-    task = Task(data, recipe, size, batch, seed, bundled, flags_data, flags)
+    task = Task(data, recipe, size, batch, seed, bundled, flags_data, flags, counted=counted)
     return dataclasses.replace(task, teacher=_teacher(task, asked))
 
 
@@ -360,7 +392,7 @@ def _teacher(task: Task, asked: tuple[str, int] | None) -> Teacher | None:
     name = flags.teacher_model or (asked[0] if asked else None)
     resolution = flags.teacher_resolution
     if resolution is None and (path / "structure.json").exists():
-        resolution = described(Structure.load(path / "structure.json"), path)[2]
+        resolution = described(Structure.load(path / "structure.json"), path).size
     if resolution is None:
         resolution = asked[1] if asked else task.size
     classes = task.data.num_classes

@@ -55,10 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
 def evaluate(config: Config) -> None:
     """Load, evaluate, print."""
     bounds.check(config)
-    path, size = config.weights / "structure.json", 224
+    path, size, counted = config.weights / "structure.json", 224, 224
     if path.exists():
-        _, _, size = described(Structure.load(path), path)
-    size = size if config.data.resolution is None else config.data.resolution
+        _, _, size, counted = described(Structure.load(path), path)
+    if config.data.resolution is not None:
+        size = counted = config.data.resolution
     config.hosts.join()
     # the recipe plays no part in an evaluation
     work = prepare(config.data, Training(fsdp=config.fsdp), recipes.RESNET, size, 0)
@@ -68,12 +69,13 @@ def evaluate(config: Config) -> None:
     if classes != images.num_classes:
         raise UserError(f"the network knows {classes} classes, and {images.name} has {images.num_classes}")
     reached = supervised.accuracy(partial(model.apply, train=False), place(variables, work.mesh), work.evaluation())
-    example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    example = jax.ShapeDtypeStruct((1, counted, counted, 3), jnp.float32)
     resources = SearchSpace.from_model(model.clone(structure=None), example).resources(model.structure)
     top5 = "" if reached.top5 is None else f", top-5 {100 * reached.top5:.2f} %"
     if processes.is_first():
         print(f"{images.name}, {size} px: top-1 {100 * reached.value:.2f}±{100 * reached.stderr:.2f} %{top5}")
-        print(f"{resources['macs']:,} MACs, {resources['params']:,} parameters")
+        at = "" if counted == size else f" at {counted} px"
+        print(f"{resources['macs']:,} MACs{at}, {resources['params']:,} parameters")
 
 
 if __name__ == "__main__":

@@ -67,14 +67,15 @@ def retrain(config: Config, command: str) -> None:
     bounds.check(config)
     path = config.structure / "structure.json" if config.structure.is_dir() else config.structure
     structure = Structure.load(path)
-    name, arguments, size = described(structure, path)
+    name, arguments, _, size = described(structure, path)
+    small = recipes.digits_size(name) if config.data.resolution is None else None
     size = size if config.data.resolution is None else config.data.resolution
     if config.preset is not None and config.preset not in PRESETS:
         raise UserError(f"unknown preset {config.preset!r}; there are: {', '.join(PRESETS)}")
     row = PRESETS[config.preset] if config.preset else None
     config.hosts.join()
     recipe = row.recipe if row else recipes.of_model(name)
-    work = prepare(config.data, config.training, recipe, size, config.seed, row.teacher if row else None)
+    work = prepare(config.data, config.training, recipe, size, config.seed, row.teacher if row else None, small)
     classes = arguments.get("num_classes", 1000)
     if classes != work.data.num_classes:
         raise UserError(
@@ -82,16 +83,16 @@ def retrain(config: Config, command: str) -> None:
         )
     arguments = work.arguments(name, arguments)
     full = models.create(name, **arguments)
-    space = SearchSpace.from_model(full, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    space = SearchSpace.from_model(full, work.example)
     # of this resolution, as this network is made: what loads or evaluates the run reads it there
-    structure = space.structure(space.kept(structure), {"name": name, "arguments": arguments})
+    structure = space.structure(space.kept(structure), work.described(name, arguments))
     model = full.clone(structure=structure)
     with Run(config.workdir, _identity(config, structure, work, name, arguments)) as run:
         if run.results is not None:
             processes.on_first(lambda: print(f"finished already: {run.directory}"))
             return
         steps = work.steps(work.recipe.epochs)
-        title = f"{name} at {size} px on {work.data.name}, retrained"
+        title = f"{name} at {work.size} px on {work.data.name}, retrained"
         say(f"{title} -> {run.directory}, {steps} steps")
         variables = _first(config, work, model)
         try:

@@ -4,8 +4,9 @@
 
 takes the supernet that the paper's rule gives this budget, searches widths and depth, shrinks the network and retrains
 it. `--preset` is a row of the paper. ImageNet is read from what `python -m dms_jax.data.prepare imagenet2012` made;
-where that is missing and no --dataset was given, the bundled digits take its place, at the network's resolution and
-with a short schedule (under 20 minutes on 2 CPU cores). Stop it at any time; the same command goes on.
+where that is missing and no --dataset was given, the bundled digits take its place, small and with a short schedule
+(under 20 minutes on 2 CPU cores); MACs stay those at the network's resolution. Stop it at any time; the same command
+goes on.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def search_images(config: Config, command: str) -> None:
     row = config.row()
     size = row.resolution if config.data.resolution is None else config.data.resolution
     config.hosts.join()
-    work = prepare(config.data, config.training, row.recipe, size, config.seed, row.teacher)
+    small = recipes.digits_size(row.model) if config.data.resolution is None else None
+    work = prepare(config.data, config.training, row.recipe, size, config.seed, row.teacher, small)
     say_supernet(row, size, _why(config, row))
     experiment(config, row, work).run(command)
 

@@ -101,6 +101,32 @@ def test_digits_take_the_place_of_data_that_is_not_there(tmp_path, capsys):
     assert "scikit-learn digits" in results(tmp_path / "run")["title"]
 
 
+def test_digits_are_small_where_no_resolution_is_asked_for(tmp_path, capsys):
+    """Resources stay those of the network's resolution; what follows sees the pixels that the search saw."""
+    flags = ["--flops=0.3", "--model=resnet20", "--batch=8", "--latency-batches", "1", f"--data-dir={tmp_path}"]
+    run, again = tmp_path / "run", tmp_path / "again"
+    imagenet_search.main([*flags, "--search-epochs=0.02", "--epochs=0.02", f"--workdir={run}"])
+    assert f"scikit-learn's digits at {recipes.SMALL} px" in capsys.readouterr().out
+    structure, found = Structure.load(run / "structure.json"), results(run)
+    assert structure.model is not None and structure.model["resolution"] == recipes.SMALL
+    assert structure.model["example"][0]["shape"] == [1, 224, 224, 3]
+    assert "resources are of one image of 224 px" in found["data"]
+    assert structure.resources is not None
+    full, after = structure.resources["before"]["macs"], structure.resources["after"]["macs"]
+    example = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+    model = models.create("resnet20", **structure.model["arguments"])
+    assert full == SearchSpace.from_model(model, example).resources()["macs"] and after <= 0.3 * full
+
+    start = [f"--structure={run}", "--start=run", "--epochs=0.02", "--batch=8", f"--data-dir={tmp_path}"]
+    imagenet_retrain.main([*start, f"--workdir={again}"])
+    for directory in (run, again):
+        capsys.readouterr()
+        imagenet_eval.main([f"--weights={directory}", f"--data-dir={tmp_path}"])
+        out = capsys.readouterr().out
+        assert f", {recipes.SMALL} px: top-1 {100 * results(directory)['rows'][0]['quality']:.2f}" in out
+        assert f"{after:,} MACs at 224 px" in out
+
+
 # --- the paper's rows and rule ---
 
 
