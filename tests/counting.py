@@ -58,6 +58,8 @@ def _operation(eqn: Any) -> int:
         return x[spec.lhs_spec[0]] * places * per_position
     if name == "scan":
         return p["length"] * _count(p["jaxpr"].jaxpr)
+    if name == "custom_linear_solve":
+        return _count(p["jaxprs"].solve.jaxpr)
     if name == "cond":
         return max(_count(branch.jaxpr) for branch in p["branches"])
     inner = [v for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call") if (v := p.get(key)) is not None]

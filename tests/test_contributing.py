@@ -294,7 +294,6 @@ LONG = {
     "data/text.py": "readers of every format of text, which share their checks",
     "pretrained/llama_configuration.py": "a check for every entry of config.json",
     "reading.py": "the one reader of JSON from outside",
-    "shrink.py": "slicing, which is sharded, too",
     "space.py": "SearchSpace: a facade of many short methods with their docstrings",
     "training/runs.py": "all of a run directory's files",
 }

@@ -99,6 +99,8 @@ def multiply_adds(jaxpr: Any) -> int:
             total += p["length"] * multiply_adds(p["jaxpr"].jaxpr)
         elif name == "cond":
             total += max(multiply_adds(branch.jaxpr) for branch in p["branches"])
+        elif name == "custom_linear_solve":
+            total += multiply_adds(p["jaxprs"].solve.jaxpr)
         elif name == "shard_map":
             names = {n for spec in p["in_specs"] for e in spec if e for n in ((e,) if isinstance(e, str) else e)}
             total += prod(p["mesh"].shape[n] for n in names) * multiply_adds(p["jaxpr"])

@@ -14,6 +14,9 @@ from dms_jax.program.loops import scan_counts
 Stays: TypeAlias = Mapping[Node, tuple[int, Element]]
 
 
+_WHOLE = ("scan", "while", "cond", "shard_map", "custom_linear_solve")  # their frames have other operands
+
+
 class Live:
     """Which steps are needed for the outputs that are wanted, once branches are removed.
 
@@ -55,7 +58,7 @@ class Live:
             stays = None if step.node is None else self._stays.get(step.node, (None, None))[0]
             if stays is not None:
                 ins = [i == stays for i in range(len(step.ins))]
-            elif step.frames and step.eqn.primitive.name not in ("scan", "while", "cond", "shard_map"):
+            elif step.frames and step.eqn.primitive.name not in _WHOLE:
                 ins = self._frame(step.frames[0], outs)
             else:
                 ins = self._whole(step)

@@ -99,6 +99,26 @@ class Loops:
             self.program.nodes.append(Node("cond", [ins[0]], [out], eqn, self.callers))
         return Step(eqn, ins, outs, None, frames)
 
+    def linear_solve(self, eqn: Any, ins: list[Value]) -> Step:
+        """What solves runs; what it undoes, and both transposed, are for derivatives and cost nothing here."""
+        jaxprs, consts, b = solve_parts(eqn.params, ins)
+        frames, products, work = [], self.program.products, self.program.work
+        frames.append(self.call(eqn, jaxprs["solve"], [*consts["solve"], *b]))
+        outs = [Value(value.axes) for value in frames[0].outs]
+        for value, out in zip(frames[0].outs, outs, strict=True):
+            self.alias(value, out, eqn)
+        self.program.products, self.program.work, uncounted = [], [], list(self.program.uncounted)
+        for name in ("matvec", "transpose_solve"):
+            if jaxprs[name] is not None:
+                frames.append(self.call(eqn, jaxprs[name], [*consts[name], *outs]))
+        self.program.products, self.program.work, self.program.uncounted = products, work, uncounted
+        self.node = Node("custom_linear_solve", [], [], eqn, self.callers)
+        for frame in frames:
+            for value, given in zip(frame.outs, b, strict=True):
+                for a, c in zip(value.axes, given.axes, strict=True):
+                    self.tie(a, c)
+        return Step(eqn, ins, outs, None, frames)
+
     def shard_map(self, eqn: Any, ins: list[Value]) -> Step:
         """Dimensions that are cut over devices are frozen; inside, the others are what they are outside."""
         p = eqn.params
@@ -130,6 +150,14 @@ class Loops:
                 self.freeze(axis, other)
                 axes.append(other)
         return Value(tuple(axes))
+
+
+def solve_parts(params: dict[str, Any], ins: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+    """Of a `custom_linear_solve`: its programs by name, what each holds, and the right-hand side."""
+    lengths, consts, start = params["const_lengths"], {}, 0
+    for name in lengths._fields:
+        consts[name], start = list(ins[start : start + getattr(lengths, name)]), start + getattr(lengths, name)
+    return params["jaxprs"]._asdict(), consts, list(ins[start:])
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:

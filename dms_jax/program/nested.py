@@ -12,7 +12,7 @@ from dms_jax.errors import TracingError
 from dms_jax.program.derivatives import Closed, jvp_rule, vjp_rules
 from dms_jax.program.frames import Frame, Program, Step, describe_call
 from dms_jax.program.live import Live
-from dms_jax.program.loops import scan_counts
+from dms_jax.program.loops import scan_counts, solve_parts
 from dms_jax.program.sizes import Sizes
 
 
@@ -168,6 +168,18 @@ class Nested:
         index = jnp.asarray(ins[0], jnp.int32)
         given = [x for x in ins[1:] if x is not None]
         return list(jax.lax.switch(index, [branch(frame) for frame in step.frames], *given))
+
+    def _custom_linear_solve(self, step: Step, ins: list[Any]) -> list[Any]:
+        jaxprs, consts, b = solve_parts(step.eqn.params, ins)
+        frames = iter(step.frames)
+        runs: dict[str, Any] = {}
+        for name in ("solve", "matvec", "transpose_solve"):
+            frame = next(frames) if jaxprs[name] is not None else None
+            runs[name] = frame and (lambda x, f=frame, held=consts[name]: self.frame(f, [*held, *x]))
+        back = runs["transpose_solve"]
+        return jax.lax.custom_linear_solve(
+            runs["matvec"], b, lambda _, x: runs["solve"](x), back and (lambda _, x: back(x))
+        )
 
     def _shard_map(self, step: Step, ins: list[Any]) -> list[Any]:
         p = step.eqn.params

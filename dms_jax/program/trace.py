@@ -17,7 +17,7 @@ from jax.extend import core
 
 from dms_jax.program.axes import Axis, Ties
 from dms_jax.program.frames import Frame, Node, ProductTerm, Program, Step, Value, describe
-from dms_jax.program.loops import Loops
+from dms_jax.program.loops import Loops, solve_parts
 from dms_jax.program.needed import Needed
 from dms_jax.program.operations import OPERATIONS, AxesOf, fresh, unknown
 
@@ -134,6 +134,8 @@ class Tracer(Loops):
             special = {"scan": self.scan, "while": self.while_, "cond": self.cond, "shard_map": self.shard_map}
             if name in special:
                 return special[name](eqn, ins)
+            if name == "custom_linear_solve" and len(eqn.outvars) == len(solve_parts(eqn.params, ins)[2]):
+                return self.linear_solve(eqn, ins)
             inner = called(eqn)
             if inner is not None:
                 frame = self.call(eqn, inner, ins, wanted)

@@ -209,3 +209,46 @@ def two_networks_and_a_gradient_penalty(p, z, x):
 
     made = jax.nn.relu(z @ p["g"]) @ p["g2"]
     return critic(made), critic(x), jnp.mean(jax.vmap(jax.grad(lambda x: critic(x)[0]))(x) ** 2)
+
+
+# --- what others solve, and what nobody reads ---
+
+
+@program(TABLE, WIDE, (4, 5), groups={"w/heads": 6})
+def a_system_for_every_channel(p, x):
+    """As state-space models have it: (1 - dt A / 2)^-1 of every channel."""
+    step = jax.nn.softplus(x @ p["w"])[..., None, None] * jnp.array([[-1.0, 0.3], [0.2, -2.0]])
+    one = jnp.broadcast_to(jnp.eye(2), step.shape)
+    return jnp.linalg.solve(one - step / 2, one + step / 2)[..., 0, 1] @ p["o"]
+
+
+@program(TABLE, WIDE, (4, 5), groups={"w": 6})
+def a_solver_of_ones_own(p, x):
+    """Its matrix mixes the channels, and what it computes is not what is differentiated."""
+    h = x @ p["w"]
+
+    def mixed(v):
+        return v * (1 + h**2) + 0.1 * v.mean(-1, keepdims=True)
+
+    def solve(matvec, b):
+        v = b / (1 + h**2)
+        for _ in range(2):
+            v = v + (b - matvec(v)) / (1 + h**2)
+        return v
+
+    return lax.custom_linear_solve(mixed, h, solve, transpose_solve=solve) @ p["o"]
+
+
+@program(TABLE, WIDE, (4, 5), groups={"w": 6})
+def statistics_that_nobody_reads(p, x):
+    """Logged somewhere else, in a function of its own: the largest channel, the first one, a median."""
+
+    @jax.jit
+    def layer(x):
+        h = jnp.tanh(x @ p["w"])
+        return h, {"largest": jnp.argmax(h, -1), "median": jnp.median(h)}
+
+    h, log = layer(x)
+    mask = jnp.tril(jnp.ones((len(h[..., 0]),) * 2))
+    log["first"] = h[:, 0]
+    return mask @ h @ p["o"]
