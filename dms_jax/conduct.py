@@ -14,7 +14,8 @@ from rich.console import Console
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.method.search import Search
 from dms_jax.training import processes
-from dms_jax.training.pipeline import FOUND, Finished, Network, Steps
+from dms_jax.training.finished import kept
+from dms_jax.training.pipeline import Finished, Network, Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
 from dms_jax.training.runs import Run
 from dms_jax.training.warmup import growth_warnings, warmup_warnings
@@ -85,7 +86,7 @@ def conduct(experiment: Experiment) -> None:
         elif not (warmup or e.steps.pretrain):
             measured["warnings"] += growth_warnings(run.directory)
         results = {
-            "title": f"{e.subject}, {shares(e.search)}",
+            "title": f"{e.subject}, {shares(e.search, finished.sizes)}",
             "data": e.data,
             "command": e.command,
             "seed": e.seed,
@@ -93,7 +94,8 @@ def conduct(experiment: Experiment) -> None:
             **measured,
             "seconds": run.seconds,
         }
-        run.finish(finished.structure, finished.networks[FOUND][1], results)
+        variables, sizes = kept(finished)
+        run.finish(finished.structure, variables, results, sizes)
         processes.on_first(lambda: _show(results, e.quality, run.directory))
 
 

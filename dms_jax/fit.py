@@ -23,6 +23,7 @@ import optax
 
 from dms_jax import budgets
 from dms_jax.budgets import Cost, Network
+from dms_jax.budgets.amounts import Given
 from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data.stepping import by_step
 from dms_jax.errors import UserError
@@ -42,6 +43,7 @@ from dms_jax.training.mesh import make_mesh, on_devices, place
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
+from dms_jax.training.sizes import split
 
 RATE = 1e-3
 """Peak learning rate of the AdamW that trains where no optimizer is given; the search runs at a constant half of it."""
@@ -80,7 +82,7 @@ def fit(
     *,
     loss: Loss,
     batches: Any,
-    budget: Mapping[str, float | str],
+    budget: Mapping[str, Given | Sequence[Given]],
     steps: int,
     workdir: str | os.PathLike[str],
     example: Any = None,
@@ -88,6 +90,8 @@ def fit(
     optimizer: optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None = None,
     pretrain: int = 0,
     finetune: int | None = None,
+    together: bool = True,
+    teach: Callable[[Any, Any], jax.Array] | None = None,
     compare: bool = True,
     warmup: int = 0,
     retrain: Literal["sliced", "scratch"] = "sliced",
@@ -120,7 +124,9 @@ def fit(
       loss: `(params, batch, key)` -> a scalar, or (it, {"state": new values of what is not trained, "metrics": ...}).
       batches: from the number of a step to its batch, the same one whenever asked; or a list of batches, or what gives
         an iterator of them anew (a loader, a generator function), which is gone through again and again.
-      budget: {"macs": x, ...}, one or several: fractions of the full network in (0, 1], numbers above 1, or "2MB".
+      budget: {"macs": x, ...}, one or several: fractions of the full network in (0, 1], numbers above 1, or "2MB". One
+        resource may have several amounts, {"macs": (0.5, 0.25, 0.1)}: several sizes from one search, nested, of which
+        `dms_jax.load(workdir, size=0.25)` loads one; what is returned is the largest.
       steps: of the search.
       workdir: the run directory: new, or of this very job, which then goes on.
       example: one input or a tuple of all, arrays or shapes; MACs are counted for these: batch 1 for MACs per image.
@@ -128,6 +134,9 @@ def fit(
         says accuracy. Or a `Quality`. None: the mean loss of a few training batches.
       optimizer: for all phases; or from a number of steps to that of a phase so long. None: AdamW, warm-up and cosine.
       pretrain, finetune: steps before and after the search; finetune=None: as many as the search has; 0: none.
+      together: several sizes have one set of weights and are finetuned together; False: each by itself.
+      teach: `(params, batch)` -> logits of the full network, as in training: the largest of several sizes then teaches
+        the others, which learn half from it and half from the loss.
       compare: train the two controls, as long as search and finetuning: the same keep ratio everywhere, and the full
         network.
       warmup: steps at the beginning of the search in which the structure stays as it is.
@@ -157,6 +166,7 @@ def fit(
     draw = by_step(batches)
     space, params, inputs = _read(fn, params, loss, draw, example, reading)
     space = space.with_resources(*resources)
+    budget, sizes = split(space, budget, together, loss, teach)
     make, searching = _optimizers(optimizer, steps)
     plan = Steps(pretrain, steps, steps if finetune is None else finetune, compare=compare)
     chosen: dict[str, Any] = {"limits": limits, "importance": importance, "strategy": strategy}
@@ -175,7 +185,7 @@ def fit(
 
     def phases(run: Run) -> Finished:
         job = Job(run, loss, on_devices(draw, mesh), mesh, key, accumulate, calibrate)
-        how = {"retrain": retrain, "fresh": fresh, "average": average, "trained": True}
+        how = {"retrain": retrain, "fresh": fresh, "average": average, "trained": True, "sizes": sizes}
         return Pipeline(job, search, plan, make, {"name": title}, inputs, **how).run(place(space.arrays(params), mesh))
 
     options = {"warmup": warmup, "retrain": retrain, "calibrate": calibrate, "average": average, "seed": seed}
@@ -184,6 +194,7 @@ def fit(
     own = {n: c.options or c.note if isinstance(c, budgets.Measured) else c.full for n, c in costs.items()}
     options |= {"resources": own} if own else {}
     options |= identity or {}
+    options |= {} if sizes is None else sizes.identity
     conduct(
         Experiment(
             directory=workdir,

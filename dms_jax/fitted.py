@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dms_jax import nested, saved_sizes
 from dms_jax.conduct import say
 from dms_jax.errors import one_line
+from dms_jax.family import Family
 from dms_jax.method.loss import Loss
 from dms_jax.partition import numbers
 from dms_jax.space import SearchSpace
@@ -24,7 +26,8 @@ class Fitted:
     """What `fit` found.
 
     Attributes:
-      fn: `(params, *inputs) -> outputs` of the small network, jitted; any batch size.
+      fn: `(params, *inputs) -> outputs` of the small network, jitted; any batch size. Of several sizes the largest,
+        here and below; `dms_jax.load(directory, size=0.25)` gives the others.
       params: its parameters, a tree like the full network's.
       structure: what was kept of which group.
       results: the content of results.json: "rows" has one entry a network, with its MACs, parameters and quality.
@@ -67,12 +70,17 @@ def _save(
     directory: Path, space: SearchSpace, params: Any, structure: Structure, loss: Loss, draw: Callable[[int], Any]
 ) -> None:
     """The programs, so that anybody loads them; with the loss if that can be written. What they lack is said."""
-    failed = ""
+    failed, sizes = "", nested.read(directory)
     for how in ({"loss": loss, "batch": draw(0)}, {}):
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                space.save(directory, space.fn, params, structure, **how)
+                if sizes is None:
+                    space.save(directory, space.fn, params, structure, **how)
+                else:
+                    trees = [load_params(directory, space, structure, size=size) for size in sizes.structures]
+                    family, shared = Family(space, sizes.structures), sizes.shared
+                    saved_sizes.save(family, directory, space.fn, trees, shared=shared, **how)
         except Exception as error:  # an export fails in many ways, and the job is done without it
             failed = one_line(error)[:200]
             continue

@@ -31,7 +31,8 @@ from dms_jax.training.job import Job
 from dms_jax.training.pipeline import FULL, LONGER, Network
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
-from experiments.flags import default
+from dms_jax.training.sizes import Sizes
+from experiments.flags import Asked, default
 from experiments.image_flags import Images, Weights
 from experiments.image_task import Task, fitted
 from experiments.recipes import Preset, Recipe
@@ -129,6 +130,10 @@ class DetectionTask(Task):
         if r.optimizer != "sgd":
             return super().optimizer_at(rate)
         return optimizers.sgd(rate, r.momentum, weight_decay=r.weight_decay, clip=r.clip)
+
+    def sizes(self, budgets: Asked, model: Any) -> Sizes | None:
+        """Several sizes, where they are asked for; every one learns from the boxes alone."""
+        return budgets.family
 
     def loss(self, model: nn.Module) -> Loss:
         """The detector's loss."""

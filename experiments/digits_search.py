@@ -35,6 +35,7 @@ from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments import bounds
 from experiments.flags import Budgets, Searching
+from experiments.image_sizes import image_sizes
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 COMMAND = "python -m experiments.digits_search"
@@ -92,6 +93,7 @@ class Config:
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
         self.searching.check()
+        _ = self.budgets.family  # which refuses what are no sizes
         if self.batch % len(jax.devices()):
             raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
 
@@ -150,6 +152,7 @@ def _phases(config: Config, run: Run, search: Search, data: digits.Split) -> Fin
         retrain=config.retrain,
         fresh=marked.fresh(search.space),
         inference=search.space.forward(),
+        sizes=image_sizes(config.budgets, search.space.model),
     )
     return pipeline.run(replicate(jax.jit(search.space.model.init)(key, jnp.zeros(EXAMPLE.shape)), mesh))
 

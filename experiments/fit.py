@@ -69,6 +69,7 @@ class Config:
         """Refuse what no run can be made of, before the file is read."""
         bounds.check(self)
         self.searching.check()
+        _ = self.budgets.family  # which refuses what are no sizes
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -81,6 +82,7 @@ def fit_file(config: Config, command: str) -> None:
     config.check()
     task = _naming(config.file, lambda: read_task(config.file))
     budget = config.budgets.amounts or task.options.get("budget") or {"macs": 0.5}
+    budget = config.budgets.amounts_of_sizes(budget)
     flags = {
         "resources": (*task.options.get("resources", ()), *config.budgets.resources(budget)),
         "steps": config.steps,
@@ -96,6 +98,7 @@ def fit_file(config: Config, command: str) -> None:
         "workdir": config.workdir or Path("runs") / config.file.stem,
         "title": config.file.stem,
         "command": command,
+        **({"together": not config.budgets.sizes_apart} if config.budgets.sizes else {}),
         **config.searching.options,
     }
     own = {
@@ -105,7 +108,9 @@ def fit_file(config: Config, command: str) -> None:
         "evaluate": task.evaluate,
         "example": task.example,
     }
-    _naming(config.file, lambda: dms_jax.fit(task.fn, task.params, **{**task.options, **own, **flags}))
+    several = any(isinstance(amounts, tuple | list) for amounts in budget.values())
+    options = {name: x for name, x in task.options.items() if several or name not in ("teach", "together")}
+    _naming(config.file, lambda: dms_jax.fit(task.fn, task.params, **{**options, **own, **flags}))
 
 
 def read_task(path: Path) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
@@ -15,13 +15,16 @@ from dms_jax.errors import UserError
 from dms_jax.method.limits import Limits
 from dms_jax.method.strategy import Strategy
 from dms_jax.training import processes
+from dms_jax.training.sizes import Sizes
 
 if TYPE_CHECKING:
     StrategyName: TypeAlias = str
     ImportanceName: TypeAlias = str
+    ResourceName: TypeAlias = str
 else:  # whatever files `dms_jax.baselines` has
     StrategyName = tyro.extras.literal_type_from_choices(tuple(baselines.strategies()))
     ImportanceName = tyro.extras.literal_type_from_choices(tuple(baselines.importances()))
+    ResourceName = tyro.extras.literal_type_from_choices(tuple(budgets.makers()))
 
 
 def default(what: str) -> Any:
@@ -37,11 +40,50 @@ _ALWAYS = ("macs", "params")
 class Asked:
     """Budgets on a command line: a flag for every file of `dms_jax.budgets`, and one for each of its options."""
 
+    sizes: tuple[float, ...] = ()
+    """Several sizes from one search, nested in one set of weights: --sizes 0.5 0.25 0.1, fractions of the full network.
+    dms_jax.load(workdir, size=0.25) loads one."""
+    sizes_of: ResourceName = "macs"
+    """Resource that the sizes are fractions of; other budgets hold for every size."""
+    sizes_apart: bool = False
+    """Finetune every size separately, with weights of its own."""
+
     @property
     def amounts(self) -> dict[str, float | str]:
-        """Those that are given, as `dms_jax.Search` takes them."""
+        """Those that are given, as `dms_jax.Search` takes them; of several sizes the smallest.
+
+        Raises:
+          UserError: sizes that are not possible.
+        """
         asked = {name: getattr(self, name) for name in budgets.makers()}
-        return {name: value for name, value in asked.items() if value is not None}
+        found = {name: value for name, value in asked.items() if value is not None}
+        return found | ({self.sizes_of: min(self._several(found))} if self.sizes else {})
+
+    def _several(self, budget: Mapping[str, Any]) -> tuple[float, ...]:
+        if len(set(self.sizes)) < max(len(self.sizes), 2) or not all(0 < size <= 1 for size in self.sizes):
+            given = " ".join(map(str, self.sizes))
+            raise UserError(f"--sizes {given} is not possible; give two or more fractions in (0, 1], each once")
+        if self.sizes_of in budget:
+            raise UserError(f"--{self.sizes_of} and --sizes are one budget; give one of them")
+        return self.sizes
+
+    @property
+    def family(self) -> Sizes | None:
+        """The sizes, for a `Pipeline`; None: one alone.
+
+        Raises:
+          UserError: flags of sizes, and no sizes.
+        """
+        if not self.sizes:
+            if self.sizes_apart or self.sizes_of != "macs":
+                raise UserError("--sizes-apart and --sizes-of are of several sizes; give --sizes 0.5 0.25, say")
+            return None
+        ordered = sorted(self.sizes, reverse=True)
+        return Sizes({size: {self.sizes_of: size} for size in ordered}, together=not self.sizes_apart)
+
+    def amounts_of_sizes(self, budget: Mapping[str, Any]) -> dict[str, Any]:
+        """A budget as `dms_jax.fit` takes it: with all amounts of the sizes, where there are several."""
+        return {**budget, **({self.sizes_of: tuple(sorted(self.sizes, reverse=True))} if self.sizes else {})}
 
     def resources(self, budget: Iterable[str]) -> tuple[Any, ...]:
         """Resources with options other than usual, for `SearchSpace.with_resources`.
@@ -71,6 +113,7 @@ class Asked:
         """What of it makes a job the one it is, with the budgets that hold."""
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         given = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
+        given |= {"sizes": sorted(self.sizes, reverse=True)} if self.sizes else {}
         return {**dict.fromkeys(_ALWAYS), **given, **budget}
 
 

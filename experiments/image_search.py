@@ -77,6 +77,7 @@ class Searched:
         bounds.check(self)
         if self.flops is not None and "macs" in self.budgets.amounts:
             raise UserError("--flops and --macs are one budget; give one of them")
+        _ = self.budgets.family  # which refuses what are no sizes
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
         self.searching.check()
@@ -205,6 +206,7 @@ class ImageSearch:
             fresh=marked.fresh(search.space),
             inference=search.space.forward(),
             checked=marked.exact(search.space),
+            sizes=work.sizes(config.budgets, model),
         )
         return pipeline.run(variables)
 

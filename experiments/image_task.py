@@ -31,8 +31,11 @@ from dms_jax.training.job import Job
 from dms_jax.training.pipeline import Network, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
+from dms_jax.training.sizes import Sizes
+from experiments.flags import Asked
 from experiments.image_flags import AnyRecipe, Data, Images, Training, Weights
 from experiments.image_networks import described, network
+from experiments.image_sizes import image_sizes
 from experiments.recipes import (
     DIGITS,
     DIGITS_SEARCH_EPOCHS,
@@ -174,6 +177,10 @@ class Task:
             Distillation(kind="dist", beta=self.flags.distill, gamma=self.flags.distill) if self.teacher else None
         )
         return supervised.classification_loss(model, distillation, resolution=self.size)
+
+    def sizes(self, budgets: Asked, model: nn.Module) -> Sizes | None:
+        """Several sizes, where they are asked for, and how the largest teaches the others."""
+        return image_sizes(budgets, model, self.size)
 
     def batches(self) -> Callable[[int], dict[str, jax.Array]]:
         """From a step to its batch on the devices: augmented, mixed, and with the teacher's answers."""

@@ -43,10 +43,12 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, optimizers, place, processes, shard_batch
 from dms_jax.training.distillation import Distillation, taught
 from dms_jax.training.job import Job
+from dms_jax.training.joint import Lessons
 from dms_jax.training.language import bits_per_token, language_loss
 from dms_jax.training.pipeline import Finished, Pipeline, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
+from dms_jax.training.sizes import Sizes
 from experiments import bounds
 from experiments.flags import Budgets, Hosts, Searching, default
 
@@ -132,6 +134,7 @@ class Config:
         """Refuse what no run can be made of, before anything is computed."""
         bounds.check(self)
         self.searching.check()
+        _ = self.budgets.family  # which refuses what are no sizes
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -254,8 +257,21 @@ def _phases(
         trained=True,
         checked=marked.exact(search.space),
         inference=search.space.forward(),
+        sizes=_sizes(config, search),
     )
     return pipeline.run(variables)
+
+
+def _sizes(config: Config, search: Search) -> Sizes | None:
+    """Several sizes, where they are asked for: the original teaches the largest, and the largest the others."""
+    sizes, model = config.budgets.family, search.space.model
+    if sizes is None or not sizes.together or not config.distill:
+        return sizes
+
+    def answers(params: Any, batch: Any, key: jax.Array) -> jax.Array:
+        return model.apply(params, batch["tokens"][:, :-1])  # type: ignore[union-attr]
+
+    return dataclasses.replace(sizes, lessons=Lessons.in_batch(answers, search.loss))
 
 
 def _pretrained(config: Config, job: Job, data: text.Split, variables: Any) -> Any:
@@ -279,12 +295,14 @@ def _in_batches(windows: dict[str, Any], most: int, size: int) -> list[dict[str,
 
 
 def _export(config: Config) -> None:
-    """Write the small network as transformers loads it, unless that is done; the first process writes."""
-    directory = config.workdir / "huggingface"
-    if not processes.on_first((directory / "config.json").exists):
-        model, variables = dms_jax.load(config.workdir, host=True)
-        processes.on_first(lambda: str(export.huggingface(directory, model, variables, config.model)))
-    processes.on_first(lambda: print(f"for transformers: {directory}"))
+    """Write the small networks as transformers loads them, unless that is done; the first process writes."""
+    sizes = config.budgets.family
+    for number, size in enumerate([None] if sizes is None else sizes.budgets):
+        directory = config.workdir / f"huggingface{f'-{size}' if number else ''}"
+        if not processes.on_first((directory / "config.json").exists):
+            model, variables = dms_jax.load(config.workdir, host=True, size=size)
+            processes.on_first(lambda d=directory, m=model, v=variables: str(export.huggingface(d, m, v, config.model)))
+        processes.on_first(lambda directory=directory: print(f"for transformers: {directory}"))
 
 
 def _description(model: Any) -> dict[str, Any]:

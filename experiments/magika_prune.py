@@ -97,6 +97,7 @@ class Config:
         """Refuse what no run can be made of, before anything is brought or read."""
         bounds.check(self)
         self.searching.check()
+        _ = self.budgets.family  # which refuses what are no sizes
         Distillation(self.distill, self.temperature)
         if self.manifest is not None and self.files:
             raise UserError("--manifest names the files, and --files chooses others; give one of them")
@@ -129,7 +130,8 @@ def prune(config: Config, command: str) -> None:
         original.params,
         loss=partial(distilled, distillation),
         batches=batch,
-        budget=config.budget,
+        budget=config.budgets.amounts_of_sizes(config.budget),
+        together=not config.budgets.sizes_apart,
         steps=config.steps,
         workdir=config.workdir,
         example=jax.ShapeDtypeStruct((1, data.train["tokens"].shape[1]), jnp.int32),

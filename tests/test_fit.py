@@ -248,3 +248,37 @@ def test_the_users_function_is_run_smaller(whole, tmp_path):
         dms_jax.load(tmp_path)
     with pytest.raises(UserError, match="holds no saved network"):
         dms_jax.load(tmp_path, fn=network)
+
+
+def test_several_sizes_stopped_in_between_loaded_by_size(tmp_path):
+    """One search and one set of weights; the largest teaches, and a stopped finetuning goes on to the same bits."""
+    asked = []
+
+    def batches(step):
+        asked.append(step)
+        if len(asked) == 18:  # in the finetuning
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch_of(step)
+
+    options = {"budget": {"macs": (0.3, 0.8, 0.5)}, "finetune": 8, "compare": False, "calibrate": 2, "seed": 5}
+    options |= {"teach": lambda params, batch: network(params, batch["x"]), "evaluate": squared_error}
+    with pytest.raises(Interrupted, match="stopped finetune"):
+        fit(tmp_path / "a", batches=batches, **options)
+    stopped, unbroken = fit(tmp_path / "a", **options), fit(tmp_path / "b", **options)
+    assert bits(stopped.params) == bits(unbroken.params)
+    rows = {row["name"]: row for row in unbroken.results["rows"]}
+    for size in (0.8, 0.5, 0.3):
+        program, params = dms_jax.load(tmp_path / "a", size=size)
+        row = rows[f"found by DMS, {size}"]
+        assert row["macs"] <= size * unbroken.results["budget"]["macs"]["full"]
+        assert row["quality"] == pytest.approx(squared_error(program, params), rel=1e-4)
+        fn, own = dms_jax.load(tmp_path / "b", fn=network, size=size)
+        np.testing.assert_allclose(program(params, X), fn(own, X), atol=FLOAT32_LOGITS)
+    assert unbroken.structure == dms_jax.load(tmp_path / "b")[0].structure
+    report = (tmp_path / "b" / "report.html").read_text()
+    assert "79.9, 50, 29.9 % of the MACs" in report and "Smaller sizes of the same search" in report
+    with pytest.raises(UserError, match="another job"):
+        fit(tmp_path / "a", **{**options, "together": False, "teach": None})
+    (tmp_path / "b" / "sizes.json").unlink()  # the weights of several sizes, and nothing says which
+    with pytest.raises(UserError):
+        dms_jax.load(tmp_path / "b", size=0.3)

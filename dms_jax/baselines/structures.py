@@ -27,6 +27,7 @@ def uniform(
     limits: Limits | None = None,
     *,
     blocks: Blocks = "most",
+    within: Structure | None = None,
 ) -> Structure:
     """The control: the same keep ratio in every width and head group under the same budget.
 
@@ -39,6 +40,7 @@ def uniform(
       limits: groups to leave alone, smallest numbers, multiples.
       blocks: "most", all blocks, or as many as fit; "same", the keep ratio of the widths, as nearly as whole blocks
         allow; or the share that stays, in (0, 1].
+      within: a larger network, of which elements stay: a control of several sizes is nested, too.
 
     Raises:
       UserError: the smallest structure within the limits, or with that share of blocks, is above the budget; `blocks`
@@ -49,7 +51,8 @@ def uniform(
     worth = {name: np.asarray(x) for name, x in ranking.items()}
 
     def predicted(budget: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        return _even(Problem.of(space, worth, budget, limits), blocks)
+        problem = Problem.of(space, worth, budget, limits)
+        return _even(problem if within is None else problem.inside(space.kept(within)), blocks)
 
     return space.structure(corrected(space, budget, limits, predicted, growing(space, worth, limits)))
 

@@ -79,6 +79,7 @@ _RESULTS = record(
     {
         "resources": mapping(reading.text(32), 64),
         "network": network_file.NETWORK,
+        "sizes": optional(listing(reading.text(), most=64)),
         "warnings": optional(listing(reading.text(), most=1000)),
         "verify": optional(record({"max_abs_difference": optional(reading.number(0, 1e300))})),
         "seconds": optional(mapping(reading.number(0, 1e12))),

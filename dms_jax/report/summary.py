@@ -7,7 +7,7 @@ from dms_jax.report.run_files import Record, Run
 
 def summary(run: Run) -> str:
     """Returns one paragraph: what was asked, what came out, quality and latency beside the full network."""
-    sentences = [_asked(run), _reached(run), *_compared(run)]
+    sentences = [_asked(run), _reached(run), *_compared(run), *_smaller(run)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -86,6 +86,18 @@ def _compared(run: Run) -> list[str]:
     if times:
         sentences.append(f"Latency is {' and '.join(times)}.")
     return sentences
+
+
+def _smaller(run: Run) -> list[str]:
+    """The smaller ones of several sizes."""
+    named, before = (run.results.get("sizes") or [])[1:], run.structure["resources"]["before"]
+    first = next(iter(run.words))
+    parts = [
+        f"{share(row[first] / before[first])} of the {run.words[first]}, {_quality(run, row)}"
+        for row in run.results["rows"]
+        if row["name"] in named and before[first] and row.get("quality") is not None
+    ]
+    return [f"Smaller sizes of the same search: {'; '.join(parts)}."] if parts else []
 
 
 def _quality(run: Run, row: Record) -> str:

@@ -24,6 +24,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import claims
 from dms_jax.training.checkpoints import CheckpointError, Checkpoints, NoWholeCheckpointError, Restored
 from dms_jax.training.digests import Owner, identity_of
+from dms_jax.training.pipeline import Finished
 from dms_jax.training.runs import FINAL, identity_of_sizes
 
 
@@ -99,6 +100,15 @@ def stored(trees: Sequence[Any], own: Sequence[Any], shared: bool) -> dict[str, 
       shared: whether what is trained are slices of the largest's.
     """
     return {"largest": trees[0], "others": tuple((own if shared else trees)[1:])}
+
+
+def kept(finished: Finished) -> tuple[Any, Nested | None]:
+    """What `Run.finish` writes of the phases: variables, and sizes where there are several."""
+    trees = [network.params for network in finished.found()]
+    if finished.family is None or finished.sizes is None:
+        return trees[0], None
+    shared = finished.sizes.together
+    return stored(trees, finished.family.parts(trees), shared), Nested(dict(finished.family.structures), shared)
 
 
 def _of_sizes(

@@ -77,12 +77,19 @@ class Job:
         state = place(supervised.init(params, optimizer, trained=trained, average=average is not None), self.mesh)
         how = {"trained": trained, "accumulate": self.accumulate, "average": average}
         step = supervised.make_step(loss, optimizer, **how)
-        batches = self.batches if self.ending is None else self.ending(steps)
+        batches = self.batches_of(steps)
         last = self._phase(name, step, state, batches, steps=steps, describe=_loss).averaged
-        if not self.calibrate or not jax.tree.leaves(partition(last, trained)[1]):
-            return last
-        key = self.phase_key(f"{name} calibrated")
-        return calibrated(loss, last, batches, key, self.calibrate, trained)
+        return self.calibrated(name, loss, last, batches, trained)
+
+    def batches_of(self, steps: int) -> Callable[[int], Any]:
+        """The batches of a phase of `train`."""
+        return self.batches if self.ending is None else self.ending(steps)
+
+    def calibrated(self, name: str, loss: Loss, params: Any, batches: Callable[[int], Any], trained: Any) -> Any:
+        """Parameters with statistics estimated anew, where that is asked for and there are some."""
+        if not self.calibrate or not jax.tree.leaves(partition(params, trained)[1]):
+            return params
+        return calibrated(loss, params, batches, self.phase_key(f"{name} calibrated"), self.calibrate, trained)
 
     def search(self, name: str, search: Search, params: Any) -> SearchState:
         """Run a search from the supernet's parameters (which stay as they are), recording its masks."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from dms_jax.method.loss import Loss, joined, outcome
 from dms_jax.partition import merged
 from dms_jax.training.distillation import TEACHER, Distillation
 
+Answers: TypeAlias = Callable[[Any, Any, jax.Array], jax.Array]
+
 DRAW = 0x517E  # folded into the key: which network is drawn is nothing of the loss's own randomness
 
 
@@ -28,26 +30,26 @@ class Lessons:
     """How the largest network teaches the others.
 
     Attributes:
-      answers: `(params, batch) -> logits [..., V]`, of the full network's parameters, as in training. Where the loss
-        computes the same, XLA computes it once.
+      answers: `(params, batch, key) -> logits [..., V]`, of the full network's parameters, as in training. Where the
+        loss computes the same, XLA computes it once.
       learn: `(params, batch, logits, key)` -> what a loss returns: the loss of a smaller network, with those logits.
     """
 
-    answers: Callable[[Any, Any], jax.Array]
+    answers: Answers
     learn: Callable[[Any, Any, jax.Array, jax.Array], Any]
 
     @staticmethod
-    def in_batch(answers: Callable[[Any, Any], jax.Array], loss: Loss) -> Lessons:
+    def in_batch(answers: Answers, loss: Loss) -> Lessons:
         """For a loss that reads `batch["teacher_logits"]`, such as `language_loss` and `classification_loss`."""
         return Lessons(answers, lambda params, batch, logits, key: loss(params, {**batch, TEACHER: logits}, key))
 
     @staticmethod
-    def mixed(answers: Callable[[Any, Any], jax.Array], loss: Loss, distillation: Distillation) -> Lessons:
+    def mixed(answers: Answers, loss: Loss, distillation: Distillation) -> Lessons:
         """For any loss: mixed with the divergence of a smaller network's answers from the largest one's."""
 
         def learn(params: Any, batch: Any, logits: jax.Array, key: jax.Array) -> Any:
             value, (state, metrics) = outcome(loss)(params, batch, key)
-            own = answers(params, batch)
+            own = answers(params, batch, key)
             if jnp.shape(own) != jnp.shape(logits):
                 raise UserError(f"`teach` returns {list(jnp.shape(own))}, and of the largest {list(jnp.shape(logits))}")
             return distillation.mix(value, own, logits), {"state": state, "metrics": metrics}
@@ -88,7 +90,7 @@ def joint_loss(family: Family, loss: Loss, lessons: Lessons | None = None) -> Lo
         own = {0: merged(params["own"][0], changed)}
         if len(structures) == 1:
             return value, {"state": {"own": (own[0],)}, "metrics": metrics}
-        logits = None if answers is None else jax.lax.stop_gradient(answers(large, batch))
+        logits = None if answers is None else jax.lax.stop_gradient(answers(large, batch, key))
         values = [value]
         last, own[len(learn)] = smaller(len(learn), params, batch, logits, key)
         values.append(last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +11,10 @@ import numpy as np
 import optax
 
 from dms_jax.baselines import uniform
+from dms_jax.budgets.amounts import Given
 from dms_jax.errors import UserError
+from dms_jax.family import Family
+from dms_jax.method.found import targets
 from dms_jax.method.loss import Loss
 from dms_jax.method.search import Search
 from dms_jax.shrink import shrink
@@ -20,6 +23,7 @@ from dms_jax.structure import Structure
 from dms_jax.training.job import Job
 from dms_jax.training.mesh import place
 from dms_jax.training.processes import local
+from dms_jax.training.sizes import Sizes, finetuned
 
 FULL, FOUND, UNIFORM, LONGER = "full network", "found", "same ratio everywhere", "full network, trained on"
 
@@ -44,8 +48,8 @@ class Steps:
 
     def after(self, name: str) -> int:
         """All steps that a network of the results has taken: its own, and those that found it."""
-        extra = {FULL: 0, FOUND: self.search + self.finetune, UNIFORM: self.controls, LONGER: self.controls}
-        return self.pretrain + extra[name]
+        extra = {LONGER: self.controls, FULL: 0, FOUND: self.search + self.finetune, UNIFORM: self.controls}
+        return self.pretrain + next(steps for kind, steps in extra.items() if name.startswith(kind))
 
     @property
     def plan(self) -> str:
@@ -75,10 +79,12 @@ class Finished:
 
     Attributes:
       structure: the one found.
-      networks: name -> `Network`.
+      networks: name -> `Network`; of several sizes, the largest has the name, and the others their size behind it.
       difference: the largest difference between the masked and the shrunk network's outputs, right after the search.
       reached: what the search ended at before its result was projected onto the budget, as `Search.reached` has it.
       importance: {group: [N]} at the end of the search; empty where the strategy asks for none.
+      family: the networks of several sizes, where there are; `structure` is the largest one's.
+      sizes: how they were asked for.
     """
 
     structure: Structure
@@ -86,6 +92,22 @@ class Finished:
     difference: float
     reached: dict[str, float]
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    family: Family | None = None
+    sizes: Sizes | None = None
+
+    def found(self) -> list[Network]:
+        """The networks that were found, from the largest to the smallest."""
+        return [self.networks[name_of(FOUND, number, size)] for number, size in enumerate(self.labels or (None,))]
+
+    @property
+    def labels(self) -> tuple[Given, ...]:
+        """The sizes, from the largest to the smallest; empty where there is one alone."""
+        return () if self.family is None else self.family.sizes
+
+
+def name_of(kind: str, number: int, size: Given | None) -> str:
+    """Of one of several sizes among the networks of the results; the first is the largest."""
+    return kind if number == 0 else f"{kind}, {size}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +135,7 @@ class Pipeline:
       trained: the first parameters are worth something already; the full network is then among the results.
       fresh: from a structure and a key to new parameters of a network of these sizes, for `retrain="scratch"`.
       checked: the same space computing in full precision, to check with; None: the search's own.
+      sizes: several sizes instead of one; they come out nested, with controls that are nested, too.
       inference: `(params, *inputs) -> outputs` to measure with, where that is another program than the one that was
         read: with kernels of one device, say; None: the space's.
     """
@@ -131,6 +154,7 @@ class Pipeline:
     fresh: Callable[[Structure, jax.Array], Any] | None = None
     checked: SearchSpace | None = None
     inference: Callable[..., Any] | None = None
+    sizes: Sizes | None = None
 
     def run(self, params: Any) -> Finished:
         """Run all phases, or what is left of them, from the full network's first parameters.
@@ -145,25 +169,52 @@ class Pipeline:
         pupil = self.job if self.taught is None else self.taught(pretrained)
         state = pupil.search("search", search, pretrained)
         chosen = state.replace(ratios=local(state.ratios), importance=local(state.importance))  # type: ignore[attr-defined]
-        structure = search.structure(chosen, self.model)
-        reached, difference = search.reached(chosen), self._verified(state.params, structure)
+        if self.sizes is None:
+            structures = [search.structure(chosen, self.model)]
+        else:
+            structures = search.structures(chosen, list(self.sizes.budgets.values()), self.model)
+        reached, difference = search.reached(chosen), max(self._verified(state.params, s) for s in structures)
         importance = {n: np.asarray(c) for n, c in chosen.importance.items()} if search.strategy.uses_importance else {}
-        start = self._start(structure, state.params)
+        start = self._start(structures[0], state.params)
         del state, chosen  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
-        found = self._train(after, "finetune", structure, start, self.steps.finetune, self.average)
         networks = {FULL: self._network(None, pretrained)} if self.steps.pretrain or self.trained else {}
-        networks |= {FOUND: self._network(structure, found)}
+        networks |= self._trained(after, FOUND, "finetune", structures, start, self.steps.finetune)
         if self.steps.compare:
             networks |= self._controls(pretrained, after)
-        return Finished(structure, networks, difference, reached, importance)
+        family = self._family(structures)
+        return Finished(structures[0], networks, difference, reached, importance, family, self.sizes)
+
+    def _family(self, structures: Sequence[Structure]) -> Family | None:
+        if self.sizes is None:
+            return None
+        return Family(self.search.space, dict(zip(self.sizes.budgets, structures, strict=True)))
+
+    def _trained(
+        self, job: Job, kind: str, phase: str, structures: Sequence[Structure], start: Any, steps: int
+    ) -> dict[str, Network]:
+        """The networks of one kind, of one size or of several, trained from the largest one's parameters."""
+        family = self._family(structures)
+        if family is None or self.sizes is None:
+            params = self._train(job, phase, structures[0], start, steps, self.average)
+            return {kind: self._network(structures[0], params)}
+        trees = finetuned(job, phase, family, start, self.optimizer, steps, self.sizes, self.average)
+        return {
+            name_of(kind, number, size): self._network(structure, trees[number])
+            for number, (size, structure) in enumerate(family.structures.items())
+        }
 
     def _controls(self, pretrained: Any, after: Job) -> dict[str, Network]:
         search, space, steps = self.search, self.search.space, self.steps.controls
         ranking = {name: np.asarray(m) for name, m in space.magnitudes(pretrained).items()}
-        even = uniform(space, ranking, search.targets, search.limits)
-        trained = self._train(after, "uniform", even, self._start(even, pretrained), steps, self.average)
-        networks = {UNIFORM: self._network(even, trained)}
+        wanted = [search.targets]
+        if self.sizes is not None:
+            wanted = [targets(search, budget) for budget in self.sizes.budgets.values()]
+        even: list[Structure] = []
+        for most in wanted:
+            even.append(uniform(space, ranking, most, search.limits, within=even[-1] if even else None))
+        start = self._start(even[0], pretrained)
+        networks = self._trained(after, UNIFORM, "uniform", even, start, steps)
         if steps:
             job = self.job if self.retaught is None else after
             networks[LONGER] = self._network(None, self._train(job, "full", None, pretrained, steps, self.average))

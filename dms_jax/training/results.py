@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from dms_jax.budgets.amounts import words
+from dms_jax.budgets.amounts import Given, words
 from dms_jax.explanation import exactly, label
+from dms_jax.method.found import targets
 from dms_jax.method.search import Search
 from dms_jax.training import latency
 from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.machine import machine
-from dms_jax.training.pipeline import FOUND, FULL, LONGER, Finished, Steps
+from dms_jax.training.pipeline import FOUND, FULL, LONGER, UNIFORM, Finished, Steps, name_of
 from dms_jax.training.portrait import layers, portrait
+from dms_jax.training.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,15 @@ def measure(
     for name, network in finished.networks.items():
         stop_if_requested(f"{quality.name} was measured")
         value, stderr, *more = quality.measure(network.fn, network.params)
-        shown = f"{FOUND} by {search.strategy.title}" if name == FOUND else name
+        shown = _shown(name, finished, search)
         counted = {**space.resources(network.structure), **space.measured(network.structure)}
         row = {"name": shown, **counted, "quality": value, "stderr": stderr}
         row |= {name: None if math.isnan(more[0][name]) else float(more[0][name]) for name in quality.parts}
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
+    last = found if finished.family is None else space.resources(list(finished.family.structures.values())[-1])
+    budget, wanted = asked(search, finished.sizes)
     measured, spreads = space.measured(finished.structure), space.spreads(finished.structure)
     promised = (full["macs"], found["macs"]) if "macs" in full else None  # where they cannot be counted
     before = milliseconds[FULL if FULL in milliseconds else LONGER]
@@ -91,11 +95,11 @@ def measure(
         "machine": machine(),
         "resources": {name: cost.unit for name, cost in space.costs.items()},
         "budget": {
-            n: {"asked": search.budget[n], "target": t, "full": full[n]}
+            n: {"asked": budget[n], "target": t, "full": full[n]}
             | ({"predicted": found[n], "measured": measured[n]} if n in measured else {})
             | ({"spread": spreads[n]} if n in spreads else {})
             | ({"layers": found_layers} if (found_layers := layers(space, n, finished.structure.kept)) else {})
-            for n, t in search.targets.items()
+            for n, t in wanted.items()
         },
         "quality": {
             "name": quality.name,
@@ -104,13 +108,29 @@ def measure(
             "parts": list(quality.parts),
         },
         "network": portrait(space, finished.importance, finished.structure.kept),
+        "sizes": [_shown(name_of(FOUND, i, s), finished, search) for i, s in enumerate(finished.labels)],
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
         "warnings": [
-            *projection_warnings(search, finished.reached, found),
+            *projection_warnings(search, finished.reached, last),
             *([] if promised is None else latency.latency_warnings(before, milliseconds[FOUND], promised)),
         ],
     }
+
+
+def asked(search: Search, sizes: Sizes | None) -> tuple[Mapping[str, Given], Mapping[str, Any]]:
+    """The budget of the structure that was found, of several the largest, as it was asked for and in numbers."""
+    largest = {} if sizes is None else next(iter(sizes.budgets.values()))
+    return {**search.budget, **largest}, search.targets if sizes is None else targets(search, largest)
+
+
+def _shown(name: str, finished: Finished, search: Search) -> str:
+    """The name of a network in tables; of several sizes each has its own in it."""
+    kind = next((kind for kind in (FOUND, UNIFORM) if name.startswith(kind)), name)
+    shown = f"{FOUND} by {search.strategy.title}" if kind == FOUND else kind
+    if finished.family is None or kind not in (FOUND, UNIFORM):
+        return shown
+    return f"{shown}, {finished.family.sizes[0]}" if name == kind else shown + name.removeprefix(kind)
 
 
 FAR = 0.1
@@ -150,11 +170,16 @@ def _on_one_device(variables: Any) -> Any:
     return jax.tree.map(lambda array: array.addressable_data(0), variables)
 
 
-def shares(search: Search) -> str:
-    """`4 % of the MACs and 10 % of the parameters`."""
+def shares(search: Search, sizes: Sizes | None = None) -> str:
+    """`4 % of the MACs and 10 % of the parameters`; of several sizes `50, 25, 4 % of the MACs`."""
     costs = search.space.costs
-    parts = [f"{100 * t / costs[n].full:.3g} % of the {words(n, costs[n].unit)}" for n, t in search.targets.items()]
-    return " and ".join(parts)
+    of = {n: [t] for n, t in search.targets.items()}
+    if sizes is not None:
+        of |= {n: [targets(search, budget)[n] for budget in sizes.budgets.values()] for n in sizes.smallest}
+    return " and ".join(
+        f"{', '.join(f'{100 * t / costs[n].full:.3g}' for t in most)} % of the {words(n, costs[n].unit)}"
+        for n, most in of.items()
+    )
 
 
 def print_table(results: Mapping[str, Any], quality: Quality) -> None:

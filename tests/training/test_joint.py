@@ -146,7 +146,7 @@ def test_training_is_one_program_and_every_size_gets_better(space, variables):
         assert np.array_equal(logits, own)
 
 
-def train_logits(params, batch):
+def train_logits(params, batch, key=None):
     return Net().apply(params, batch["image"], train=True, mutable=["batch_stats"])[0]
 
 
@@ -165,7 +165,7 @@ def test_smaller_networks_learn_from_the_largest_ones_answers_and_it_from_the_da
         return loss({**params, "weights": weights}, BATCH, KEY)[0]
 
     found, slope = jax.value_and_grad(value)(params["weights"])
-    answers = space.shrunk(train_logits, STRUCTURES[0.8])(shrink(space, variables, STRUCTURES[0.8]), BATCH)
+    answers = space.shrunk(train_logits, STRUCTURES[0.8])(shrink(space, variables, STRUCTURES[0.8]), BATCH, KEY)
 
     def pupil(params, batch, key):
         task = LOSS(params, batch, key)
@@ -183,7 +183,7 @@ def test_a_teacher_from_elsewhere_still_teaches_the_largest(space, variables):
     batch = {**BATCH, TEACHER: jnp.zeros((32, 3))}
     params = family.init(variables)
     _, more = joint_loss(family, distilled, Lessons.in_batch(train_logits, distilled))(params, batch, KEY)
-    answers = space.shrunk(train_logits, STRUCTURES[0.8])(shrink(space, variables, STRUCTURES[0.8]), BATCH)
+    answers = space.shrunk(train_logits, STRUCTURES[0.8])(shrink(space, variables, STRUCTURES[0.8]), BATCH, KEY)
     close(more["metrics"]["loss_largest"], alone(space, variables, 0.8, distilled, batch)[0])
     taught = alone(space, variables, 0.2, distilled, {**BATCH, TEACHER: answers})
     close(more["metrics"]["loss_smallest"], taught[0])

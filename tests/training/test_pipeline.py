@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dms_jax import Searchable
+from dms_jax import Searchable, UserError
 from dms_jax.adapters import marked
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -17,6 +17,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import latency, pipeline, results
 from dms_jax.training.pipeline import FOUND, FULL, LONGER, UNIFORM, Pipeline, Steps
 from dms_jax.training.results import Quality
+from dms_jax.training.sizes import Sizes, split
 
 
 class Net(Searchable):
@@ -30,6 +31,8 @@ class Net(Searchable):
 
 class Recorder:
     """A job that trains nothing and remembers what it was asked for."""
+
+    calibrate = 0
 
     def __init__(self, name, asked):
         self.name, self.asked, self.mesh, self.loss = name, asked, None, lambda params, batch, key: 0.0
@@ -85,6 +88,58 @@ def test_every_phase_has_the_job_it_is_given():
     run, variables, asked = pieces(Steps(3, 5, 7), taught=recorder("taught"), retaught=recorder("retaught"))
     run.run(variables)
     assert [who for who, *_ in asked] == ["job", "taught", "retaught", "retaught", "retaught"]
+
+
+AMOUNTS: Any = {0.9: {"macs": 0.9}, 0.7: {"macs": 0.7}, 0.5: {"macs": 0.5}}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_several_sizes_are_trained_together_or_each_by_itself(together):
+    """With controls that are nested, too, and as many steps for every network."""
+    run, variables, asked = pieces(Steps(3, 5, 7), sizes=Sizes(AMOUNTS, together))
+    finished = run.run(variables)
+    finetuning, control = (["finetune"], ["uniform"]) if together else (
+        [f"finetune {size}" for size in AMOUNTS], [f"uniform {size}" for size in AMOUNTS],
+    )  # fmt: skip
+    assert [name for _, name, *_ in asked] == ["pretrain", "search", *finetuning, *control, "full"]
+    assert {steps for _, name, steps, _ in asked if name.startswith("finetune")} == {7}
+    names = [f"{kind}{size}" for kind in (FOUND, UNIFORM) for size in ("", ", 0.7", ", 0.5")]
+    assert list(finished.networks) == [FULL, *names, LONGER]
+    assert [run.steps.after(name) for name in finished.networks] == [3, *[15] * 7]
+    full = run.search.space.resources()["macs"]
+    for kind in (FOUND, UNIFORM):
+        found: list[Any] = [finished.networks[name].structure for name in names if name.startswith(kind)]
+        kept = [structure.kept["a"] for structure in found]
+        assert set(kept[2]) <= set(kept[1]) <= set(kept[0]) and len(kept[2]) < len(kept[0])
+    for network, size in zip(finished.found(), AMOUNTS, strict=True):
+        assert run.search.space.resources(network.structure)["macs"] <= size * full
+        assert network.fn(network.params, np.ones((2, 4), np.float32)).shape == (2, 3)
+    measured = results.measure(finished, run.search, run.steps, Quality("loss", "", lambda *_: (0.5, 0.1)), (1,))
+    assert measured["sizes"] == ["found by DMS, 0.9", "found by DMS, 0.7", "found by DMS, 0.5"]
+    assert measured["sizes"] == [row["name"] for row in measured["rows"][1:4]]
+    assert measured["rows"][5]["name"] == "same ratio everywhere, 0.7"
+    assert measured["budget"]["macs"]["asked"] == 0.9
+    shares = ", ".join(f"{100 * int(size * full) / full:.3g}" for size in AMOUNTS)
+    assert results.shares(run.search, finished.sizes) == f"{shares} % of the MACs"
+
+
+def test_sizes_are_sorted_and_what_are_none_is_refused():
+    space = pieces(Steps(0, 5, 0))[0].search.space
+    assert list(Sizes.of(space, "macs", (0.5, "90 %", 40)).budgets) == ["90 %", 40, 0.5]
+    for amounts, message in {
+        (0.5,): "give two or more",
+        (0.5, 0.9, "50 %"): "size 0.5 of macs is given twice|size 50 % of macs is given twice",
+        (0.5, "1 kg"): "unknown unit",
+        (0.5, -1): "is not a positive number",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            Sizes.of(space, "macs", amounts)
+    with pytest.raises(UserError, match="budget on 'energy': give one on macs or"):
+        Sizes.of(space, "energy", (0.5, 0.25))
+    with pytest.raises(UserError, match="budgets on macs and params have several amounts"):
+        split(space, {"macs": (0.5, 0.4), "params": [0.5, 0.4]}, True, lambda *_: 0.0)
+    with pytest.raises(UserError, match="teach= is of several sizes that are finetuned together"):
+        split(space, {"macs": 0.5}, True, lambda *_: 0.0, lambda params, batch: jnp.zeros(1))
 
 
 def test_without_controls_there_are_two_trainings_less(monkeypatch):
