@@ -12,6 +12,7 @@ from dms_jax.report import pictures
 from dms_jax.report.curve_pictures import budgeted
 from dms_jax.report.document import document, section, text
 from dms_jax.report.example_pictures import read_examples
+from dms_jax.report.family import family_table
 from dms_jax.report.layers import layer_tables
 from dms_jax.report.network import cost_of_one, importance_at_the_cut, network_list
 from dms_jax.report.quantities import (
@@ -55,6 +56,7 @@ def page(run: Run, examples: Record | None = None) -> str:
         f'<p class="summary">{text(summary(run))}</p>',
         _warnings(run),
         section("Results", _table(run)),
+        None if (family := family_table(run)) is None else section("Several sizes", family),
         section("The network", network_list(run)),
         *(section(heading, table) for heading, table in layer_tables(run)),
         None if examples is None else _examples(examples),

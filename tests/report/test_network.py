@@ -152,3 +152,17 @@ def test_of_many_layers_the_longest_are_shown(make_run):
     page = write_report(latency_run(make_run, layers)).read_text("utf-8")
     assert page.count('<td class="bars">') == 200 and ">l50<" in page and ">l49<" not in page
     assert "50 layers that take less are left out" in page and "There was no time to measure them." in page
+
+
+def test_several_sizes_are_a_table(make_run):
+    directory = make_run(GROUPS, sizes=["searched, finetuned", "uniform"])
+    page = write_report(directory).read_text("utf-8").replace("\u202f", " ")
+    (table,) = re.findall("<h2>Several sizes</h2>(.*?)</section>", page, re.DOTALL)
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == [
+        "full network, pretrained",
+        "searched, finetuned",
+        "uniform",
+    ]
+    assert [float(kept) for kept in re.findall("--kept: ([0-9.]+)", table)] == [1.0, 0.0399, 0.0392]
+    for sizes in ([], ["searched, finetuned"], None):
+        assert "Several sizes" not in write_report(make_run(GROUPS, sizes=sizes)).read_text("utf-8")
