@@ -97,7 +97,7 @@ def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:
     latency = row.get("latency_ms") or {}
     before = run.structure["resources"]["before"]
     counts = [_count_cell(row[name], word) for name, word in run.words.items()]
-    first = next(iter(before))
+    first = next(iter(run.words))
     cells = [
         counts[0],
         _number_cell(share(row[first] / before[first]) if before[first] else "–"),

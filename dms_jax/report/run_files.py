@@ -110,9 +110,13 @@ class Run:
 
 
 def resource_words(structure: Record, results: Record) -> dict[str, str]:
-    """Of every resource that both files know; its name, where a run of an earlier version says no unit."""
-    units = results.get("resources") or {}
-    return {name: words(name, units.get(name, name)) for name in structure["resources"]["before"]}
+    """Of every resource that both files know; its name, where a run of an earlier version says no unit.
+
+    Those of the budget come first: shares of the full network are said of the first one.
+    """
+    units, before = results.get("resources") or {}, structure["resources"]["before"]
+    asked = [name for name in results.get("budget") or {} if name in before]
+    return {name: words(name, units.get(name, name)) for name in dict.fromkeys([*asked, *before])}
 
 
 def read_run(directory: str | os.PathLike[str]) -> Run:

@@ -159,6 +159,17 @@ def test_warnings_are_shown_and_a_broken_budget_is_one(make_run):
     assert "The structure has 1,630,112 MACs, over the 1,000,000 of its budget." in words
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("macs", ["1.63 M", "3.99 %", "11.2 k"]), ("params", ["11.2 k", "4.11 %", "1.63 M"])],
+)
+def test_shares_of_the_full_network_are_of_what_was_asked_for(small_groups, make_run, name, cells):
+    entry = {"asked": 0.05, "target": 20_000, "full": 272_474}
+    page = _Outline(write_report(make_run(small_groups, budget={name: entry})).read_text("utf-8"))
+    start = page.cells.index("network")
+    assert _plain(page.cells[start + 19 : start + 22]) == cells
+
+
 def test_what_was_predicted_and_measured_is_said_with_its_spread(make_run):
     entry = {"asked": "1.7M", "target": 1_700_000, "full": 40_812_345, "predicted": 1_650_000.5, "measured": 1_630_112}
     for spread, said in (({}, ""), ({"spread": 120.25}, ", spread 120.25")):
