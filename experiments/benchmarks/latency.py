@@ -50,6 +50,7 @@ NETWORKS = (
     _measured("mobilenet_v2", 64, 1),
     _measured("deit_tiny", 64, 1, patch_size=8, image_size=64),
     tokens("llama_bytes, 64 tokens, batch 4", "llama_bytes", {"layers": 2}, 64, batch=4),
+    _measured("resnet50", 64, 1),
 )
 QUICK_NETWORKS = (replace(images("resnet20", "", 8), title="resnet20, 8 px", seconds=2.0),)
 
