@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax import topk
 from dms_jax.baselines.iterative import thresholded
 from dms_jax.errors import UserError
 from dms_jax.method.correction import corrected
@@ -31,7 +32,9 @@ def uniform(
 ) -> Structure:
     """The control: the same keep ratio in every width and head group under the same budget.
 
-    How many blocks stay is settled first, the same share of every stage; the widths have one ratio after that.
+    How many blocks stay is settled first, the same share of every stage; the widths have one ratio after that, the
+    largest under the budget at which every number of elements is the nearest one. What is left of the budget buys
+    single elements, the ones of most importance per cost first.
 
     Args:
       space: the search space.
@@ -59,7 +62,7 @@ def uniform(
 
 def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:
     """Kept elements of every group, under the budget as it is predicted."""
-    even = dict.fromkeys(problem.space.groups, 0.5)
+    even = {name: even_ratio(group.size) for name, group in problem.space.groups.items()}
     fitting = (
         (abs(_share_of_widths(problem, found[0]) - share), held)
         for share, held in _depths(problem, None if isinstance(blocks, str) else blocks).items()
@@ -69,6 +72,15 @@ def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:
     if chosen is None:  # of one share alone: the fewest blocks always fit
         raise UserError(f"no structure with a share of {blocks} of its blocks is within the budget; give a smaller one")
     return problem.kept(nearest(problem, even, ATTEMPTS, chosen[1]))
+
+
+def even_ratio(size: int) -> float:
+    """A pruning ratio that keeps half of the elements, and moved by x the number that is nearest to (0.5 - x) N.
+
+    The same ratio for all would round every number down, which costs a group of three elements up to a third of them
+    and one of 100 not a hundredth: the control would have fewer heads than its ratio says.
+    """
+    return 0.5 + (float(topk.lowest_fraction(size)) - 0.5) / size
 
 
 def _depths(problem: Problem, share: float | None) -> dict[float, Counts]:

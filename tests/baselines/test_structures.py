@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dms_jax import SearchSpace, UserError, baselines
 from dms_jax.baselines.iterative import thresholded
+from dms_jax.baselines.structures import even_ratio
 from dms_jax.method.dms import DMS
 from dms_jax.method.layout import Layout
+from dms_jax.method.projection import Problem, shifted
 from tests.baselines.small import LIMITS, Toy, X, context
 
 
@@ -58,6 +62,33 @@ def test_structures_without_a_search(space):
     assert len(baselines.threshold(space, valued, budget, LIMITS).kept["wide"]) == 40
     with pytest.raises(UserError, match="no structure has at most"):
         baselines.random(space, {"macs": 1}, LIMITS, seed=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(share=st.floats(0.1, 1.0))
+def test_even_ratios_round_to_the_nearest_number_of_elements(space, share):
+    most = int(share * space.resources()["macs"])
+    ranking = {name: np.arange(group.size) for name, group in space.groups.items()}
+    held = {("depth",): 2}
+    found = shifted(
+        Problem.of(space, ranking, {"macs": most}, None),
+        {name: even_ratio(group.size) for name, group in space.groups.items()},
+        held,
+    )
+    sizes = {names: space.groups[names[0]].size for names in space.counted if names not in held}
+
+    def even(x: float) -> dict:  # halves are rounded up, and something stays
+        return {names: max(int(np.floor(x * n + 0.5 + 1e-9)), 1) for names, n in sizes.items()} | held
+
+    def macs(counts) -> int:
+        return space.resources(
+            {name: tuple(range(space.groups[name].size))[-k:] for names, k in counts.items() for name in names}
+        )["macs"]
+
+    fitting = [x for n in sizes.values() for j in range(n) if macs(even(x := (j + 0.5) / n)) <= most]
+    assert (found is None) == (macs(even(0)) > most)
+    if found is not None:
+        assert found[0] == even(max(fitting, default=0.0))
 
 
 def test_by_name():
