@@ -51,13 +51,12 @@ def uniform(
     """
     if blocks not in ("most", "same") and not (isinstance(blocks, float | int) and 0 < blocks <= 1):
         raise UserError(f'blocks={blocks!r}: give "most", "same", or a share above 0 and at most 1')
-    worth = {name: np.asarray(x) for name, x in ranking.items()}
+    worth, larger = {name: np.asarray(x) for name, x in ranking.items()}, None if within is None else space.kept(within)
 
     def predicted(budget: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        problem = Problem.of(space, worth, budget, limits)
-        return _even(problem if within is None else problem.inside(space.kept(within)), blocks)
+        return _even(Problem.of(space, worth, budget, limits, larger), blocks)
 
-    return space.structure(corrected(space, budget, limits, predicted, growing(space, worth, limits)))
+    return space.structure(corrected(space, budget, limits, predicted, growing(space, worth, limits, larger)))
 
 
 def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:

@@ -66,22 +66,29 @@ def project(
         raise UserError(f"the pruning ratio of group {lost[0]!r} is {ratios[lost[0]]}: the search diverged")
 
     def predicted(budget: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
-        problem = Problem.of(space, ranking, budget, limits)
-        problem = problem if within is None else problem.inside(within)
+        problem = Problem.of(space, ranking, budget, limits, within)
         counts = nearest(problem, ratios, ATTEMPTS if hold else 1)
         if not counts:  # least in number, the best elements may cost more than others do
             most = " and ".join(f"{exactly(most)} {name}" for name, most in budget.items())
             raise UserError(f"the fewest elements within the limits, the best ones, are above {most}; ask for more")
         return problem.kept(counts)
 
-    return corrected(space, budget, limits, predicted, growing(space, ranking, limits))
+    return corrected(space, budget, limits, predicted, growing(space, ranking, limits, within))
 
 
-def growing(space: SearchSpace, ranking: Mapping[str, np.ndarray], limits: Limits | None) -> Grow:
-    """Kept elements and a budget -> these and more, the ones of most importance per cost first, while any fits."""
+def growing(
+    space: SearchSpace,
+    ranking: Mapping[str, np.ndarray],
+    limits: Limits | None,
+    within: Mapping[str, Sequence[int]] | None = None,
+) -> Grow:
+    """Kept elements and a budget -> these and more, the ones of most importance per cost first, while any fits.
+
+    The arguments are those that the kept elements were projected by.
+    """
 
     def grow(kept: Kept, budget: Mapping[str, float]) -> Kept:
-        problem = Problem.of(space, ranking, budget, limits)
+        problem = Problem.of(space, ranking, budget, limits, within)
         return problem.kept(filled(problem, {names: len(kept[names[0]]) for names in problem.allowed}))
 
     return grow
@@ -116,9 +123,13 @@ class Problem:
 
     @staticmethod
     def of(
-        space: SearchSpace, ranking: Mapping[str, np.ndarray], budget: Mapping[str, float], limits: Limits | None
+        space: SearchSpace,
+        ranking: Mapping[str, np.ndarray],
+        budget: Mapping[str, float],
+        limits: Limits | None,
+        within: Mapping[str, Sequence[int]] | None = None,
     ) -> Problem:
-        """The problem of a budget that can be met.
+        """The problem of a budget that can be met, among the elements of a larger network where one is given.
 
         Raises:
           UserError: it cannot.
@@ -131,7 +142,8 @@ class Problem:
                     f"no structure has at most {exactly(most)} {name}; the smallest within the limits has "
                     f"{exactly(least[name])}"
                 )
-        return Problem(space, ranking, budget, limits.counts(space))
+        problem = Problem(space, ranking, budget, limits.counts(space))
+        return problem if within is None else problem.inside(within)
 
     def inside(self, larger: Mapping[str, Sequence[int]]) -> Problem:
         """The same among the elements of a larger network: those come first, and no more than it has are allowed."""

@@ -3,6 +3,7 @@
 # Linen's `apply` gives a value or a tuple:
 # pyright: reportArgumentType=false, reportOptionalSubscript=false
 
+import contextlib
 from functools import cache
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
+from dms_jax.baselines import uniform
 from dms_jax.budgets.own import Resource
 from dms_jax.method.limits import smallest
 from dms_jax.method.projection import project
@@ -98,6 +100,38 @@ def test_within_any_network_only_its_elements_are_kept(drawn, seed):
     for name, elements in kept.items():
         inside = sorted((i for i in larger[name]), key=lambda i, c=ranking[name]: (np.nan_to_num(c[i], nan=-1e9), i))
         assert set(elements) == set(inside[len(inside) - len(elements) :])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.3, 0.9))
+def test_what_is_measured_grows_inside_the_larger_network(seed, share):
+    """Sizes that are slow or fast by chance leave much of the budget to candidates moved at once."""
+    chance = np.random.default_rng(seed)
+
+    def predicted(kept):
+        return float(sum(kept.values()) ** 2)
+
+    def truth(network):
+        kept = {name: len(indices) for name, indices in network.kept.items()}
+        return predicted(kept) * np.exp(np.random.default_rng((seed, *kept.values())).uniform(-0.4, 0.4))
+
+    space = spaces("toy").with_resources(Resource("work", "ops", predicted, measure=truth))
+    larger = {
+        n: tuple(sorted(chance.permutation(g.size)[: (g.size + 1) // 2].tolist())) for n, g in space.groups.items()
+    }
+    ranking = {name: chance.normal(size=group.size) for name, group in space.groups.items()}
+    most = share * space.measured(larger)["work"]
+    ratios = dict.fromkeys(space.groups, 0.5)
+    try:
+        found = [project(space, ratios, ranking, {"work": most}, within=larger)]
+    except UserError:  # none of the candidates was fast enough
+        return
+    with contextlib.suppress(UserError):
+        control = uniform(space, ranking, {"work": most}, within=space.structure(larger))
+        found.append(space.kept(control))
+    for kept in found:
+        assert space.measured(kept)["work"] <= most
+        assert all(set(kept[name]) <= set(larger[name]) for name in space.groups)
 
 
 def test_a_search_gives_one_structure_a_budget_in_their_order(usual):
