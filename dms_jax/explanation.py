@@ -99,7 +99,7 @@ def explain(space: Any, path: str) -> str:
 
 def _why_not(axis: Axis) -> str:
     why = next((atom.frozen for atom in atoms(resolve(axis)) if atom.frozen is not None), None)
-    return "not sliced" if why is None else f"not sliced: {describe(why)}"
+    return "not sliced" if why is None else f"not sliced, because of {describe(why)}"
 
 
 def _formula(space: Any, axis: Axis) -> str:

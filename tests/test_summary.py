@@ -32,7 +32,7 @@ out [8, 3]
   axis 0 (8): in
     in: add at tests/test_summary.py:LINE (network)
     in: dot_general at tests/test_summary.py:LINE (network)
-  axis 1 (3): not sliced: its being an axis of an output of the network
+  axis 1 (3): not sliced, because of its being an axis of an output of the network
   no gate removes it""",
 }
 
