@@ -37,6 +37,7 @@ Shared = Literal[
     "regret",
     "torch_pruning",
     "landing",
+    "tracking",
     "boxes",
 ]
 Alone = Literal["operator", "latency"]
