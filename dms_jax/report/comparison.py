@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from dms_jax import files
 from dms_jax.errors import UserError
-from dms_jax.report.document import document, section, text
+from dms_jax.report.document import document, scrolling, section, text, write_page
 from dms_jax.report.network import bar
 from dms_jax.report.quantities import count, duration, milliseconds, quality, share
 from dms_jax.report.run_files import Record, Run, read_run
@@ -38,22 +37,16 @@ def write_comparison(directories: Sequence[str | os.PathLike[str]], path: str | 
     if len({place.resolve() for place in places}) < len(places):
         raise UserError("the same run directory is given twice; give each of them once")
     runs = [read_run(place) for place in places]
-    path = Path(path)
-    heads = [_head(place, name, path) for place, name in zip(places, _names(places), strict=True)]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, comparison(runs, heads).encode("utf-8", errors="replace"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}); give another path") from error
-    return path
+    heads = [_head(place, name, Path(path)) for place, name in zip(places, _names(places), strict=True)]
+    return write_page(path, comparison(runs, heads), "give another path")
 
 
 def comparison(runs: Sequence[Run], heads: Sequence[str]) -> str:
     """The page, of runs and what stands above their columns (HTML)."""
     body = [
         "<h1>Runs side by side</h1>",
-        section("Results", _table(heads, _results(runs))),
-        section("Widths", _table(heads, _widths(runs)) + _caption()),
+        section("Results", _table("Results", heads, _results(runs))),
+        section("Widths", _table("Widths", heads, _widths(runs)) + _caption()),
         _warned(runs, heads),
     ]
     return document("Runs side by side", [part for part in body if part])
@@ -78,30 +71,30 @@ def _head(place: Path, name: str, path: Path) -> str:
     return f'<a href="{text(quote(there, errors="surrogateescape"))}">{text(name)}</a>'
 
 
-def _table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+def _table(heading: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """Rows of a label and one cell (HTML) a run; a row that no run has anything for is left out."""
     columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
     lines = []
     for label, cells in rows:
         numbers = "".join(f"<td>{cell or '–'}</td>" for cell in cells)
         lines += [f'<tr><th scope="row">{text(label)}</th>{numbers}</tr>'] if any(cells) else []
-    return (
-        '<div class="wide"><table class="side">\n'
-        f'<thead><tr><th scope="col">run</th>{columns}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>\n'
-        "</table></div>\n"
+    table = (
+        '<table class="side">\n'
+        f'<thead><tr><th scope="col">run</th>{columns}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>\n</table>'
     )
+    return f"{scrolling(table, heading)}\n"
 
 
 def _results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     def row(label: str, of: Callable[[Run], str]) -> tuple[str, list[str]]:
         return label, [text(of(run)) for run in runs]
 
-    resources = dict.fromkeys(name for run in runs for name in run.words)
-    words = {name: word for run in reversed(runs) for name, word in run.words.items()}
+    known = {name: word for run in reversed(runs) for name, word in run.words.items() if word != name}
+    resources = dict.fromkeys(_counted(run, name, known) for run in runs for name in run.words)
     qualities = dict.fromkeys(run.results["quality"]["name"] for run in runs)
     batches = sorted({batch for run in runs for batch in (result_row(run) or {}).get("latency_ms") or {}}, key=int)
     rows = [row("network", lambda run: run.structure["model"]["name"]), row("asked", _asked)]
-    rows += [row(words[name], lambda run, name=name: _resource(run, name)) for name in resources]
+    rows += [row(each[1], lambda run, each=each: _resource(run, each, known)) for each in resources]
     for name in qualities:
         rows.append(row(name, lambda run, name=name: _quality(run, result_row(run), name)))
         rows.append(row(f"{name}, full network", lambda run, name=name: _quality(run, full_row(run), name)))
@@ -109,7 +102,7 @@ def _results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
             rows.append(row(f"{name}, {other}", lambda run, n=name, o=other: _quality(run, _others(run).get(o), n)))
     rows += [row(f"ms at batch {batch}", lambda run, batch=batch: _latency(run, batch)) for batch in batches]
     rows += [
-        row("steps", lambda run: f"{(result_row(run) or {}).get('steps') or 0:,}"),
+        row("steps", _steps),
         row("time", lambda run: duration(sum((run.results.get("seconds") or {}).values()))),
         row("seed", lambda run: str(run.results["seed"])),
         row("data", lambda run: run.results["data"]),
@@ -123,10 +116,20 @@ def _asked(run: Run) -> str:
     return " and ".join(shares)
 
 
-def _resource(run: Run, name: str) -> str:
-    before, after = (run.structure["resources"][when].get(name) for when in ("before", "after"))
-    if after is None:
+def _counted(run: Run, name: str, known: Mapping[str, str]) -> tuple[str, str]:
+    """A resource's name and what is counted: two runs may mean two things by one name, ms and s.
+
+    Runs of earlier versions do not say what they count: they are taken for the first that does.
+    """
+    word = run.words[name]
+    return name, known.get(name, word) if word == name else word
+
+
+def _resource(run: Run, counted: tuple[str, str], known: Mapping[str, str]) -> str:
+    name = counted[0]
+    if name not in run.words or _counted(run, name, known) != counted:
         return ""
+    before, after = (run.structure["resources"][when][name] for when in ("before", "after"))
     return f"{count(after)} ({share(after / before)})" if before else count(after)
 
 
@@ -140,6 +143,11 @@ def _quality(run: Run, row: Record | None, name: str) -> str:
     if row is None or row.get("quality") is None or run.results["quality"]["name"] != name:
         return ""
     return quality(row["quality"], row.get("stderr"), run.results["quality"]["unit"])
+
+
+def _steps(run: Run) -> str:
+    steps = (result_row(run) or {}).get("steps")
+    return "" if steps is None else f"{steps:,}"
 
 
 def _latency(run: Run, batch: str) -> str:

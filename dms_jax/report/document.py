@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
+from dms_jax import files
+from dms_jax.errors import UserError
 from dms_jax.report.quantities import without_controls
 from dms_jax.report.stylesheet import stylesheet
 
@@ -48,6 +52,36 @@ def policy(script: str) -> str:
 def section(heading: str, content: str) -> str:
     """Returns a part of a page under its heading."""
     return f"<section>\n<h2>{text(heading)}</h2>\n{content}\n</section>"
+
+
+def scrolling(content: str, label: str) -> str:
+    """Returns what may be wider than the page in a frame of its own, which the keyboard reaches and scrolls.
+
+    Args:
+      content: as HTML.
+      label: what it is, for screen readers.
+    """
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{text(label)}">{content}</div>'
+
+
+def write_page(path: str | os.PathLike[str], page: str, advice: str) -> Path:
+    """Write a page and return its path.
+
+    Args:
+      path: of the file.
+      page: as HTML.
+      advice: what to do where it cannot be written.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, page.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); {advice}") from error
+    return path
 
 
 def text(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dms_jax.report.document import text
+from dms_jax.report.document import scrolling, text
 from dms_jax.report.network import bar
 from dms_jax.report.quantities import count, quality, share
 from dms_jax.report.run_files import Run
@@ -29,9 +29,12 @@ def family_table(run: Run) -> str | None:
         f'<th scope="col" class="number">{text(head)}</th>'
         for head in (word, "of full", run.results["quality"]["name"])
     )
+    table = (
+        f'<table>\n<thead><tr><th scope="col">network</th><th scope="col">{text(word)}</th>{heads}'
+        f"</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>\n</table>"
+    )
     return (
-        f'<div class="wide"><table>\n<thead><tr><th scope="col">network</th><th scope="col">{text(word)}</th>{heads}'
-        f"</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>\n</table></div>\n"
+        f"{scrolling(table, 'Several sizes')}\n"
         '<p class="muted">Every size is made of elements of the one above it. '
         "The network below is the largest of them.</p>"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dms_jax.report.document import text
+from dms_jax.report.document import scrolling, text
 from dms_jax.report.network import bar
 from dms_jax.report.quantities import milliseconds, share
 from dms_jax.report.run_files import Record, Run
@@ -15,11 +15,12 @@ def layer_tables(run: Run) -> list[tuple[str, str]]:
     found, units = [], run.results.get("resources") or {}
     for name, budget in run.results["budget"].items():
         if budget.get("layers"):
-            found.append((f"{name[:1].upper()}{name[1:]} of every layer", _table(budget, units.get(name, name))))
+            heading = f"{name[:1].upper()}{name[1:]} of every layer"
+            found.append((heading, _table(budget, units.get(name, name), heading)))
     return found
 
 
-def _table(budget: Record, unit: str) -> str:
+def _table(budget: Record, unit: str, heading: str) -> str:
     layers = budget["layers"]
     largest = max(max(layer["predicted"], layer.get("measured") or 0) for layer in layers) or 1.0
     # where there are too many rows, those that take longest
@@ -27,13 +28,13 @@ def _table(budget: Record, unit: str) -> str:
     rows = "\n".join(_row(layers[i], largest) for i in shown)
     left = len(layers) - len(shown)
     said = _said(layers, unit) + (f" {left:,} layers that take less are left out." if left else "")
-    return (
-        '<div class="wide"><table class="layers">\n<thead><tr><th scope="col">layer</th>'
+    table = (
+        '<table class="layers">\n<thead><tr><th scope="col">layer</th>'
         f'<th scope="col" class="number">predicted, {text(unit)}</th><th scope="col" class="number">measured</th>'
         '<th scope="col">predicted above, measured below</th></tr></thead>\n'
-        f"<tbody>\n{rows}\n</tbody>\n</table></div>\n"
-        f'<p class="muted">{text(said)}</p>'
+        f"<tbody>\n{rows}\n</tbody>\n</table>"
     )
+    return f'{scrolling(table, heading)}\n<p class="muted">{text(said)}</p>'
 
 
 def _row(layer: Record, largest: float) -> str:

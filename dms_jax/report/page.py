@@ -6,11 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dms_jax import files
 from dms_jax.explanation import exactly
 from dms_jax.report import pictures
 from dms_jax.report.curve_pictures import budgeted
-from dms_jax.report.document import document, section, text
+from dms_jax.report.document import document, scrolling, section, text, write_page
 from dms_jax.report.example_pictures import read_examples
 from dms_jax.report.family import family_table
 from dms_jax.report.layers import layer_tables
@@ -41,12 +40,12 @@ def write_report(run_directory: str | os.PathLike[str]) -> Path:
         search kept its masks. What a run lacks is left out of the page, which says so.
 
     Raises:
-      ValueError: a required file is missing or is not what it should be; one line names it and what makes it.
+      UserError: a required file is missing or is not what it should be, and one line names it and what makes it; or
+        the page cannot be written.
     """
-    run, examples = read_run(run_directory), read_examples(Path(run_directory))
-    path = Path(run_directory) / "report.html"
-    files.write(path, page(run, examples).encode("utf-8", errors="replace"))
-    return path
+    directory = Path(run_directory)
+    run, examples = read_run(directory), read_examples(directory)
+    return write_page(directory / "report.html", page(run, examples), "report on a copy of the run that can be written")
 
 
 def page(run: Run, examples: Record | None = None) -> str:
@@ -84,10 +83,12 @@ def _table(run: Run) -> str:
     numbers = "".join(f'<th scope="col" class="number">{text(head)}</th>' for head in heads)
     result = result_row(run)
     body = "\n".join(_row(row, batches, run, row is result) for row in rows)
+    table = (
+        f'<table>\n<thead><tr><th scope="col">network</th>{numbers}<th scope="col">note</th></tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>"
+    )
     return (
-        '<div class="wide"><table>\n'
-        f'<thead><tr><th scope="col">network</th>{numbers}<th scope="col">note</th></tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>\n"
+        f"{scrolling(table, 'Results')}\n"
         '<p class="muted">MACs: multiply-adds of one forward pass, batch 1. '
         "±: one standard error. Point at a count for its exact value.</p>"
     )
@@ -161,7 +162,7 @@ def _picture_sections(run: Run) -> Iterable[str]:
         lambda: pictures.masks(run.masks, run.structure),
         "masks",
         None if any(record["masks"] for record in run.masks) else "the run kept no masks (masks.jsonl)",
-        "Full colour: the element is kept. No colour: it is gone. In between, the search is undecided.",
+        "Full color: the element is kept. No color: it is gone. In between, the search is undecided.",
     )
 
 
@@ -176,7 +177,7 @@ def _picture(heading: str, draw: Callable[[], Figure], name: str, missing: str |
     svg = inline_svg(draw(), name, label=heading)
     return section(
         heading,
-        f'<figure>\n<div class="wide">{svg}</div>\n<figcaption>{text(caption)}</figcaption>\n</figure>',
+        f"<figure>\n{scrolling(svg, heading)}\n<figcaption>{text(caption)}</figcaption>\n</figure>",
     )
 
 
@@ -217,11 +218,12 @@ def _groups(run: Run) -> str:
     heads = ["elements", "kept", *(f"{run.words[c]} each" for c in costs)]
     heads += ["least important kept", "most important dropped"] if cut else []
     numbers = "".join(f'<th scope="col" class="number">{text(head)}</th>' for head in heads)
+    table = (
+        f'<table>\n<thead><tr><th scope="col">group</th><th scope="col">kind</th>{numbers}</tr></thead>\n'
+        f"<tbody>\n{chr(10).join(rows)}\n</tbody>\n</table>"
+    )
     return (
-        f"\n<details>\n<summary>Every group in numbers ({len(rows)})</summary>\n"
-        '<div class="wide"><table>\n'
-        f'<thead><tr><th scope="col">group</th><th scope="col">kind</th>{numbers}</tr></thead>\n'
-        f"<tbody>\n{chr(10).join(rows)}\n</tbody>\n</table></div>\n"
+        f"\n<details>\n<summary>Every group in numbers ({len(rows)})</summary>\n{scrolling(table, 'Every group')}\n"
         + ('<p class="muted">Importance in shares of the largest of the group.</p>\n' if cut else "")
         + "</details>"
     )

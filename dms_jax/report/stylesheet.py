@@ -97,7 +97,9 @@ dd { margin: 0; }
 code { font: 0.9em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; }
 details { margin-top: 1.5rem; }
 summary { cursor: pointer; }
-summary:focus-visible, input:focus-visible, a:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
+summary:focus-visible, input:focus-visible, a:focus-visible, .wide:focus-visible {
+  outline: 2px solid var(--blue); outline-offset: 2px;
+}
 @media (max-width: 40rem) {
   body { padding: 1.5rem 1rem 2.5rem; }
   .group, .many .group { grid-template-columns: minmax(0, 7rem) minmax(3rem, 1fr) 5.5rem; gap: 0 0.5rem; }

@@ -3,6 +3,7 @@
 from dms_jax.explanation import exactly
 from dms_jax.report.quantities import NARROW_SPACE, count, exact, milliseconds, quality, share
 from dms_jax.report.run_files import Record, Run
+from dms_jax.training.pipeline import FULL
 
 
 def summary(run: Run) -> str:
@@ -23,15 +24,19 @@ def warnings(run: Run) -> list[str]:
 
 
 def result_row(run: Run) -> Record | None:
-    """Returns the row of the search's result: the last one with exactly the structure's resources, if any."""
+    """Returns the row of the search's result, if any: the first one with exactly the structure's resources.
+
+    A control may have the same ones, and stands behind it; the full network stands before it.
+    """
     rows = _rows_with(run, run.structure["resources"]["after"])
-    return rows[-1] if rows else None
+    return next((row for row in rows if not row["name"].startswith(FULL)), None)
 
 
 def full_row(run: Run) -> Record | None:
-    """Returns the row of the full network: the first one with exactly its resources, if any."""
+    """Returns the row of the full network: the first one with exactly its resources, but not the result, if any."""
+    result = result_row(run)
     rows = _rows_with(run, run.structure["resources"]["before"])
-    return rows[0] if rows else None
+    return next((row for row in rows if row is not result), None)
 
 
 def _rows_with(run: Run, resources: Record) -> list[Record]:

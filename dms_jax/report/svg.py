@@ -18,7 +18,7 @@ _VARIABLES = {light: f"var(--{name})" for name, (light, _) in COLORS.items()}
 def inline_svg(figure: Figure, name: str, label: str) -> str:
     """Returns a figure as an SVG element to stand inside HTML.
 
-    Colours of the palette become CSS variables (`var(--blue)`), text stays text in the page's font, and
+    Colors of the palette become CSS variables (`var(--blue)`), text stays text in the page's font, and
     nothing outside the element is referred to. Equal figures give equal text.
 
     Args:

@@ -1,5 +1,6 @@
 """Runs side by side."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dms_jax.report.comparison import write_comparison
 
 ROOT = Path(__file__).parents[2]
 ONE = {"a": (8, "width"), "depth": (2, "depth")}
+NAMES = ("structure.json", "results.json")
 OTHER = {"a": (8, "width"), "b<i>": (4, "heads")}
 
 
@@ -41,6 +43,36 @@ def test_a_column_a_run(two, tmp_path):
     assert cells(page, "depth") == ["1 of 2", "–"] and cells(page, "b&lt;i&gt;") == ["–", "2 of 4"]
     assert "<script" not in page and "script-src &#x27;none&#x27;" in page and "<i>" not in page
     assert page.count("the latency of &lt;one&gt; image did not") == 2
+
+
+@pytest.mark.parametrize(
+    ("units", "rows"),
+    [
+        (("ms", "ms"), {"ms of latency": ["3 (50.0 %)", "3 (50.0 %)"]}),
+        (("ms", "s"), {"ms of latency": ["3 (50.0 %)", "–"], "s of latency": ["–", "3 (50.0 %)"]}),
+        ((None, "ms"), {"ms of latency": ["3 (50.0 %)", "3 (50.0 %)"]}),  # a run of an earlier version
+        ((None, None), {"latency": ["3 (50.0 %)", "3 (50.0 %)"]}),
+    ],
+)
+def test_what_is_counted_in_other_units_has_its_own_row(two, tmp_path, units, rows):
+    for place, unit in zip(two, units, strict=True):
+        structure, results = (json.loads((place / name).read_text()) for name in NAMES)
+        for when, value in (("before", 6), ("after", 3)):
+            structure["resources"][when]["latency"] = value
+        for row in results["rows"]:
+            row["latency"] = 3
+        results["resources"] |= {} if unit is None else {"latency": unit}
+        for name, content in zip(NAMES, (structure, results), strict=True):
+            (place / name).write_text(json.dumps(content))
+    page = write_comparison(two, tmp_path / "page.html").read_text("utf-8")
+    assert {label: cells(page, label) for label in rows} == rows
+    assert page.count("latency</th>") == len(rows)
+
+
+def test_what_a_run_did_not_write_down_is_a_dash(two, tmp_path):
+    path = two[0] / "results.json"
+    path.write_text(path.read_text().replace('"steps": 1300', '"steps": null'))
+    assert cells(write_comparison(two, tmp_path / "page.html").read_text("utf-8"), "steps") == ["–", "1,300"]
 
 
 def test_runs_are_links_to_their_reports(two, tmp_path):

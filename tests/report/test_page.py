@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dms_jax.errors import UserError
 from dms_jax.report import write_report
 from dms_jax.report.document import policy
 from dms_jax.report.script import SCRIPT
@@ -152,6 +153,37 @@ def test_summary_says_what_was_asked_and_what_came_out(small):
     assert "1.82 ms at batch 1 (full network 1.82 ms)" in words
 
 
+@pytest.mark.parametrize(
+    ("networks", "said"),
+    [
+        # a control with exactly the result's resources, as a network of one group has
+        ({"full network": 1, "found by DMS": 0.5, "same ratio everywhere": 0.5, "full network, trained on": 1}, True),
+        # nothing was removed
+        ({"full network": 1, "found by DMS": 1, "same ratio everywhere": 1, "full network, trained on": 1}, True),
+        # the full network was not measured, or is the only one
+        ({"found by DMS": 1, "same ratio everywhere": 1}, True),
+        ({"full network": 1, "same ratio everywhere": 0.25}, False),
+    ],
+)
+def test_the_result_is_no_control_of_the_same_size(make_run, networks, said):
+    qualities = iter((0.91, 0.92, 0.93, 0.94))
+    rows = [{"name": n, "macs": 1000 * s, "params": 100 * s, "quality": next(qualities)} for n, s in networks.items()]
+    directory = make_run(FEW, rows=rows, budget={})
+    structure = json.loads((directory / "structure.json").read_text())
+    found = networks.get("found by DMS", 0.5)
+    structure["resources"] = {
+        when: {"macs": 1000 * share, "params": 100 * share} for when, share in (("before", 1), ("after", found))
+    }
+    (directory / "structure.json").write_text(json.dumps(structure))
+    page = write_report(directory).read_text("utf-8")
+    assert re.findall('<tr class="result"><th scope="row">(.*?)</th>', page) == ["found by DMS"] * said
+    compared = re.findall(
+        "Accuracy: .*? %\\s\\(“(.*?)”\\)(?: against .*? %\\s\\(“(.*?)”\\))?", page.replace("\u202f", " ")
+    )
+    full = next((name for name in networks if name.startswith("full")), "same ratio everywhere")
+    assert compared == ([("found by DMS", full)] if said else [])
+
+
 def test_warnings_are_shown_and_a_broken_budget_is_one(make_run):
     budget = {"macs": {"asked": 1_000_000, "target": 1_000_000, "full": 40_812_345}}
     words = _Outline(write_report(make_run(FEW, budget=budget)).read_text("utf-8")).words
@@ -192,6 +224,19 @@ def test_what_a_run_lacks_is_left_out_with_a_reason(make_run):
     assert "the run kept no masks (masks.jsonl)" in outline.words
     assert "metrics.jsonl holds no loss" in outline.words
     assert len([tag for tag, _ in outline.tags if tag == "svg"]) == 0
+
+
+def test_a_page_that_cannot_be_written(make_run):
+    directory = make_run(FEW)
+    (directory / "report.html").mkdir()
+    with pytest.raises(UserError, match="report.html cannot be written .*; report on a copy of the run"):
+        write_report(directory)
+
+
+def test_what_is_wider_than_the_page_is_reached_by_keyboard(small):
+    frames = [attributes for tag, attributes in small.tags if attributes.get("class") == "wide"]
+    assert len(frames) == 5  # tables and pictures
+    assert all(f["tabindex"] == "0" and f["role"] == "region" and f["aria-label"] for f in frames)
 
 
 def test_optional_results_may_be_missing(make_run):
