@@ -26,6 +26,7 @@ from experiments.benchmarks.tables import (
     decided,
     difference_text,
     percent,
+    picture_link,
     table,
     write_section,
 )
@@ -163,7 +164,7 @@ def _report(
         name: {v: d.spread if (d := differences[name, v]) else Spread.of(()) for v in begun[name]} for name in begun
     }
     picture = pictures.save(pictures.differences(drawn, contest.task.unit.name), options.pictures / "ablation.svg")
-    parts.append(f"![What every change is worth](../../../{picture})")
+    parts.append(picture_link("What every change is worth", picture, options.pages))
     for name, values in begun.items():
         lines = [
             [
@@ -184,7 +185,7 @@ def _report(
         parts.append(table(["setting", f"validation: {contest.choice[1].name}"], lines))
     everything = [(contest, base), *(row for lines in asked.values() for row in lines.values())]
     parts.append(contest.cells.machines(c.cell(settings, seed) for c, settings in everything for seed in seeds))
-    write_section("ablation", "One thing changed at a time", "\n\n".join(parts), quick=options.quick)
+    write_section("ablation", "One thing changed at a time", "\n\n".join(parts), folder=options.pages)
 
 
 if __name__ == "__main__":

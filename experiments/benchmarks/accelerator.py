@@ -29,7 +29,7 @@ from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.training.machine import machine
 from dms_jax.training.progress import Progress
 from experiments.benchmarks.accelerated import ALONE, CASES, QUICK_CASES, Bench, Case, half
-from experiments.benchmarks.tables import table, write_section
+from experiments.benchmarks.tables import RESULTS, table, write_section
 from experiments.benchmarks.timing import going_on, interleaved_seconds, spread
 
 BUNDLE = 4
@@ -76,7 +76,7 @@ def main(options: Options) -> None:
                 f"accelerator {name}",
                 f"On an accelerator: {bench.case.title}",
                 text,
-                quick=options.quick,
+                folder=None if options.quick else RESULTS,
                 page="accelerator",
             )
             del bench, programs

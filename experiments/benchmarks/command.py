@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ class Options:
     Attributes:
       quick: a tiny version of everything, in seconds, in a folder of its own; the tables are printed alone.
       tables: compute nothing; make tables and pictures from the cells that are there.
-      results: where the cells lie; None for experiments/benchmarks/results.
+      results: where the cells lie; None for experiments/benchmarks/results. Tables and pictures of another folder are
+        written there, and those of the repository stay.
     """
 
     quick: bool = False
@@ -34,17 +36,33 @@ class Options:
         """The folder of cells. A quick run has its own.
 
         Raises:
-          UserError: a quick run on the folder of the real cells.
+          UserError: a quick run on the folder of the real cells, or a folder that cannot be written.
         """
-        folder = self.results or (QUICK if self.quick else RESULTS)
+        folder = self._folder
         if self.quick and folder.resolve() == RESULTS.resolve():
             raise UserError("a quick run does not mix with real cells; give another folder with --results")
+        try:  # before hours of computing
+            folder.mkdir(parents=True, exist_ok=True)
+            fault = "" if os.access(folder, os.W_OK | os.X_OK) else "not writable"
+        except OSError as error:
+            fault = error.strerror or str(error)
+        if fault:
+            raise UserError(f"nothing can be written to {folder} ({fault}); give another folder with --results")
         return Cells(folder)
+
+    @property
+    def pages(self) -> Path | None:
+        """Where tables go; None: they are printed alone."""
+        return None if self.quick else self._folder
 
     @property
     def pictures(self) -> Path:
         """Where pictures go."""
-        return self.cells.folder if self.quick else PICTURES
+        return PICTURES if self._folder.resolve() == RESULTS.resolve() else self._folder
+
+    @property
+    def _folder(self) -> Path:
+        return self.results or (QUICK if self.quick else RESULTS)
 
 
 def start(main: Callable[[Options], None], description: str | None) -> None:

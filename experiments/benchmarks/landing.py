@@ -37,7 +37,7 @@ from experiments.benchmarks import pictures
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.rivals import absent
 from experiments.benchmarks.store import Cell, Say, file_label
-from experiments.benchmarks.tables import table, write_section
+from experiments.benchmarks.tables import picture_link, table, write_section
 
 RESOURCES = ("macs", "params")
 LLAMA_7B = {"vocabulary": 32_000, "width": 4096, "layers": 32, "heads": 32, "hidden": 11_008, "search_width": True}
@@ -262,10 +262,11 @@ def main(options: Options) -> None:
         f"`python -m experiments.benchmarks.landing`: achieved over asked for, {len(budgets)} "
         f"budgets from {100 * budgets[0]:g} to "
         f"{100 * budgets[-1]:g} % of the full network. Negative is under the budget. Not reached: below the smallest "
-        f"network there is.\n\n![Achieved over asked for](../../../{picture})\n\n{table(HEADER, lines)}{left_out}\n\n"
+        f"network there is.\n\n{picture_link('Achieved over asked for', picture, options.pages)}\n\n"
+        f"{table(HEADER, lines)}{left_out}\n\n"
         f"{options.cells.machines(there for *_, there in asked)}"
     )
-    write_section("landing", "Landing: achieved over asked for", text, quick=options.quick)
+    write_section("landing", "Landing: achieved over asked for", text, folder=options.pages)
 
 
 def _compute(

@@ -155,7 +155,7 @@ def main(options: Options) -> None:
         f"{table(HEADER, rows)}\n\nMeasuring pieces, and the load of the machine at the end: {pieces}.\n\n"
         f"{options.cells.machines(c for _, c in asked)}"
     )
-    write_section("latency", "Latency: milliseconds achieved over asked for", text, quick=options.quick)
+    write_section("latency", "Latency: milliseconds achieved over asked for", text, folder=options.pages)
 
 
 if __name__ == "__main__":

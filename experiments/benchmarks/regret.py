@@ -37,7 +37,7 @@ from experiments.benchmarks.exhaustive import QUICK, Key, Size, Space, in_words,
 from experiments.benchmarks.methods import OURS, SEARCHED
 from experiments.benchmarks.protocol import TRIED, Settings
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import Spread, percent, table, write_section
+from experiments.benchmarks.tables import Spread, percent, picture_link, table, write_section
 from experiments.benchmarks.tasks import Unit
 from experiments.benchmarks.text_task import UNIT
 
@@ -293,11 +293,11 @@ def main(options: Options) -> None:
     finally:
         shares = {key: space.share(key) for key in space.keys}
         picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
-        parts = [f"![All structures, and what was picked](../../../{picture})", report(benchmark, shares)]
+        parts = [picture_link("All structures, and what was picked", picture, options.pages), report(benchmark, shares)]
         parts += [f"{tuning.OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
         parts += [tuning.grids_table(benchmark, benchmark.grids), benchmark.machines]
         title = "Regret: where the picks stand among all structures"
-        write_section("regret", title, "\n\n".join(parts), quick=options.quick, headline=first(benchmark, shares))
+        write_section("regret", title, "\n\n".join(parts), folder=options.pages, headline=first(benchmark, shares))
 
 
 if __name__ == "__main__":

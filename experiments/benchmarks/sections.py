@@ -18,6 +18,7 @@ from experiments.benchmarks.tables import (
     decided,
     difference_text,
     percent,
+    picture_link,
     table,
     write_section,
 )
@@ -211,11 +212,12 @@ def run(
         parts = [f"`python -m experiments.benchmarks.{name}`: {opening} {INTERVALS}"]
         if options.quick or any(len(comparison.budgets) > 1 for comparison in comparisons):
             figure = pictures.scores_over_macs([comparison.panel() for comparison in begun or comparisons])
-            parts += [f"![{title}](../../../{pictures.save(figure, options.pictures / f'{name}.svg')})"]
+            picture = pictures.save(figure, options.pictures / f"{name}.svg")
+            parts += [picture_link(title, picture, options.pages)]
         for comparison in comparisons:
             parts += [f"**{comparison.title}**", *comparison.tables()]
         for about, text in {} if options.quick else more().items():
             parts += [about, text]
         first = [] if options.quick else [comparison.headline(headline) for comparison in begun if headline]
         text = "\n\n".join(filter(None, parts))
-        write_section(name, title, text, quick=options.quick, headline="\n\n".join(first))
+        write_section(name, title, text, folder=options.pages, headline="\n\n".join(first))

@@ -83,7 +83,7 @@ class _Rows:
         self.settings: dict[str, dict[str, Any]] = {}
         self.cells: dict[tuple[str, int], dict[str, Any]] = {}
         self._file, self._offset, self._lines = file, 0, 0
-        self._torn = -1  # the size of the file when its last line was found torn
+        self._torn = False  # whether more follows what was taken in: the beginning of a line
 
     def read(self, alone: bool = False) -> None:
         """Take in what has come.
@@ -98,7 +98,8 @@ class _Rows:
             return
         if status.st_ino != self._file or status.st_size < self._offset:  # another file has its place
             self._begin(status.st_ino)
-        if status.st_size in (self._offset, self._torn) and not alone:
+        if status.st_size == self._offset:
+            self._torn = False
             return
         with self.path.open("rb") as file:
             file.seek(self._offset)
@@ -107,8 +108,8 @@ class _Rows:
         for line in (whole + end).splitlines():
             self._take(line)
         self._offset += len(whole + end)
+        self._torn = bool(rest)
         if rest and alone:
-            self._torn = status.st_size
             if not self._told:
                 said = f"{self.path}: the last line is torn and dropped"
                 Console(stderr=True).print(said, highlight=False, soft_wrap=True)
@@ -122,6 +123,9 @@ class _Rows:
         try:
             row = json.loads(line)
             if "cell" in row:
+                hash(row["conditions"])
+                if not isinstance(row["result"], dict):
+                    raise TypeError
                 self.cells[row["cell"], row["seed"]] = row
             elif "settings" in row:
                 self.settings[row.pop("settings")] = row
@@ -148,7 +152,8 @@ class _Rows:
                 rows.append({"settings": cell.name, **known, **cell.settings})
             rows.append({"cell": cell.name, "seed": cell.seed, "conditions": where, "result": dict(result)})
             with self.path.open("ab") as file:
-                file.truncate(self._offset)  # nothing, or a torn line
+                if self._torn:
+                    file.truncate(self._offset)
                 file.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
                 file.flush()
                 os.fsync(file.fileno())

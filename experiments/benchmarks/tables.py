@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def percent(budget: float) -> str:
 
 
 def write_section(
-    name: str, title: str, text: str, *, quick: bool, page: str | None = None, headline: str = ""
+    name: str, title: str, text: str, *, folder: Path | None, page: str | None = None, headline: str = ""
 ) -> None:
     """Put tables into the marked section of a page of results; what stands outside the marks stays.
 
@@ -125,21 +126,29 @@ def write_section(
       name: of the section's marks.
       title: of the section, where it is not there yet.
       text: Markdown.
-      quick: print only.
+      folder: of the page; None: print only.
       page: the file's name; as the section's where there is none.
-      headline: what RESULTS.md shows of it, in a section of the same name.
+      headline: what RESULTS.md shows of it, in a section of the same name. It is of the results of the repository
+        alone: of those of another folder it shows nothing.
     """
     print(text)
-    if quick:
+    if folder is None:
         return
-    _replace(RESULTS / f"{page or name}.md", name, title, text)
-    if headline:
-        _replace(DOCUMENT, name, title, headline)
+    ours = folder.resolve() == RESULTS.resolve()
+    back = f"[All benchmarks]({os.path.relpath(DOCUMENT, RESULTS)})\n\n" if ours else ""
+    _replace(folder / f"{page or name}.md", name, title, text, back)
+    if headline and ours:
+        _replace(DOCUMENT, name, title, headline, back)
 
 
-def _replace(path: Path, name: str, title: str, text: str) -> None:
+def picture_link(title: str, picture: Path, folder: Path | None) -> str:
+    """A picture in Markdown, as a page of a folder refers to it."""
+    return f"![{title}]({os.path.relpath(picture, folder or RESULTS)})"
+
+
+def _replace(path: Path, name: str, title: str, text: str, back: str) -> None:
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    new = f"# {title}\n\n[All benchmarks](../RESULTS.md)\n\n{begin}\n{end}\n"
+    new = f"# {title}\n\n{back}{begin}\n{end}\n"
     content = path.read_text() if path.exists() else new
     if begin not in content:
         content += f"\n## {title}\n\n{begin}\n{end}\n"

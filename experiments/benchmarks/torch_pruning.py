@@ -51,6 +51,7 @@ from experiments.benchmarks.tables import (
     decided,
     difference_text,
     percent,
+    picture_link,
     table,
     write_section,
 )
@@ -192,7 +193,7 @@ def main(options: Options) -> None:
         )
         parts = [
             opening,
-            f"![Test errors beside Torch-Pruning's](../../../{picture})",
+            picture_link("Test errors beside Torch-Pruning's", picture, options.pages),
             *(b.report() for b in benchmarks),
         ]
         text = "\n\n".join(parts)
@@ -202,7 +203,7 @@ def main(options: Options) -> None:
         ]
         asked = [f"{b.title}, {percent(x)} of the MACs" for b in benchmarks for x in b.budgets]
         headline = table(["test error, %", *asked], first)
-        write_section("torch_pruning", "DMS beside Torch-Pruning", text, quick=quick, headline=headline)
+        write_section("torch_pruning", "DMS beside Torch-Pruning", text, folder=options.pages, headline=headline)
 
 
 if __name__ == "__main__":

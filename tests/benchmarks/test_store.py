@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import ttest_ind
 
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.training.machine import machine
-from experiments.benchmarks import tables
+from experiments.benchmarks import digits, tables
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.store import Cell, Cells
 from experiments.benchmarks.tables import Difference, Spread, apart, decided, difference_text, write_section
@@ -117,8 +118,25 @@ def test_a_line_torn_anywhere_loses_one_cell_and_is_told_once(tmp_path, capsys, 
     assert capsys.readouterr().err.count("is torn and dropped") == 1
 
 
+def test_a_torn_line_that_another_process_replaced_by_one_as_long(tmp_path):
+    ours, path = Cells(tmp_path), tmp_path / "toy.jsonl"
+    ours.put(_cell(0), {"test": 1.0}, {"data": "d"})
+    whole = path.read_bytes()
+    ours.put(_cell(1), {"test": 11.0}, {"data": "d"})
+    path.write_bytes(path.read_bytes()[:-1])  # torn, and as long as the next one
+    theirs = Cells(tmp_path)
+    assert theirs.get(_cell(1)) is None and theirs.get(_cell(0)) is not None
+    ours = Cells(tmp_path)
+    ours.put(_cell(1), {"test": 1.0}, {"data": "d"})
+    assert path.read_bytes().startswith(whole)
+    found = theirs.get(_cell(1))
+    assert found is not None and found["test"] == 1.0
+
+
 def test_a_line_that_is_no_row_is_named(tmp_path):
-    for line in ("<<<<<<< theirs", "[1]", "3", '{"other": 1}', '{"cell": "a"}'):
+    cell = '{"cell": "a", "seed": 0, "conditions": %s, "result": %s}'
+    faulty = (cell % ("[]", "{}"), cell % ('"c"', "1"), cell.replace("result", "other") % ('"c"', "{}"))
+    for line in ("<<<<<<< theirs", "[1]", "3", '{"other": 1}', '{"cell": "a"}', '"cell"', *faulty):
         (tmp_path / "toy.jsonl").write_text(f'{{"conditions": "c"}}\n{line}\n')
         with pytest.raises(UserError, match=r"toy.jsonl:2 is no row of cells; mend or remove this line"):
             Cells(tmp_path).get(_cell(0))
@@ -213,17 +231,35 @@ def test_errors_have_as_many_digits_as_it_takes_to_see_them(values, shown):
 def test_text_outside_the_marks_stays(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     monkeypatch.setattr(tables, "DOCUMENT", tmp_path / "RESULTS.md")
-    write_section("a", "First", "one", quick=False)
-    write_section("b", "Second", "two", quick=False, page="a", headline="best")
+    write_section("a", "First", "one", folder=tmp_path)
+    write_section("b", "Second", "two", folder=tmp_path, page="a", headline="best")
     path = tmp_path / "a.md"
     path.write_text(path.read_text() + "\nwritten by hand\n")
-    write_section("a", "First", "three", quick=False)
+    write_section("a", "First", "three", folder=tmp_path)
     text = path.read_text()
     assert "three" in text and "one" not in text and "two" in text and text.endswith("written by hand\n")
     assert text.index("# First") < text.index("three") < text.index("## Second")
-    write_section("a", "First", "four", quick=True)
+    write_section("a", "First", "four", folder=None)
     assert path.read_text() == text and "four" in capsys.readouterr().out
     assert "best" in tables.DOCUMENT.read_text() and "two" not in tables.DOCUMENT.read_text()
     path.write_text(text.replace("<!-- end a -->", ""))
     with pytest.raises(UserError, match="without '<!-- end a -->'; put it back"):
-        write_section("a", "First", "five", quick=False)
+        write_section("a", "First", "five", folder=tmp_path)
+
+
+def test_results_of_another_folder_leave_the_published_ones_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", Path("published"))
+    options = Options(tables=True, results=tmp_path / "mine")
+    digits.main(options)
+    assert not list(tmp_path.glob("docs/*")) and not Path("published").exists() and not tables.DOCUMENT.exists()
+    page = (tmp_path / "mine" / "digits.md").read_text()
+    assert "few labels](digits.svg)" in page and "All benchmarks" not in page
+    assert (tmp_path / "mine" / "digits.svg").exists()
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/below it"])
+def test_a_folder_that_cannot_be_written_is_refused_before_hours_of_computing(tmp_path, place):
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(UserError, match="nothing can be written to .*; give another folder with --results"):
+        _ = Options(results=tmp_path / place).cells
