@@ -122,7 +122,7 @@ class Latency:
             return timing.calls(piece, piece.inputs, self.seconds / 40, "this network")
 
         def measured() -> Sequence[float]:
-            return table.time(piece.key, measure, again=again)
+            return table.time(f"whole {piece.key}", measure, again=again)
 
         ms, spread = timing.agreed(measured, 2)
         return ms, spread

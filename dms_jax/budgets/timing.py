@@ -28,6 +28,13 @@ SETTLED, NEARLY, NOISY = 0.02, 0.05, 0.2
 LONGER, LONGEST = 4, 20
 """Times the seconds that are meant: where rounds have not settled, and before it is said that they do not."""
 
+COMPILATIONS, COMPILING = 3, 5
+"""Of a network, of which the middle one counts, and times its seconds after which no other one begins.
+
+On a CPU one program takes up to a fifth more or less from one compilation to the next, for as long as it lives, and
+whoever deploys it compiles it anew.
+"""
+
 PIECE = 0.004
 """Seconds of repetitions that a piece is timed over, about."""
 
@@ -103,17 +110,30 @@ def _timed(once: Callable[[], Any]) -> float:
 
 
 def calls(fn: Callable[..., Any], arguments: Any, seconds: float, what: str) -> tuple[float, float]:
-    """`settled` for a function, compiled for the first device of this process and called with zeros.
+    """`settled` for a function, compiled a few times for the first device of this process and called with zeros.
 
     Args:
       fn: `(*arguments) -> arrays`.
       arguments: shapes and dtypes.
-      seconds, what: as `settled` takes them.
+      seconds, what: as `settled` takes them, all compilations together.
+
+    Returns:
+      The median of the compilations, milliseconds; and what is larger, the spread of calls or that of compilations.
     """
     arrays = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tuple(arguments))
-    program = jax.jit(fn).lower(*arrays).compile()
-    jax.block_until_ready(program(*arrays))
-    return settled(lambda: program(*arrays), seconds, what)
+    found, alive, began = [], [], now()
+    while len(found) < COMPILATIONS and (not found or now() - began < COMPILING * seconds):
+        program = compiled(fn, arrays)
+        alive.append(program)  # else the next one may get its place in memory, and its time
+        jax.block_until_ready(program(*arrays))
+        found.append(settled(lambda program=program: program(*arrays), seconds / COMPILATIONS, what))
+    times = [ms for ms, _ in found]
+    return median(times), max(spread(times), median(of_calls for _, of_calls in found))
+
+
+def compiled(fn: Callable[..., Any], arrays: Sequence[Any]) -> Callable[..., Any]:
+    """A program of its own for a function, whatever was compiled before."""
+    return jax.jit(lambda *arrays: fn(*arrays)).lower(*arrays).compile()
 
 
 def repeated(fn: Callable[..., Sequence[Any]], shapes: Sequence[jax.ShapeDtypeStruct]) -> float:

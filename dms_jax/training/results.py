@@ -86,7 +86,7 @@ def measure(
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
     full, found = space.resources(), space.resources(finished.structure)
-    last = found if finished.family is None else space.resources(list(finished.family.structures.values())[-1])
+    last = finished.structure if finished.family is None else list(finished.family.structures.values())[-1]
     budget, wanted = asked(search, finished.sizes)
     measured, spreads = space.measured(finished.structure), space.spreads(finished.structure)
     promised = (full["macs"], found["macs"]) if "macs" in full else None  # where they cannot be counted
@@ -112,7 +112,7 @@ def measure(
         "verify": {"max_abs_difference": finished.difference},
         "rows": rows,
         "warnings": [
-            *projection_warnings(search, finished.reached, last),
+            *projection_warnings(search, finished.reached, space.resources(last), space.measured(last)),
             *([] if promised is None else latency.latency_warnings(before, milliseconds[FOUND], promised)),
         ],
     }
@@ -137,13 +137,16 @@ FAR = 0.1
 """How far a projection may move resources, as a logarithm, before people are told."""
 
 
-def projection_warnings(search: Search, reached: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
+def projection_warnings(
+    search: Search, reached: Mapping[str, float], found: Mapping[str, float], measured: Mapping[str, float]
+) -> list[str]:
     """A line where the projection moved resources far from what the search ended at: it chose much of the structure.
 
     Args:
       search: with its budgets.
       reached: fractions of the full network before the projection, as `Search.reached` has them.
-      found: the resources of the structure.
+      found: the resources of the structure; predicted ones of what is measured, as `reached` is.
+      measured: of the structure, what is measured.
     """
     full = search.space.resources()
     least = 1e-12  # a resource of one's own may be 0
@@ -156,10 +159,18 @@ def projection_warnings(search: Search, reached: Mapping[str, float], found: Map
     title = words(name, search.space.costs[name].unit)
     ended = f"the search ended at {100 * reached[name]:.1f} % of the {title}"
     how = "gave elements back" if moved[name] > 0 else "took more elements"
-    asked = f"{100 * found[name] / full[name]:.1f} % ({100 * search.targets[name] / full[name]:.1f} % were asked)"
+    has, asked = (
+        f"{100 * found[name] / full[name]:.1f} %",
+        f"{100 * search.targets[name] / full[name]:.1f} % were asked",
+    )
+    if name in measured:
+        truth = f"{has} predicted are {100 * measured[name] / full[name]:.1f} % measured ({asked})"
+        return [f"{ended}, as predicted, and the projection {how}, as {truth}: what it chose is not searched"]
     held = search.strategy.on_target
     advice = "search longer (more steps)" + ("" if held else ", or hold the search on its target (`on_target`)")
-    return [f"{ended}, and the projection {how}; the result has {asked}: what it chose is not searched; {advice}"]
+    return [
+        f"{ended}, and the projection {how}; the result has {has} ({asked}): what it chose is not searched; {advice}"
+    ]
 
 
 def _on_one_device(variables: Any) -> Any:

@@ -125,3 +125,26 @@ def test_no_repetition_is_the_one_before_however_small_the_arrays(sizes, dtype):
 
 def test_one_process_agrees_with_itself():
     assert timing.agreed(lambda: [1.5, 2.0], 2) == [1.5, 2.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    times=st.lists(st.floats(1e-3, 0.1), min_size=3, max_size=3),
+    compiling=st.floats(0, 20),
+)
+def test_a_network_has_the_time_of_the_middle_compilation(times, compiling):
+    with pytest.MonkeyPatch.context() as patch:
+        clock, made = Clock(patch), []
+
+        def compiled(fn, arrays):
+            clock.time += compiling
+            took = times[len(made)]
+            made.append(clock.running(iter(lambda: took, None)))
+            return lambda *arrays: made[times.index(took)]()
+
+        patch.setattr(timing, "compiled", compiled)
+        ms, spread = timing.calls(lambda: (), (), 3.0, "it")
+    known = times[: len(made)]
+    assert len(made) == 3 or compiling * len(made) + sum(known) >= timing.COMPILING * 3.0 - 6
+    assert ms == pytest.approx(1000 * np.median(known))
+    assert spread == pytest.approx(1000 * (max(known) - min(known)) / 2, abs=1e-6)

@@ -86,7 +86,7 @@ def test_a_search_stays_on_its_target_from_both_sides(inner, width, macs, params
     misses = [max(np.log(m[name] / m[f"{name}_target"]) for name in budget) for m in metrics[settled:]]
     assert np.max(np.abs(misses)) < 0.1
     structure = search.structure(state)
-    assert not projection_warnings(search, search.reached(state), search.space.resources(structure))
+    assert not projection_warnings(search, search.reached(state), search.space.resources(structure), {})
     for name, most in search.targets.items():
         assert search.space.resources(structure)[name] <= most
 
@@ -104,12 +104,14 @@ def test_the_balanced_search_says_how_far_its_result_had_to_be_moved():
     search, state = search_of(Blocks(), {"macs": 0.5}, Schedule(4), DMS())
     state, _ = run(search, state, 4)
     found = search.space.resources(search.structure(state))
-    (line,) = projection_warnings(search, search.reached(state), found)
+    (line,) = projection_warnings(search, search.reached(state), found, {})
     assert "% of the MACs, and the projection gave elements back" in line and "(50.0 % were asked)" in line
     assert "`on_target`" in line
-    (line,) = projection_warnings(search, {"macs": 0.7}, found)
+    (line,) = projection_warnings(search, {"macs": 0.7}, found, {})
     assert line.startswith("the search ended at 70.0 % of the MACs, and the projection took more elements")
-    assert not projection_warnings(search, {"macs": found["macs"] / search.space.resources()["macs"]}, found)
+    assert not projection_warnings(search, {"macs": found["macs"] / search.space.resources()["macs"]}, found, {})
+    (line,) = projection_warnings(search, {"macs": 0.7}, found, {"macs": 0.6 * search.space.resources()["macs"]})
+    assert "took more elements, as" in line and "% predicted are 60.0 % measured (50.0 % were asked)" in line
 
 
 @pytest.mark.parametrize("budget", [{"macs": 0.5}, {"macs": 0.5, "params": 0.9}, {"macs": 0.9, "params": 0.5}])
