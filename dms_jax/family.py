@@ -15,7 +15,7 @@ import numpy as np
 
 from dms_jax.budgets.amounts import Given
 from dms_jax.errors import UserError
-from dms_jax.nested import Slices, position, taken
+from dms_jax.nested import Slices, labels, position, taken
 from dms_jax.partition import combine, partition
 from dms_jax.program.parameters import GONE, holes_filled
 from dms_jax.reading import shown
@@ -47,6 +47,10 @@ class Family:
     def __post_init__(self):
         if not isinstance(self.structures, Mapping) or not self.structures:
             raise UserError(f"structures {shown(self.structures)} are not possible; give {{0.5: structure, 0.25: ...}}")
+        for structure in self.structures.values():
+            if not isinstance(structure, Structure):
+                raise UserError(f"structure {shown(structure)} is none; give those of one `Search.structures`")
+        structures = dict(zip(labels(self.structures), self.structures.values(), strict=True))
         kept = [self.space.kept(structure) for structure in self.structures.values()]
         for size, larger, smaller in zip(list(self.structures)[1:], kept, kept[1:], strict=False):
             beyond = next((name for name in smaller if not set(smaller[name]) <= set(larger[name])), None)
@@ -55,7 +59,7 @@ class Family:
                     f"the structure of size {size} keeps elements of group {beyond!r} that the larger one before it "
                     "does not: give those of one `Search.structures`, from the largest"
                 )
-        object.__setattr__(self, "structures", MappingProxyType(dict(self.structures)))
+        object.__setattr__(self, "structures", MappingProxyType(structures))
 
     @property
     def sizes(self) -> tuple[Given, ...]:
@@ -100,8 +104,10 @@ class Family:
           size: one of `sizes`.
 
         Raises:
-          UserError: there is no such size.
+          UserError: there is no such size, or these are parameters of one size.
         """
+        if not isinstance(params, Mapping) or set(params) != {"weights", "own"}:
+            raise UserError("these are not the parameters of all sizes; give what `Family.init` made of the full ones")
         number = position(self.structures, size)
         large = combine(params["weights"], params["own"][0])
         if not number:
@@ -140,6 +146,10 @@ class Family:
 
         trees = [self.params(params, size) for size in self.sizes]
         return saved_sizes.save(self, directory, fn or self.space.fn, trees, loss=loss, batch=batch)
+
+    def marks(self, number: int) -> Any:
+        """Booleans like the parameters of one size, by its place: what is trained."""
+        return self._marks[number]
 
     def slices(self, number: int) -> Slices:
         """Where in the arrays of the largest network those of another one lie; whole arrays are left out."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,12 @@ def write(path: str | os.PathLike[str], data: bytes, *, new: bool = False) -> No
 def write_json(path: str | os.PathLike[str], content: Any, *, new: bool = False) -> None:
     """Write JSON, indented; numbers that are not finite become null, since JSON has none."""
     write(path, (json.dumps(finite(content), indent=1, allow_nan=False) + "\n").encode(), new=new)
+
+
+def identity_of(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, in hexadecimal."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finite(content: Any) -> Any:

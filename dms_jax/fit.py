@@ -166,7 +166,7 @@ def fit(
     draw = by_step(batches)
     space, params, inputs = _read(fn, params, loss, draw, example, reading)
     space = space.with_resources(*resources)
-    budget, sizes = split(space, budget, together, loss, teach)
+    budget, sizes = split(space, budget, together, loss, teach, None if teach is None else draw(0))
     make, searching = _optimizers(optimizer, steps)
     plan = Steps(pretrain, steps, steps if finetune is None else finetune, compare=compare)
     chosen: dict[str, Any] = {"limits": limits, "importance": importance, "strategy": strategy}

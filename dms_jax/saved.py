@@ -223,42 +223,40 @@ def load(
             return finished.load(directory, host=host, size=size)
         if not hasattr(fn, "shrunk"):
             raise UserError(f"{directory} holds no saved network; give the directory of SearchSpace.save or of a run")
-    number, structure = nested.chosen(directory, size)
+    sizes, number, structure = nested.chosen(directory, size)
     if fn is None:
-        from dms_jax import saved_sizes
-
-        described = _described(folder)
-        program = described if number is None else saved_sizes.of_size(described, number)
-        return Program(folder, program, structure), _arrays(folder, described, host, number)
-    space = fn if hasattr(fn, "shrunk") else space_of(_described(folder)["full"], folder, fn)
+        described = _described(folder, sizes, number)
+        return Program(folder, described, structure), _arrays(folder, described, host)
+    space = fn if hasattr(fn, "shrunk") else space_of(_described(folder, sizes, number)["full"], folder, fn)
     if not (folder / "program.json").exists():
         from dms_jax.training import finished
 
         params = finished.load_params(directory, space, structure, host=host, size=size)
         return space.shrunk(space.fn, structure), space.whole(params)
-    flat = _arrays(folder, _described(folder), host, number)
+    flat = _arrays(folder, _described(folder, sizes, number), host)
     strange = sorted(set(flat) - set(space.parameters.paths))
     if strange:
         raise UserError(f"{directory} has parameter {strange[0]!r}, which {space.source.title} does not have")
     return space.shrunk(space.fn, structure), space.parameters.tree([flat.get(p) for p in space.parameters.paths])
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def _described(folder: Path, sizes: nested.Nested | None, number: int) -> dict[str, Any]:
+    """What program.json says, of several sizes of one of them."""
+    from dms_jax import saved_sizes
+
     try:
         found = json.loads((folder / "program.json").read_text())
     except ValueError:
         raise UserError(f"{folder / 'program.json'} is not JSON; save the network again") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise UserError(f"{folder / 'program.json'} is not of a network that this dms_jax saved; save it again")
-    return found
+    return saved_sizes.described(found, folder, sizes, number)
 
 
-def _arrays(folder: Path, described: Mapping[str, Any], host: bool, number: int | None) -> dict[str, Any]:
+def _arrays(folder: Path, described: Mapping[str, Any], host: bool) -> dict[str, Any]:
     from dms_jax import saved_sizes
 
-    found = _safetensors().load_file(folder / "params.safetensors")
-    if number is not None:
-        found = saved_sizes.arrays_of_size(found, described, number)
+    found = saved_sizes.arrays(_safetensors().load_file(folder / "params.safetensors"), described, folder)
     if not host:
         found = {path: jnp.asarray(array) for path, array in found.items()}
     return {path: as_key(array, described["keys"].get(path)) for path, array in found.items()}

@@ -15,12 +15,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dms_jax import saved
-from dms_jax.errors import UserError
-from dms_jax.nested import Nested, Slices, taken
+from dms_jax import reading, saved
+from dms_jax.errors import UserError, shortened
+from dms_jax.nested import AGAIN, FILE, MOST, Nested, Slices, taken
+from dms_jax.reading import flag, listing, mapping, optional, record, text, whole
 
 if TYPE_CHECKING:
     from dms_jax.family import Family
+
+_SLICES = mapping(optional(mapping(listing(whole(0)))))
+_TEXTS = mapping(text())
+_SIZES = listing(
+    record(
+        {
+            "own": listing(text()),
+            "slices": _SLICES,
+            "loss": flag,
+            "fixed": _TEXTS,
+            "keys": _TEXTS,
+            "trained": mapping(flag),
+        }
+    ),
+    1,
+    MOST,
+)
 
 
 def save(
@@ -49,14 +67,14 @@ def save(
         flat = saved.Flat.of(family.space, trees[number])
         one = saved.programs(family.space, folder, fn, structure, flat, loss=loss, batch=batch, suffix=suffix(number))
         if not number:
-            arrays, described = dict(flat.plain), {**one, "sizes": [{"size": size}]}
-            continue
-        own = [path for path in flat.plain if not (shared and one["trained"][path])]
+            arrays, described = dict(flat.plain), {**one, "sizes": []}
+        own = [path for path in flat.plain if number and not (shared and one["trained"][path])]
         arrays |= {own_name(number, path): flat.plain[path] for path in own}
         described["sizes"].append({**one, "size": size, "slices": _listed(family.slices(number)), "own": own})
+    sizes = Nested(dict(family.structures), shared)
     saved.write_arrays(folder, arrays)
-    saved.write_description(folder, family.space, described)
-    Nested(dict(family.structures), shared).write(directory)
+    saved.write_description(folder, family.space, {**described, "identity": sizes.identity})
+    sizes.write(directory)
     family.largest.save(Path(directory) / "structure.json")
     saved.warn(described["fixed"], stacklevel=4)
     return folder
@@ -72,31 +90,58 @@ def own_name(number: int, path: str) -> str:
     return f"{number}:{path}"
 
 
-def of_size(described: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """The description of one size, as that of a network that is alone."""
-    return {**described, **described["sizes"][number], "suffix": suffix(number)}
+def described(content: Mapping[str, Any], folder: Path, sizes: Nested | None, number: int) -> dict[str, Any]:
+    """What program.json says of one size; of a network that is alone, all of it.
 
-
-def arrays_of_size(found: Mapping[str, Any], described: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """One network's arrays, of those of the file.
+    Args:
+      content: of program.json.
+      folder: that it lies in.
+      sizes: what sizes.json beside the folder says; None: there is none.
+      number: the place of the size.
 
     Raises:
-      UserError: the file lacks one.
+      UserError: the two files are not of the same networks.
     """
-    one = described["sizes"][number]
-    large = {path: array for path, array in found.items() if path in described["trained"]}
-    if not number:
-        return large
+    if sizes is None and "identity" not in content:
+        return dict(content)
+    if sizes is None:
+        raise UserError(f"{folder.parent} lacks {FILE}, which says of which sizes its programs are; {AGAIN}")
     try:
-        small = {path: found[own_name(number, path)] for path in one["own"]}
-    except KeyError as error:
+        if content.get("identity") != sizes.identity:
+            raise reading.Mismatch(f"it is not of the networks that {FILE} names")
+        _SIZES(content.get("sizes"), "sizes")
+    except reading.Mismatch as error:
         raise UserError(
-            f"params.safetensors lacks {error}, which program.json names; save the networks again"
+            f"{folder / 'program.json'} does not fit {FILE}: {shortened(error.fault, 200)}; {AGAIN}"
         ) from None
-    for path, array in large.items():
-        chosen = one["slices"].get(path, {})
-        if chosen is not None and path not in small:
-            small[path] = taken(array, {int(axis): np.asarray(at) for axis, at in chosen.items()})
+    one = content["sizes"][number]
+    return {**content, **one, "large": list(content["trained"]), "number": number, "suffix": suffix(number)}
+
+
+def arrays(found: Mapping[str, Any], described: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One network's arrays, of those of the file.
+
+    Args:
+      found: path -> array, of params.safetensors.
+      described: the network, as `described` gives it.
+      folder: of the file.
+
+    Raises:
+      UserError: the file is of other networks.
+    """
+    if "large" not in described:
+        return dict(found)
+    own, slices = set(described["own"]), described["slices"]
+    try:
+        small = {path: found[own_name(described["number"], path)] for path in own}
+        for path in described["large"]:
+            chosen = slices.get(path, {})
+            if chosen is not None and path not in own:
+                small[path] = taken(found[path], {int(axis): np.asarray(at) for axis, at in chosen.items()})
+    except (KeyError, IndexError):
+        raise UserError(
+            f"{folder / 'params.safetensors'} is of other networks than program.json beside it; {AGAIN}"
+        ) from None
     return small
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -25,6 +25,7 @@ import dms_jax
 from dms_jax import Task
 from dms_jax.command_line import parse_job
 from dms_jax.errors import UserError, exit_on_user_error, one_line
+from dms_jax.training.sizes import several_of
 from experiments import bounds
 from experiments.flags import Budgets, Searching, default
 
@@ -108,8 +109,9 @@ def fit_file(config: Config, command: str) -> None:
         "evaluate": task.evaluate,
         "example": task.example,
     }
-    several = any(isinstance(amounts, tuple | list) for amounts in budget.values())
-    options = {name: x for name, x in task.options.items() if several or name not in ("teach", "together")}
+    several = isinstance(budget, Mapping) and any(several_of(amounts) is not None for amounts in budget.values())
+    idle = {name for name in ("teach", "together") if not several or config.budgets.sizes_apart}
+    options = {name: x for name, x in task.options.items() if name not in idle}
     _naming(config.file, lambda: dms_jax.fit(task.fn, task.params, **{**options, **own, **flags}))
 
 

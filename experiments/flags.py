@@ -81,9 +81,9 @@ class Asked:
         ordered = sorted(self.sizes, reverse=True)
         return Sizes({size: {self.sizes_of: size} for size in ordered}, together=not self.sizes_apart)
 
-    def amounts_of_sizes(self, budget: Mapping[str, Any]) -> dict[str, Any]:
+    def amounts_of_sizes(self, budget: Mapping[str, Any]) -> Mapping[str, Any]:
         """A budget as `dms_jax.fit` takes it: with all amounts of the sizes, where there are several."""
-        return {**budget, **({self.sizes_of: tuple(sorted(self.sizes, reverse=True))} if self.sizes else {})}
+        return {**budget, self.sizes_of: tuple(sorted(self.sizes, reverse=True))} if self.sizes else budget
 
     def resources(self, budget: Iterable[str]) -> tuple[Any, ...]:
         """Resources with options other than usual, for `SearchSpace.with_resources`.

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported, by what the networks are taken from
 
@@ -11,6 +13,7 @@ import pytest
 
 import dms_jax
 from dms_jax import Family, UserError
+from dms_jax.training.sizes import Sizes
 from tests.helpers import FLOAT32_GRADIENTS
 from tests.test_saved import KEY, batch_of, of_linen, of_nnx, plain
 
@@ -66,10 +69,121 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path):
         dms_jax.load(tmp_path, size=0.25)
     assert dms_jax.load(tmp_path, size="0.3")[0].structure == family.structures[0.3]
     (tmp_path / "sizes.json").write_text('{"format": "dms_jax.sizes", "version": 1, "shared": true, "sizes": []}')
-    with pytest.raises(UserError, match=r"sizes\.json.*sizes"):
+    with pytest.raises(UserError, match=r"sizes\.json.*sizes.*save the networks again"):
         dms_jax.load(tmp_path, size=0.9)
     small = family.params(params, 0.3)
     family.space.save(tmp_path, family.space.fn, small, family.structures[0.3])
     assert dms_jax.load(tmp_path)[0].structure == family.structures[0.3]
     with pytest.raises(UserError, match="holds a network of one size alone; leave size=0.3 out"):
         dms_jax.load(tmp_path, size=0.3)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    family, params, _, _ = family_of(plain)
+    directory = tmp_path_factory.mktemp("saved")
+    family.save(directory, params)
+    return directory
+
+
+def first(content):
+    return content["sizes"][0]
+
+
+def of_one(content):
+    return {name: x for name, x in content.items() if name not in ("sizes", "identity")}
+
+
+OTHERS = {
+    "another order": ("sizes.json", lambda c: {**c, "sizes": c["sizes"][::-1]}),
+    "one less": ("sizes.json", lambda c: {**c, "sizes": c["sizes"][:2]}),
+    "one more": ("sizes.json", lambda c: {**c, "sizes": [*c["sizes"], {**first(c), "size": 0.1}]}),
+    "another name": ("sizes.json", lambda c: {**c, "sizes": [{**first(c), "size": 0.8}, *c["sizes"][1:]]}),
+    "one structure for all": (
+        "sizes.json", lambda c: {**c, "sizes": [{**x, "structure": first(c)["structure"]} for x in c["sizes"]]},
+    ),
+    "one twice": ("sizes.json", lambda c: {**c, "sizes": [*c["sizes"], {**first(c), "size": "90 %"}]}),
+    "not shared": ("sizes.json", lambda c: {**c, "shared": False}),
+    "another version": ("sizes.json", lambda c: {**c, "version": 2}),
+    "a list": ("sizes.json", lambda c: [c]),
+    "none": ("sizes.json", None),
+    "programs of one": ("program/program.json", of_one),
+    "no sizes": ("program/program.json", lambda c: {**c, "sizes": []}),
+    "a text": ("program/program.json", lambda c: {**c, "sizes": "0.9"}),
+    "nothing of a size": ("program/program.json", lambda c: {**c, "sizes": [{}] * 3}),
+    "slices beyond": (
+        "program/program.json",
+        lambda c: {**c, "sizes": [{**x, "slices": {p: {"0": [10**6]} for p in c["trained"]}} for x in c["sizes"]]},
+    ),
+    "arrays that are not there": (
+        "program/program.json", lambda c: {**c, "sizes": [{**x, "own": ["nobody"]} for x in c["sizes"]]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_files_that_are_not_of_one_save_are_refused_in_one_line(saved, tmp_path, what):
+    """Each of them would be another network under the size that was asked for."""
+    directory = shutil.copytree(saved, tmp_path / "there")
+    name, change = OTHERS[what]
+    if change is None:
+        (directory / name).unlink()
+    else:
+        content = json.loads((directory / name).read_text())
+        (directory / name).write_text(json.dumps(change(content)))
+    for size in (None, 0.3) if change is not None else (None,):
+        with pytest.raises(UserError, match="save the networks again|is not there in") as error:
+            dms_jax.load(directory, size=size)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 700
+
+
+def test_a_size_is_an_amount_however_it_is_written(saved):
+    for size, written in ((0.9, ("0.9", "90 %", " 0.90")), (0.6, ("60 %", "60%")), (0.3, ("0.3", np.float64(0.3)))):
+        structures = [dms_jax.load(saved, size=one)[0].structure for one in (size, *written)]
+        assert all(structure == structures[0] for structure in structures)
+    others: tuple[Any, ...] = (0.31, float("nan"), True, [0.3], "0.3MB", -0.3)
+    for other in others:
+        with pytest.raises(UserError, match=r"is not there in .*; there are 0.9, 60 %, 0.3$"):
+            dms_jax.load(saved, size=other)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0.5, "0.5"), "is given twice"),
+        ((0.5, "50 %"), "is given twice"),
+        ((0.123, "12.3 %"), "is given twice"),
+        (((1, 2),), "not a positive number or a text"),
+        ((None,), "not a positive number or a text"),
+        ((float("nan"),), "not a positive number or a text"),
+        ((-1,), "not a positive number or a text"),
+        (("x" * 65,), "not a positive number or a text"),
+        (tuple(range(1, 66)), "65 sizes of one network are not possible; give 1 to 64"),
+    ],
+)
+def test_sizes_that_no_file_can_hold_are_refused_before_anything_is_trained(sizes, message):
+    space = plain()[0]
+    structure = space.structure({name: tuple(range(group.size)) for name, group in space.groups.items()})
+    with pytest.raises(UserError, match=message) as error:
+        Family(space, dict.fromkeys(sizes, structure))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=message):
+        Sizes({size: {"macs": size} for size in sizes})
+
+
+def test_numbers_of_numpy_are_sizes(tmp_path):
+    family, params, _, _ = family_of(plain)
+    sizes: tuple[Any, ...] = (np.float64(0.9), np.int64(40), np.float32(0.25))
+    again = Family(family.space, dict(zip(sizes, family.structures.values(), strict=True)))
+    assert again.sizes == (0.9, 40, 0.25)
+    again.save(tmp_path, params)
+    assert dms_jax.load(tmp_path, size=40.0)[0].structure == again.structures[40]
+
+
+def test_parameters_of_one_size_are_not_those_of_all():
+    family, params, _, _ = family_of(plain)
+    with pytest.raises(UserError, match="not the parameters of all sizes; give what `Family.init`"):
+        family.params(family.params(params, 0.9), 0.3)
+    kept: Any = dict(family.largest.kept)
+    with pytest.raises(UserError, match="structure .* is none; give those of one `Search.structures`"):
+        Family(family.space, {0.5: kept})

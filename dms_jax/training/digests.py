@@ -15,6 +15,7 @@ from typing import Any
 
 from dms_jax import files, reading
 from dms_jax.errors import UserError, one_line
+from dms_jax.files import identity_of
 
 FILE = "digests.json"
 META = "meta/metadata"
@@ -46,12 +47,6 @@ class Owner:
         """What a checkpoint carries, with which its configuration can be built again."""
         config = None if self.config is None else dict(self.config)
         return {"identity": self.identity, "phase": self.phase, "config": config}
-
-
-def identity_of(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, in hexadecimal."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_digests(folder: Path) -> None:

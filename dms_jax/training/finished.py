@@ -25,7 +25,7 @@ from dms_jax.training import claims
 from dms_jax.training.checkpoints import CheckpointError, Checkpoints, NoWholeCheckpointError, Restored
 from dms_jax.training.digests import Owner, identity_of
 from dms_jax.training.pipeline import Finished
-from dms_jax.training.runs import FINAL, identity_of_sizes
+from dms_jax.training.runs import FINAL
 
 
 def load(
@@ -51,9 +51,8 @@ def load(
     if not (path.exists() and folder.is_dir()):
         there = "holds no finished run; run its command to the end" if directory.is_dir() else "is not a directory"
         raise UserError(f"{directory} {there}, or give the directory of a finished run")
-    number, _ = nested.chosen(directory, size)
-    sizes = nested.read(directory)
-    structures = [Structure.load(path)] if sizes is None else list(sizes.structures.values())
+    sizes, number, alone = nested.chosen(directory, size)
+    structures = [alone] if sizes is None else list(sizes.structures.values())
     networks = [_network(structure, str(path)) for structure in structures]
 
     def space() -> SearchSpace:
@@ -63,8 +62,8 @@ def load(
     shapes = [dict(shapes) for _, shapes in networks]
     if sizes is None:
         return networks[0][0], _restored(directory, structures[0], None, shapes[0], host)
-    variables = _of_sizes(directory, sizes, shapes, number or 0, space, host)
-    return networks[number or 0][0], variables
+    variables = _of_sizes(directory, sizes, shapes, number, space, host)
+    return networks[number][0], variables
 
 
 def load_params(
@@ -84,11 +83,12 @@ def load_params(
     folder = directory / "checkpoints" / FINAL
     if not folder.is_dir():
         raise UserError(f"{directory} holds no finished run; run its job to the end")
-    sizes, full = nested.read(directory), space.arrays(space.parameters.template)
+    full = space.arrays(space.parameters.template)
+    sizes, number, _ = nested.chosen(directory, size)
     if sizes is None:
         return _restored(directory, structure, None, shrink(space, full, structure), host)
     shapes = [shrink(space, full, one) for one in sizes.structures.values()]
-    return _of_sizes(directory, sizes, shapes, nested.chosen(directory, size)[0] or 0, lambda: space, host)
+    return _of_sizes(directory, sizes, shapes, number, lambda: space, host)
 
 
 def stored(trees: Sequence[Any], own: Sequence[Any], shared: bool) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _restored(directory: Path, largest: Structure, sizes: Nested | None, wanted:
     if host:  # arrays of one number each, whatever their shape: what Orbax reads is put elsewhere
         wanted = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), wanted)
     restored = _final(directory, wanted)
-    expected = identity_of(largest.to_json()), identity_of_sizes(sizes)
+    expected = identity_of(largest.to_json()), None if sizes is None else sizes.identity
     if (restored.meta.get("structure"), restored.meta.get("sizes")) != expected:
         there = directory / ("structure.json" if sizes is None else nested.FILE)
         raise UserError(

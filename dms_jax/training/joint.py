@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dms_jax.errors import UserError
 from dms_jax.family import Family
@@ -104,6 +105,21 @@ def joint_loss(family: Family, loss: Loss, lessons: Lessons | None = None) -> Lo
         return sum(values) / len(values), {"state": state, "metrics": joined(metrics, more)}
 
     return run
+
+
+def of_weights(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer of the largest network's parameters as one of those of all sizes.
+
+    It sees the tree that it sees when one network is trained: what it tells apart by paths or by a tree of labels
+    (`optax.masked`, `optax.multi_transform`) stays the same.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        changed, state = inner.update(updates["weights"], state, None if params is None else params["weights"], **more)
+        return {**updates, "weights": changed}, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: inner.init(params["weights"]), update)
 
 
 def _learning(small: Any, lessons: Lessons | None) -> Any:

@@ -141,7 +141,8 @@ class Run(contextlib.AbstractContextManager):
                 fault = "they were saved with another structure.json"
             if fault is None and meta.get("results") != identity_of(results):
                 fault = f"they were saved with another {path.name}"
-            if fault is None and meta.get("sizes") != identity_of_sizes(nested.read(self.directory)):
+            sizes = nested.read(self.directory)
+            if fault is None and meta.get("sizes") != (None if sizes is None else sizes.identity):
                 fault = f"they were saved with another {nested.FILE}"
             if fault is not None:
                 raise UserError(f"the final weights in {final} cannot be used ({fault})")
@@ -297,7 +298,7 @@ class Run(contextlib.AbstractContextManager):
 
         Args:
           structure: that was found; of several sizes the largest.
-          variables: of the small network; of several sizes as `stored_sizes.stored` has them.
+          variables: of the small network; of several sizes as `finished.stored` has them.
           results: what was measured.
           sizes: all of them, where there are several.
         """
@@ -318,14 +319,9 @@ class Run(contextlib.AbstractContextManager):
                 "structure": identity_of(json.loads(json.dumps(structure.to_json()))),
                 "results": identity_of(json.loads(json.dumps(files.finite(results)))),
                 "histories": {phase: self._histories(phase) for phase in self._recorded},
-            } | ({} if sizes is None else {"sizes": identity_of_sizes(sizes)})
+            } | ({} if sizes is None else {"sizes": sizes.identity})
             checkpoints.save(0, variables, meta)
         on_first(lambda: _write(self.directory / "results.json", results))
-
-
-def identity_of_sizes(sizes: Nested | None) -> str | None:
-    """Of sizes.json; None where there is none."""
-    return None if sizes is None else identity_of(json.loads(json.dumps(sizes.content())))
 
 
 @contextlib.contextmanager

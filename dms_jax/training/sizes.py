@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dms_jax import checks
-from dms_jax.budgets.amounts import Given, amount
+from dms_jax.budgets.amounts import Given, amount, words
 from dms_jax.errors import UserError
+from dms_jax.explanation import exactly
 from dms_jax.family import Family
 from dms_jax.method.loss import Loss
+from dms_jax.nested import labels, plain
 from dms_jax.reading import shown
-from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.training.distillation import Distillation
 from dms_jax.training.job import Job
-from dms_jax.training.joint import Lessons, joint_loss
+from dms_jax.training.joint import Lessons, joint_loss, of_weights
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,16 @@ class Sizes:
     together: bool = True
     lessons: Lessons | None = None
 
+    def __post_init__(self):
+        """Raises: UserError: sizes that no `Family` can have."""
+        object.__setattr__(self, "budgets", dict(zip(labels(self.budgets), self.budgets.values(), strict=True)))
+
     @staticmethod
     def of(space: SearchSpace, name: str, amounts: Sequence[Given], together: bool = True) -> Sizes:
         """Sizes that differ in one resource, given in any order.
 
         Raises:
-          UserError: fewer than two, one of them twice, or amounts that are none.
+          UserError: fewer than two, one of them twice, amounts that are none, or above the full network's.
         """
         if len(amounts) < 2:
             raise UserError(f"sizes {shown(amounts)} of {name}: give two or more, or one budget")
@@ -55,7 +63,12 @@ class Sizes:
             found = amount(name, given, cost.unit)
             return found.value if found.relative else found.value / cost.full
 
-        ordered = sorted(amounts, key=share, reverse=True)
+        ordered = sorted(map(plain, amounts), key=share, reverse=True)
+        if share(ordered[0]) > 1:
+            raise UserError(
+                f"size {ordered[0]} is above the full network's {exactly(cost.full)} {words(name, cost.unit)} "
+                f"({space.title}); give sizes up to it"
+            )
         if (
             twice := next((a for a, b in zip(ordered, ordered[1:], strict=False) if share(a) == share(b)), None)
         ) is not None:
@@ -70,7 +83,8 @@ class Sizes:
     @property
     def identity(self) -> dict[str, Any]:
         """What of it makes a job the one it is."""
-        return {"sizes": list(self.budgets), "together": self.together, "taught": self.lessons is not None}
+        how = {"together": self.together, "taught": self.lessons is not None}
+        return {"sizes": list(self.budgets), "sizes_of": next(iter(self.smallest)), **how}
 
 
 def split(
@@ -79,6 +93,7 @@ def split(
     together: bool,
     loss: Loss,
     teach: Callable[[Any, Any], jax.Array] | None = None,
+    batch: Any = None,
 ) -> tuple[Mapping[str, Given], Sizes | None]:
     """A budget in which one resource may have several amounts: that of the search, and the sizes.
 
@@ -88,25 +103,53 @@ def split(
       together: whether they have one set of weights.
       loss: of the full network.
       teach: `(params, batch)` -> its logits, by which the largest teaches the others.
+      batch: one, to try `teach` with.
 
     Raises:
       UserError: several resources have several amounts, a teacher where there is nobody to teach, or as `Sizes.of`.
     """
     checks.flag("together", together)
-    given = budget if isinstance(budget, Mapping) else {}  # which the search refuses
-    several = [name for name, x in given.items() if isinstance(x, Sequence) and not isinstance(x, str | bytes)]
-    if len(several) > 1:
-        raise UserError(f"budgets on {' and '.join(several)} have several amounts; sizes differ in one resource")
-    if teach is not None and not (several and together):
+    asked = budget if isinstance(budget, Mapping) else {}  # which the search refuses
+    amounts = {name: found for name, x in asked.items() if (found := several_of(x)) is not None}
+    if len(amounts) > 1:
+        raise UserError(f"budgets on {' and '.join(amounts)} have several amounts; sizes differ in one resource")
+    if teach is not None and not (amounts and together):
         raise UserError("teach= is of several sizes that are finetuned together; leave it out")
-    if not several:
+    if not amounts:
         return budget, None
-    sizes = Sizes.of(space, several[0], budget[several[0]], together)
+    ((name, given),) = amounts.items()
+    sizes = Sizes.of(space, name, given, together)
     if teach is not None:
         answers = checks.function("teach", teach)
+        _check_answers(space, answers, batch)
         lessons = Lessons.mixed(lambda params, batch, key: answers(params, batch), loss, Distillation())
         sizes = dataclasses.replace(sizes, lessons=lessons)
     return {**budget, **sizes.smallest}, sizes
+
+
+def several_of(given: Any) -> list[Any] | None:
+    """The amounts of a budget that has several; None where it is one."""
+    if isinstance(given, np.ndarray | jax.Array) and given.ndim == 1:
+        return given.tolist()
+    return list(given) if isinstance(given, Sequence | Set) and not isinstance(given, str | bytes) else None
+
+
+def _check_answers(space: SearchSpace, answers: Callable[[Any, Any], Any], batch: Any) -> None:
+    """Refuse before the search what would be refused after it."""
+    try:
+        signature = inspect.signature(answers)
+    except (TypeError, ValueError):  # a function without a signature to look at
+        signature = None
+    try:
+        if signature is not None:
+            signature.bind(None, None)
+    except TypeError:
+        raise UserError(f"teach takes {signature}; it is called as teach(params, batch)") from None
+    found = jax.eval_shape(lambda arrays: answers(space.whole(arrays), batch), space.arrays(space.parameters.template))
+    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
+    if not shape or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        what = type(found).__name__ if shape is None else f"{dtype}{list(shape)}"
+        raise UserError(f"teach returns {what}; give the logits, an array of floating-point numbers [..., classes]")
 
 
 def finetuned(
@@ -132,22 +175,26 @@ def finetuned(
       average: decay of a moving average of the weights, or from a step to it; None keeps none.
     """
     space, params = family.space, family.within(large)
-    losses = {size: space.shrunk(job.loss, structure) for size, structure in family.structures.items()}
-    marks = {size: shrink(space, space.trained, structure) for size, structure in family.structures.items()}
-    start = {size: family.params(params, size) for size in family.sizes}
     if not steps:
-        return list(start.values())
+        return [family.params(params, size) for size in family.sizes]
+    losses = {size: space.shrunk(job.loss, structure) for size, structure in family.structures.items()}
     if not sizes.together:
-        how = {"average": average}
-        return [
-            job.train(f"{name} {s}", losses[s], start[s], make(steps), steps, trained=marks[s], **how)
-            for s in family.sizes
-        ]
+
+        def alone(number: int, size: Given) -> Any:
+            how = {"trained": family.marks(number), "average": average}
+            return job.train(f"{name} {size}", losses[size], family.params(params, size), make(steps), steps, **how)
+
+        return [alone(number, size) for number, size in enumerate(family.sizes)]
     loss = joint_loss(family, job.loss, sizes.lessons)
     # statistics of a network that was not drawn stay as they are, from which no momentum can be read: each by itself
-    plain = dataclasses.replace(job, calibrate=0) if job.calibrate else job
-    params = plain.train(name, loss, params, make(steps), steps, trained=family.trained(params), average=average)
-    found = {size: family.params(params, size) for size in family.sizes}
+    apart = dataclasses.replace(job, calibrate=0) if job.calibrate else job
+    how = {"trained": family.trained(params), "average": average}
+    params = apart.train(name, loss, params, of_weights(make(steps)), steps, **how)
+    found = [family.params(params, size) for size in family.sizes]
     if not job.calibrate:
-        return list(found.values())
-    return [job.calibrated(f"{name} {s}", losses[s], found[s], job.batches_of(steps), marks[s]) for s in family.sizes]
+        return found
+    batches = job.batches_of(steps)
+    return [
+        job.calibrated(f"{name} {size}", losses[size], found[number], batches, family.marks(number))
+        for number, size in enumerate(family.sizes)
+    ]

@@ -85,6 +85,18 @@ def test_an_evaluation_that_fails_names_its_line(tmp_path):
     assert (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.parametrize(
+    "flags", [["--sizes", "0.9", "0.6"], ["--sizes", "0.9", "0.6", "--sizes-apart"], ["--macs=0.8"]]
+)
+def test_a_task_that_teaches_does_so_where_there_is_somebody_to_teach(flags, tmp_path):
+    file = tmp_path / "mine.py"
+    options = "{'teach': network, 'together': True}"
+    file.write_text(HEAD + f"task = lambda: dms_jax.Task(network, params, loss, [x], None, x[:1], {options})\n")
+    fit.main([str(file), "--steps=4", "--finetune-steps=2", "--no-controls", f"--workdir={tmp_path / 'run'}", *flags])
+    for size in (0.9, 0.6) if "--sizes" in flags else (None,):
+        assert dms_jax.load(tmp_path / "run", size=size)[1]["a"].shape[0] == 4
+
+
 def test_numbers_that_no_run_has(tmp_path):
     for flag in ("--steps=0", "--seed=-1", "--average=1", "--warmup-steps=-1"):
         with pytest.raises(UserError, match=flag.split("=")[0]):

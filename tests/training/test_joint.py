@@ -13,7 +13,7 @@ import pytest
 from dms_jax import Family, Searchable, SearchSpace, UserError, shrink
 from dms_jax.training import supervised
 from dms_jax.training.distillation import TEACHER, Distillation, forward_kl
-from dms_jax.training.joint import Lessons, joint_loss
+from dms_jax.training.joint import Lessons, joint_loss, of_weights
 from tests.counting import random_variables
 from tests.helpers import FLOAT32_GRADIENTS
 
@@ -187,6 +187,26 @@ def test_a_teacher_from_elsewhere_still_teaches_the_largest(space, variables):
     close(more["metrics"]["loss_largest"], alone(space, variables, 0.8, distilled, batch)[0])
     taught = alone(space, variables, 0.2, distilled, {**BATCH, TEACHER: answers})
     close(more["metrics"]["loss_smallest"], taught[0])
+
+
+def heads(tree):
+    """Labels of parameters, by their paths in the tree of one network."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "head" if path[1].key == "out" else "body", tree)
+
+
+@pytest.mark.parametrize("labels", ["by path", "a tree"])
+def test_an_optimizer_sees_the_tree_of_one_network(space, variables, labels):
+    """With schedules of its own for some parameters, as in any other training."""
+    family = family_of(space, 0.8, 0.2)
+    params = family.init(variables)
+    trained = family.trained(params)
+    given = heads if labels == "by path" else heads(params["weights"])
+    kinds = {"head": optax.sgd(0.1), "body": optax.set_to_zero()}
+    optimizer = of_weights(optax.chain(optax.adam(1e-3), optax.multi_transform(kinds, given)))
+    step = jax.jit(supervised.make_step(joint_loss(family, LOSS), optimizer, trained=trained))
+    state, _ = step(supervised.init(params, optimizer, trained=trained), BATCH, KEY)
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.params["weights"], params["weights"])["params"]
+    assert {name for name, leaves in moved.items() if any(jax.tree.leaves(leaves))} == {"out"}
 
 
 def test_what_is_no_family_is_refused_in_one_line(space, variables):

@@ -1,5 +1,6 @@
 """What a pipeline does with teachers, averages, other batches after the search, and no controls."""
 
+import json
 from typing import Any
 
 import flax.linen as nn
@@ -131,15 +132,43 @@ def test_sizes_are_sorted_and_what_are_none_is_refused():
         (0.5, 0.9, "50 %"): "size 0.5 of macs is given twice|size 50 % of macs is given twice",
         (0.5, "1 kg"): "unknown unit",
         (0.5, -1): "is not a positive number",
+        (0.5, "1M"): "size 1M is above the full network's .* MACs .*; give sizes up to it",
+        (0.5, 0.3, "0.30"): "is given twice",
+        tuple(np.linspace(0.2, 1, 65)): "65 sizes of one network are not possible",
+        (0.5, f"0.{'3' * 70}"): "not a positive number or a text",
     }.items():
         with pytest.raises(UserError, match=message):
             Sizes.of(space, "macs", amounts)
+    of_numpy = np.array([0.5, 0.75], np.float32)
+    for several in ([0.5, 0.9], of_numpy, {0.5, 0.9}, tuple(of_numpy), (" 50  % ", 0.9)):
+        _, sizes = split(space, {"macs": several}, True, lambda *_: 0.0)
+        assert sizes is not None and json.dumps(sizes.identity) and len(sizes.budgets) == 2
+    budgets = {"macs": (0.9, 0.5), "params": 0.5}, {"macs": 0.5, "params": (0.9, 0.5)}
+    one, other = (split(space, budget, True, lambda *_: 0.0)[1] for budget in budgets)
+    assert one is not None and other is not None and one.identity != other.identity
     with pytest.raises(UserError, match="budget on 'energy': give one on macs or"):
         Sizes.of(space, "energy", (0.5, 0.25))
     with pytest.raises(UserError, match="budgets on macs and params have several amounts"):
         split(space, {"macs": (0.5, 0.4), "params": [0.5, 0.4]}, True, lambda *_: 0.0)
     with pytest.raises(UserError, match="teach= is of several sizes that are finetuned together"):
         split(space, {"macs": 0.5}, True, lambda *_: 0.0, lambda params, batch: jnp.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("teach", "message"),
+    [
+        (3, "teach 3 cannot be called"),
+        (lambda params: params, r"teach takes \(params\); it is called as teach\(params, batch\)"),
+        (lambda params, batch, key: batch, r"teach takes \(params, batch, key\)"),
+        (lambda params, batch: {"logits": batch}, "teach returns dict; give the logits"),
+        (lambda params, batch: jnp.sum(batch), r"teach returns float32\[\]; give the logits"),
+        (lambda params, batch: jnp.argmax(batch, axis=-1), r"teach returns int32\[2\]; give the logits"),
+    ],
+)
+def test_what_cannot_teach_is_refused_before_the_search(teach, message):
+    space = pieces(Steps(0, 5, 0))[0].search.space
+    with pytest.raises(UserError, match=message):
+        split(space, {"macs": (0.9, 0.5)}, True, lambda *_: 0.0, teach, jnp.ones((2, 4)))
 
 
 def test_without_controls_there_are_two_trainings_less(monkeypatch):
