@@ -1,8 +1,8 @@
 """What stands beside the method: other strategies, other measures, and structures without a search.
 
 A file here with a `Strategy` is a strategy of the command line, by the name of the file; a function of `Evidence`, or
-an `Importance`, in a file here is a measure, by its own name. `uniform`, `threshold` and `random` make a structure
-without a search. All strategies have the same loss, balance, multiplier, target and final projection.
+an `Importance`, in a file here is a measure, by its own name. `uniform`, `threshold`, `knapsack` and `random` make a
+structure without a search. All strategies have the same loss, balance, multiplier, target and final projection.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from dms_jax.baselines.knapsack import knapsack
 from dms_jax.baselines.structures import random, threshold, uniform
 from dms_jax.errors import UserError
 from dms_jax.method import dms, importance
@@ -72,4 +73,4 @@ def _takes_evidence(function: Any) -> bool:
     return len(parameters) == 1 and parameters[0].annotation in ("Evidence", importance.Evidence)
 
 
-__all__ = ["create", "importances", "random", "strategies", "threshold", "uniform"]
+__all__ = ["create", "importances", "knapsack", "random", "strategies", "threshold", "uniform"]

@@ -104,7 +104,11 @@ class CappedSimplex(Strategy):
 
     def masks(self, layout: Layout, parameters: dict[str, jax.Array], context: Context) -> jax.Array:
         k = layout.size.astype(np.float32) * (1.0 - layout.to_groups(parameters["ratio"]))
-        return capped_simplex(_rows(layout, parameters["score"]), k)[layout.of_element, layout.position]
+        return self.operator(_rows(layout, parameters["score"]), k)[layout.of_element, layout.position]
+
+    def operator(self, scores: jax.Array, k: jax.Array) -> jax.Array:
+        """Masks `[groups, most]` with sums k `[groups]`, of scores of the same shape, -inf where a group has ended."""
+        return capped_simplex(scores, k)
 
     def kept(self, layout: Layout, masks: jax.Array) -> jax.Array:
         """The k largest masks, k = sum m rounded: with equal scores all masks are k / N, and m >= 1/2 says nothing."""

@@ -16,7 +16,7 @@ from dms_jax.method import resources, tracking
 from dms_jax.method.layout import Layout
 from dms_jax.method.resources import Balance
 from dms_jax.method.state import SearchState
-from dms_jax.method.strategy import Strategy
+from dms_jax.method.strategy import Context, Strategy
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class Situation:
       state: before the step.
       masks: `[elements]` as the strategy made them.
       pull: from a gradient on the masks to one on the ratios, in a tuple.
+      context: that the masks were made in, without noise.
       gradient: of the task loss on the masks, `[elements]`.
       goals, following: {resource: float32} the targets of this step and of the next.
       active: bool; in the warm-up nothing moves.
@@ -37,6 +38,7 @@ class Situation:
     state: SearchState
     masks: jax.Array
     pull: Callable[[jax.Array], tuple[Any]]
+    context: Context
     gradient: jax.Array
     goals: Mapping[str, jax.Array]
     following: Mapping[str, jax.Array]
@@ -110,12 +112,22 @@ class Movement:
         """{budget: the gradient of its loss on the ratios}: of a miss above, on the target of log r where it binds."""
         on_target = self.strategy.on_target
         miss = jax.grad(tracking.miss)(fractions, s.goals) if on_target else {}
-        slopes = {}
+        slopes, pull = {}, self._pull(s)
         for name, goal in s.goals.items():
             slope = miss[name] if on_target else jax.grad(resources.excess)(fractions[name], goal)
             one = {other: slope if other == name else jnp.zeros_like(slope) for other in fractions}
-            (slopes[name],) = s.pull(*to_masks(one))
+            (slopes[name],) = pull(*to_masks(one))
         return slopes
+
+    def _pull(self, s: Situation) -> Callable[[jax.Array], tuple[Any]]:
+        """What takes the resources' gradient to the ratios: through the masks, or what stands in for them."""
+        free = self.layout.to_elements(s.learning)
+
+        def retention(ratios: Any) -> Any:
+            found = self.strategy.retention(self.layout, ratios, s.context)
+            return None if found is None else jnp.where(free, found, jax.lax.stop_gradient(found))
+
+        return s.pull if retention(s.state.ratios) is None else jax.vjp(retention, s.state.ratios)[1]
 
     def _on_target(self, s: Situation, wanted: jax.Array) -> jax.Array:
         """The ratios that the optimizer wants, shifted together so that r is the next target."""

@@ -206,6 +206,7 @@ class Search:
                 state=state,
                 masks=masks,
                 pull=pull,
+                context=self.context(importance, state.step),
                 gradient=g_masks,
                 goals=goals,
                 following=self.goals(state.step + 1),

@@ -120,6 +120,13 @@ class Strategy(ABC):
         The search itself opens groups that are left alone, and makes frozen groups hard.
         """
 
+    def retention(self, layout: Layout, parameters: Any, context: Context) -> jax.Array | None:
+        """With which probability elements stay, `[elements]` in [0, 1], or a stand-in for it.
+
+        The resources' gradient flows through it in place of the masks; None, through the masks.
+        """
+        return None
+
     def optimizer(self, layout: Layout, steps: int) -> optax.GradientTransformation:
         """What moves the parameters: Adam, without weight decay.
 

@@ -101,6 +101,11 @@ def _threshold(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
     return baselines.threshold(space, ranking, asked.budget)
 
 
+def _knapsack(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
+    """The most importance that the budget buys, measured likewise."""
+    return baselines.knapsack(space, ranking, asked.budget)
+
+
 def _random(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
     """Keep ratios and elements drawn by chance, moved onto the budget."""
     return baselines.random(space, asked.budget, seed=asked.seed)
@@ -111,6 +116,7 @@ RULES = {
     "uniform_taylor": Rule(_taylor, _even),
     "uniform_depth": Rule(_magnitudes, _even_blocks),
     "threshold": Rule(_taylor, _threshold),
+    "knapsack": Rule(_taylor, _knapsack),
     "random": Rule(lambda work, variables, start: {}, _random),
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from dms_jax.baselines.capped_simplex import capped_simplex
+from dms_jax.baselines.lapsum import lapsum
 from dms_jax.topk import soft_mask
 
 Mask = Callable[[Array, Array], Array]
@@ -56,6 +57,11 @@ def pairwise_mask(importance: Array, ratio: Array) -> Array:
 def simplex_mask(importance: Array, ratio: Array) -> Array:
     """Our own capped simplex, a rival strategy of the search."""
     return capped_simplex(importance, importance.shape[0] * (1 - ratio))
+
+
+def lapsum_mask(importance: Array, ratio: Array) -> Array:
+    """The soft top-k by sums of Laplace distributions, another rival strategy, at its usual width."""
+    return lapsum(importance, importance.shape[0] * (1 - ratio))
 
 
 def jaxopt_mask(importance: Array, ratio: Array) -> Array:
@@ -138,6 +144,7 @@ CONTENDERS: list[tuple[str, tuple[str, ...], Enter, int]] = [
     ("soft_mask", (), in_jax(soft_mask), 1),
     ("pairwise ranks", (), in_jax(pairwise_mask), 2),
     ("capped simplex", (), in_jax(simplex_mask), 1),
+    ("LapSum", (), in_jax(lapsum_mask), 1),
     ("PyTorch pairwise", ("torch",), in_torch, 2),
     ("jaxopt capped simplex", ("jaxopt",), in_jax(jaxopt_mask), 1),
     ("ott-jax topk_mask", ("ott",), in_jax(ott_mask), 1),

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from experiments.benchmarks import methods, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.digits_task import QUICK, QUICK_FEW, DigitsOptions, as_json, digits_task
-from experiments.benchmarks.methods import OURS, SEARCHED, Methods
+from experiments.benchmarks.methods import NEWER, OURS, SEARCHED, Methods
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.sections import ABOUT, Comparison, run
 
@@ -24,10 +24,13 @@ BUDGETS, FEW_LABELS_BUDGETS = (0.04, 0.02, 0.1), (0.04,)
 FEW_LABELS = 200
 STEPS, SEARCH_STEPS = 800, 200
 MANY, FEW = tuple(range(10)), (0, 1, 2)
-GRIDS = {label: tuning.grid(name, STEPS, [SEARCH_STEPS], BUDGETS[0]) for label, name in SEARCHED.items()}
-HEADLINE = (*SEARCHED, "one Taylor threshold", "uniform", "unpruned, trained on")
+GRIDS = {label: tuning.grid(name, STEPS, [SEARCH_STEPS], BUDGETS[0]) for label, name in {**SEARCHED, **NEWER}.items()}
+KNAPSACK = "knapsack of Taylor importance"
+HEADLINE = (*SEARCHED, *NEWER, "one Taylor threshold", KNAPSACK, "uniform", "unpruned, trained on")
 FIRST = (OURS, "uniform", "one Taylor threshold", "unpruned, trained on")
 """Those of ten seeds."""
+LATER = (*NEWER, KNAPSACK)
+"""Those with cells at the middle budget alone."""
 
 
 def digits_contest(options: Options, labels: int = 0) -> Contest:
@@ -42,11 +45,13 @@ def main(options: Options) -> None:
     full, few = digits_contest(options), digits_contest(options, FEW_LABELS)
 
     def rows() -> Methods:
-        names = ["uniform", "one Taylor threshold", "uniform, by Taylor", "uniform, layers too"]
+        names = ["uniform", "one Taylor threshold", "uniform, by Taylor", "uniform, layers too", KNAPSACK]
         found = {**methods.rules(names, STEPS), **methods.unpruned(STEPS), **tuning.searched(full, GRIDS)}
         return {label: found[label] for label in dict.fromkeys([*FIRST, *found])}
 
     def seeds(label: str, budget: float) -> Sequence[int]:
+        if label in LATER and budget != BUDGETS[0]:
+            return ()
         return MANY if label in FIRST else FEW
 
     comparisons = [
