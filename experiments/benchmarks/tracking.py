@@ -36,7 +36,7 @@ from experiments.benchmarks import pictures, search_pictures
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.small_networks import NETWORKS, TINY, SmallNetwork, weights
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import table, write_section
+from experiments.benchmarks.tables import picture_link, table, write_section
 
 SEED = 22
 """Of the draw."""
@@ -254,7 +254,10 @@ def main(options: Options) -> None:
     cells = options.cells
     try:
         if not options.tables:
-            work = [(s.cell(m), partial(track, by_title[s.network], s, m)) for s, m in asked]
+            turns = sorted(
+                asked, key=lambda one: one[0].number
+            )  # stopped at any time, as many of every network are there
+            work = [(s.cell(m), partial(track, by_title[s.network], s, m)) for s, m in turns]
             cells.fill(work, "tracking", "digits, source code and composites that come with the packages")
     finally:
         found = {movement: results(cells, settings, movement) for movement in MOVEMENTS}
@@ -265,12 +268,12 @@ def main(options: Options) -> None:
             f"`python -m experiments.benchmarks.tracking`: {len(settings)} settings, each searched once with every "
             f"movement; {refused} ask for less than the smallest network and are refused. The miss is the largest "
             "|log(r / target)| after the first tenth of the steps that follow the warm-up.",
-            f"![r over target in every search](../../../{picture})",
+            picture_link("r over target in every search", picture, options.pages),
             *tables(found),
             cells.machines(s.cell(m) for s, m in asked),
         ]
         headline = "" if options.quick else tables(found)[0]
-        write_section("tracking", TITLE, "\n\n".join(text), quick=options.quick, headline=headline)
+        write_section("tracking", TITLE, "\n\n".join(text), folder=options.pages, headline=headline)
 
 
 TITLE = "Tracking: r over target in every step"
