@@ -1,5 +1,6 @@
 """Python in the documents runs and prints what stands below it; the modules, files and links that they name exist."""
 
+import ast
 import contextlib
 import dataclasses
 import importlib.util
@@ -119,3 +120,20 @@ def test_flags_are_there():
 
 def test_the_documents_that_matter_have_python():
     assert {"README.md", "docs/custom_operations.md"} <= {name_of(path) for path in WITH_PYTHON}
+
+
+def written(path):
+    """What people read of a file: a module's first words, or a whole page."""
+    text = path.read_text(encoding="utf-8")
+    return " ".join((ast.get_docstring(ast.parse(text)) or "" if path.suffix == ".py" else text).split())
+
+
+def test_the_name_is_written_out_wherever_its_letters_stand():
+    kinds = ("*.md", "*.ipynb", "*.cff", "*.toml", "dms_jax/**/*.py", "experiments/**/*.py")
+    below = [ROOT, ROOT / "docs", ROOT / "docs/notebooks", ROOT / "experiments/benchmarks"]
+    below += [ROOT / "experiments/benchmarks/results"]
+    paths = {path for place in below for kind in kinds for path in place.glob(kind)}
+    found = {path: written(path) for path in paths}
+    short = [name_of(p) for p, text in found.items() if re.search(r"\bDMS\b", text)]
+    assert len(short) > 20
+    assert not [name for name in short if "Differentiable Model Scaling" not in found[ROOT / name]]

@@ -1,4 +1,4 @@
-"""DMS without normalization."""
+"""Differentiable Model Scaling (DMS) without normalization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DMS itself: one pruning ratio a group."""
+"""Differentiable Model Scaling (DMS) itself: one pruning ratio a group."""
 
 from __future__ import annotations
 

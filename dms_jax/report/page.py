@@ -90,8 +90,14 @@ def _table(run: Run) -> str:
     return (
         f"{scrolling(table, 'Results')}\n"
         '<p class="muted">MACs: multiply-adds of one forward pass, batch 1. '
-        "±: one standard error. Point at a count for its exact value.</p>"
+        f"±: one standard error. Point at a count for its exact value.{_written_out(rows)}</p>"
     )
+
+
+def _written_out(rows: Iterable[Record]) -> str:
+    """The name of the method, where a network was found by it."""
+    named = any("DMS" in row["name"].split() for row in rows)
+    return " DMS: Differentiable Model Scaling." if named else ""
 
 
 def _row(row: Record, batches: Iterable[str], run: Run, is_result: bool) -> str:

@@ -1,12 +1,13 @@
-"""One thing changed at a time: what the parts and settings of DMS are worth, on text at 20 % of the MACs.
+"""One thing changed at a time: what the parts and settings of Differentiable Model Scaling (DMS) are worth.
 
     python -m experiments.benchmarks.ablation [--quick | --tables]
 
-One table each for the length of the search, the decay of the target, the sharpness of the masks, where the ratios
-start, the balance against the paper's plain loss, how elements are judged, and the size of the supernet (the same MACs
-are left of all of them); three seeds a row, compared with the setting that `frontier` chose. About three hours of one
-core. With three seeds a difference of two of its standard errors comes by chance once in five rows, of four standard
-errors once in twenty; so changes that look as good on the test files are scored on validation files, too.
+On text at 20 % of the MACs, one table each for the length of the search, the decay of the target, the sharpness of the
+masks, where the ratios start, the balance against the paper's plain loss, how elements are judged, and the size of the
+supernet (the same MACs are left of all of them); three seeds a row, compared with the setting that `frontier` chose.
+About three hours of one core. With three seeds a difference of two of its standard errors comes by chance once in five
+rows, of four standard errors once in twenty; so changes that look as good on the test files are scored on validation
+files, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Structures without a search (the same keep ratio everywhere, one threshold, at random), and DMS with changes."""
+"""Structures without a search, and Differentiable Model Scaling (DMS) with changes."""
 
 from __future__ import annotations
 

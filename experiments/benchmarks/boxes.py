@@ -3,11 +3,11 @@
     python -m dms_jax.data.prepare trees --data-dir=runs/benchmarks/data
     python -m experiments.benchmarks.boxes [--quick | --tables]
 
-mAP (IoU 0.50 to 0.95) of DMS, uniform, one Taylor threshold, and the full network: from a supernet that was pretrained
-shortly, and retrained from new weights (there DMS searches from random weights; uniform and the threshold have the
-structures of the pretrained supernet). All of one table take equally many steps on equal batches. Rates are what each
-method has where nobody says otherwise; nothing is chosen by these scores. The trainings are short: 400 steps of 16
-pictures at 64 px, then 300.
+mAP (IoU 0.50 to 0.95) of Differentiable Model Scaling (DMS), uniform, one Taylor threshold, and the full network: from
+a supernet that was pretrained shortly, and retrained from new weights (there DMS searches from random weights; uniform
+and the threshold have the structures of the pretrained supernet). All of one table take equally many steps on equal
+batches. Rates are what each method has where nobody says otherwise; nothing is chosen by these scores. The trainings
+are short: 400 steps of 16 pictures at 64 px, then 300.
 """
 
 from __future__ import annotations

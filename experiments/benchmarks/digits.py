@@ -2,11 +2,12 @@
 
     python -m experiments.benchmarks.digits [--quick | --tables]
 
-Ten seeds for DMS, uniform, one global Taylor threshold and the unpruned network, three for the other strategies: test
-error with its standard error over seeds, 800 steps in all after pretraining for everyone. With all labels the digits
-are saturated down to 4 %; few labels tell methods apart. About half a minute a cell, three hours of one core.
-Strategies search for a quarter of the steps. The rate of each is chosen with all labels at 4 % of the MACs, by the
-cross-entropy of 200 validation images on two seeds of its own, from three that are widened where the end was best.
+Ten seeds for Differentiable Model Scaling (DMS), uniform, one global Taylor threshold and the unpruned network, three
+for the other strategies: test error with its standard error over seeds, 800 steps in all after pretraining for
+everyone. With all labels the digits are saturated down to 4 %; few labels tell methods apart. About half a minute a
+cell, three hours of one core. Strategies search for a quarter of the steps. The rate of each is chosen with all labels
+at 4 % of the MACs, by the cross-entropy of 200 validation images on two seeds of its own, from three that are widened
+where the end was best.
 """
 
 from __future__ import annotations

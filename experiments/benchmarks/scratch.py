@@ -2,11 +2,12 @@
 
     python -m experiments.benchmarks.scratch [--quick | --tables]
 
-At 20 and 10 % of the MACs on text, at 10 and 4 % on digits, three seeds: the structure that DMS finds from random
-weights (pipeline np, with a warm-up), the one it finds in a pretrained supernet, the same keep ratio everywhere (with
-all blocks, and with blocks thinned, too), and random structures; on text also with the residual width, which is
-otherwise left alone there, searched or thinned. All start from new weights and take equally many steps on equal
-batches; what the searches cost comes on top and is in the table. About two hours and a half of one core.
+At 20 and 10 % of the MACs on text, at 10 and 4 % on digits, three seeds: the structure that Differentiable Model
+Scaling (DMS) finds from random weights (pipeline np, with a warm-up), the one it finds in a pretrained supernet, the
+same keep ratio everywhere (with all blocks, and with blocks thinned, too), and random structures; on text also with the
+residual width, which is otherwise left alone there, searched or thinned. All start from new weights and take equally
+many steps on equal batches; what the searches cost comes on top and is in the table. About two hours and a half of one
+core.
 """
 
 from __future__ import annotations

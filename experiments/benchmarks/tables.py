@@ -19,6 +19,7 @@ RESULTS = Path("experiments/benchmarks/results")
 DOCUMENT = RESULTS.parent / "RESULTS.md"
 """The tables to read first."""
 Key = TypeVar("Key", bound=Hashable)
+WRITTEN_OUT = "DMS is Differentiable Model Scaling."
 EQUAL = 1e-12
 """Relative errors that float sums of equal numbers may have."""
 
@@ -135,7 +136,7 @@ def write_section(
     if folder is None:
         return
     ours = folder.resolve() == RESULTS.resolve()
-    back = f"[All benchmarks]({os.path.relpath(DOCUMENT, RESULTS)})\n\n" if ours else ""
+    back = f"[All benchmarks]({os.path.relpath(DOCUMENT, RESULTS)}). {WRITTEN_OUT}\n\n" if ours else ""
     _replace(folder / f"{page or name}.md", name, title, text, back)
     if headline and ours:
         _replace(DOCUMENT, name, title, headline, back)

@@ -1,4 +1,4 @@
-"""DMS beside Torch-Pruning: same network, weights, data and finetuning, one MAC counter.
+"""Differentiable Model Scaling (DMS) beside Torch-Pruning: same network, weights, data and finetuning, one MAC counter.
 
     python -m experiments.benchmarks.torch_pruning [--quick | --tables]
 

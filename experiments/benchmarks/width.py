@@ -2,11 +2,11 @@
 
     python -m experiments.benchmarks.width [--quick | --tables]
 
-The text task of `frontier`, 800 steps in all from the same pretrained supernet, three seeds; DMS, thinning evenly by
-magnitude and by Taylor importance, each with the residual width left alone (cells that `frontier` has, too) and with it
-among what may shrink; the other strategies with the same freedom, and the best of all depths of even networks. All
-search as `frontier` chose it. About two hours of one core. Shows what one more dimension gives to a method; rates were
-chosen without it.
+The text task of `frontier`, 800 steps in all from the same pretrained supernet, three seeds; Differentiable Model
+Scaling (DMS), thinning evenly by magnitude and by Taylor importance, each with the residual width left alone (cells
+that `frontier` has, too) and with it among what may shrink; the other strategies with the same freedom, and the best of
+all depths of even networks. All search as `frontier` chose it. About two hours of one core. Shows what one more
+dimension gives to a method; rates were chosen without it.
 """
 
 from __future__ import annotations
