@@ -161,8 +161,8 @@ def _keys(tree: Any) -> list[Any]:
 
 
 def hole(node: Any) -> bool:
-    """None and `optax.MaskedNode` stand for an array that is not there."""
-    return node is None or (isinstance(node, tuple) and not node and hasattr(node, "_fields"))
+    """What stands for an array that is not there: None, `optax.MaskedNode`, or a list of none, as of a scalar's axes."""
+    return node is None or (isinstance(node, list | tuple) and not node)
 
 
 def factored(path: str) -> bool:

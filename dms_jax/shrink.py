@@ -47,8 +47,8 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
       The same tree, smaller: what a removed block held is left out of dictionaries, and None elsewhere.
 
     Raises:
-      UserError: a structure of another network, an array in such a sub-tree whose axes cannot be told, or a tree
-        without such a sub-tree that has arrays like those to slice.
+      UserError: a structure of another network, an array in such a sub-tree whose axes cannot be told, or one outside
+        of all such sub-trees that has the shape of one to slice (of several axes, where there are such sub-trees).
     """
     if not isinstance(space, SearchSpace):
         raise UserError(f"shrink takes (space, tree, structure), and its space is {shown(space)}; give a SearchSpace")
@@ -66,14 +66,25 @@ class _Cut:
         leaves = list(space.leaves.values())
         self.trained = [leaf for leaf in leaves if leaf.trained]
         self.templates = Templates(space)
-        self.found, self.strange = False, ""  # any sub-tree; the path of an array like one to slice outside of all
+        self.found = False  # any sub-tree
+        self.strange: dict[int, str] = {}  # of arrays like one to slice outside of all: axes -> the first one's path
 
     def check(self) -> None:
-        """Refuse a tree of which nothing is a tree of parameters, but some arrays look like them."""
+        """Refuse a tree in which arrays outside of all trees of parameters look like parameters.
+
+        A vector next to a tree of parameters may be as long as one by chance.
+        """
         if not self.found and self.strange:
             raise UserError(
-                f"nothing in this tree has the structure of the network's parameters, and {self.strange}: give all of "
-                "the parameters under their own names, and nothing else beside them"
+                f"nothing in this tree has the structure of the network's parameters, and "
+                f"{next(iter(self.strange.values()))}: give all of the parameters under their own names, and nothing "
+                "else beside them"
+            )
+        beside = next((said for axes, said in self.strange.items() if axes > 1), None)
+        if beside is not None:
+            raise UserError(
+                f"{beside}, but is in no tree of this network's parameters, so it would not be: shrink what belongs "
+                "to this network by itself, and start its optimizer anew, optimizer.init(small parameters)"
             )
 
     def walk(self, node: Any, path: str) -> Any:
@@ -138,12 +149,13 @@ class _Cut:
 
     def _note(self, array: Any, path: str) -> None:
         shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
-        if self.strange or not shape or dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+        if len(shape) in (0, *self.strange) or dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             return
         for leaf in self.templates.whole.leaves.values():
             cut = leaf.gates & self.gone or any(self.sizes.changed(axis) for axis in leaf.axes)
             if cut and tuple(shape) == tuple(leaf.shape):
-                self.strange = f"{path.rstrip('/') or 'an array'} has the shape of {leaf.path}, which is sliced"
+                said = f"{path.rstrip('/') or 'an array'} has the shape of {leaf.path}, which is sliced"
+                self.strange.setdefault(len(shape), said)
 
 
 @dataclass(frozen=True)

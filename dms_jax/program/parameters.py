@@ -217,11 +217,13 @@ def holes_filled(tree: Any) -> Any:
     """What is `GONE`, and what holds nothing else, is left out of dictionaries; it is None elsewhere."""
     if tree is GONE:
         return None
-    if isinstance(tree, Mapping):
-        left = {key: child for key, child in tree.items() if not _all_gone(child)}
-        return type(tree)({key: holes_filled(child) for key, child in left.items()})  # type: ignore[call-arg]
     if not any(leaf is GONE for leaf in jax.tree.leaves(tree)):
         return tree
+    if isinstance(tree, Mapping):
+        # its children as JAX has them: an `nnx.State` gives out others than it holds
+        children = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)[0]
+        left = {keys[0].key: holes_filled(child) for keys, child in children if not _all_gone(child)}
+        return type(tree)(left)  # type: ignore[call-arg]
     return jax.tree.map(holes_filled, tree, is_leaf=lambda x: x is GONE or isinstance(x, Mapping))
 
 

@@ -134,6 +134,45 @@ def test_what_cannot_be_sliced_is_started_anew(framework):
         dms_jax.shrink(space, state, structure)
 
 
+@pytest.mark.parametrize("name", SHAPED)
+def test_beside_a_scalar(name):
+    """What is kept for its axes is kept in a list of none."""
+    params = {"up": jnp.ones((4, 8)), "scale": jnp.ones(()), "down": jnp.ones((8, 3))}
+    make = relaxed(SearchSpace.from_function)
+    space = make(lambda p, x: p["scale"] * jnp.tanh(x @ p["up"]) @ p["down"], params, jnp.ones((2, 4)))
+    structure, optimizer = {"up": (0, 2, 3, 6, 7)}, SHAPED[name]
+    state = dms_jax.shrink(space, optimizer.init(params), structure)
+    small = dms_jax.shrink(space, params, structure)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, optimizer.init(small))
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_states_of_nnx_optimizers(both):
+    """Trees of the same structure as a small optimizer's, whatever classes its nodes have."""
+
+    class Block(nnx.Module):
+        def __init__(self, hidden: int, rngs: nnx.Rngs):
+            self.up, self.norm = nnx.Linear(6, hidden, rngs=rngs), nnx.BatchNorm(hidden, rngs=rngs)
+            self.down = nnx.Linear(hidden, 6, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return x + self.down(nnx.relu(self.norm(self.up(x))))
+
+    def make(hidden: int) -> tuple[Any, Any]:
+        rngs = nnx.Rngs(0)
+        model = nnx.Sequential(nnx.Linear(6, 6, rngs=rngs), Block(hidden, rngs), Block(7, rngs))
+        return model, nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+
+    kept = {"layers/1/up": (0, 2, 3)}
+    (model, optimizer), (small, small_optimizer) = relaxed(make)(6), relaxed(make)(3)
+    space = relaxed(SearchSpace.from_nnx)(model, X)
+    given, expected = ((model, optimizer), (small, small_optimizer)) if both else (optimizer, small_optimizer)
+    found = dms_jax.shrink(space, nnx.state(given), kept)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, nnx.state(expected))
+    gone = dms_jax.shrink(space, nnx.state(given), {"depth": (1,)})
+    assert 0 < len(jax.tree.leaves(gone)) < len(jax.tree.leaves(found))
+
+
 def test_states_of_a_chain_are_not_the_parameters_of_a_list():
     """Two parameters in a list or a tuple, two states in a chain, numbered alike."""
     for container in (list, tuple):
