@@ -10,6 +10,7 @@ from typing import Any
 from dms_jax.errors import UserError
 from dms_jax.program.axes import Axis, Concat, Product, atoms, resolve
 from dms_jax.program.frames import describe
+from dms_jax.program.reasons import Reason
 from dms_jax.reading import shown
 
 
@@ -76,6 +77,27 @@ def table(
     ]
     others = [f"not searched: {name} ({why})" for name, why in (left or {}).items()]
     return "\n".join([title, show(head), "  ".join("-" * w for w in widths), *map(show, cells), total, *reach, *others])
+
+
+def nothing(title: str, left: Mapping[str, Reason]) -> str:
+    """Why there is nothing to search in a network, and what may help.
+
+    Args:
+      title: of the network.
+      left: what might have been groups.
+    """
+    first = dict(list(left.items())[:3])
+    kinds = {why.kind for why in first.values()}
+    advice = ""
+    if "input" in kinds:
+        advice = "; what the function makes itself, a cache say, can be made at other sizes"
+    elif "operation" in kinds:
+        advice = (
+            "; what gives positions a meaning, or is not known, keeps all of them: let it run over another axis, "
+            "or tell what it does (`dms_jax.register_operation`)"
+        )
+    said = "; ".join(f"{name}: {why.text}" for name, why in first.items())
+    return f"there is nothing to search in {title}" + (f": {said}{advice}" if said else "")
 
 
 def explain(space: Any, path: str) -> str:

@@ -291,10 +291,6 @@ def test_nothing_imports_upward_and_there_are_no_circles():
 
 MOST_LINES = 300
 LONG = {
-    "data/text.py": "readers of every format of text, which share their checks",
-    "pretrained/llama_configuration.py": "a check for every entry of config.json",
-    "reading.py": "the one reader of JSON from outside",
-    "space.py": "SearchSpace: a facade of many short methods with their docstrings",
     "training/runs.py": "all of a run directory's files",
 }
 """Files that are longer -> why."""

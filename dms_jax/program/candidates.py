@@ -14,8 +14,9 @@ from dms_jax.program.exactness import reads
 from dms_jax.program.frames import Program, Value, describe
 from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
+from dms_jax.program.reasons import Boundary, Reason
 
-UNUSED = "no program that was traced uses it"
+UNREAD = Reason("unread", "no program that was traced uses it")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Candidate:
     atom: Atom
     name: str
     kind: str
-    why: str | None
+    why: Reason | None
     plain: bool = False
 
 
@@ -49,20 +50,23 @@ def find_candidates(
     found: list[Candidate] = []
     names: dict[str, int] = {}
     for atom, places in sorted(where.items(), key=lambda item: min(order.get(leaf, 1 << 30) for leaf, _ in item[1])):
-        if atom.size < 2 or (atom in rows and (atom.frozen is None or isinstance(atom.frozen, str))):
+        if atom.size < 2 or (atom in rows and (atom.frozen is None or isinstance(atom.frozen, Boundary))):
             continue
         kind = _kind(atom, roles, axes)
         name = _name(atom, places, parameters, axes, order, readers.get(atom, set()), kind)
         name = f"{name}/depth" if atom in rows else name
-        why = None if atom.frozen is None else describe(atom.frozen)
+        why = None if atom.frozen is None else reason(atom.frozen)
         if not any(leaf in order for leaf, _ in places):
-            why = UNUSED
-        idle = why == UNUSED and not any(parameters.trained[leaf] for leaf, _ in places)
+            why = UNREAD
+        idle = why is UNREAD and not any(parameters.trained[leaf] for leaf, _ in places)
         idle = idle or not any(
             jnp.issubdtype(parameters.shapes[leaf].dtype, jnp.inexact) for leaf, _ in places
         )  # seeds
         plain = (
-            idle or isinstance(atom.frozen, str) or atom in windows or getattr(atom.frozen, "name", "") == _CONVOLUTION
+            idle
+            or isinstance(atom.frozen, Boundary)
+            or atom in windows
+            or getattr(atom.frozen, "name", "") == _CONVOLUTION
         )
         if not plain:
             names[name] = names.get(name, 0) + 1
@@ -79,14 +83,20 @@ def _taken_apart(
     for leaf, terms in enumerate(axes):
         for axis in terms if leaf in order else ():
             parts = list(atoms(resolve(axis)))
-            first = next((a for a in parts if a.frozen is not None and not isinstance(a.frozen, str)), None)
+            first = next((a for a in parts if a.frozen is not None and not isinstance(a.frozen, Boundary)), None)
             if axis.size < 2 or first is None or first in found or any(a.size > 1 for a in parts):
                 continue
             name = module_of(parameters.paths[leaf])
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name}#{names[name]}"
-            found[first] = Candidate(first, name, "width", describe(first.frozen))
+            found[first] = Candidate(first, name, "width", reason(first.frozen))
     return list(found.values())
+
+
+def reason(frozen: Any) -> Reason:
+    """Why nothing can be taken out of an axis: what froze it, told."""
+    kind = frozen.side if isinstance(frozen, Boundary) else "operation"
+    return Reason(kind, f"nothing can be taken out of it because of {describe(frozen)}")
 
 
 def _windows(programs: Sequence[Program]) -> set[Atom]:

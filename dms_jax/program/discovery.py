@@ -12,12 +12,13 @@ from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Element, reach
-from dms_jax.program.candidates import UNUSED, Candidate, find_candidates, named_axes, unread
+from dms_jax.program.candidates import Candidate, find_candidates, named_axes, unread
 from dms_jax.program.choice import TAKEN, Choice, Declared, matches
 from dms_jax.program.depth import find_depth, free_name, leaf_gates
 from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.reading import Classes
+from dms_jax.program.reasons import Boundary, Reason
 from dms_jax.program.rows import find_rows
 from dms_jax.program.staging import Staged, stage, traced
 
@@ -34,6 +35,7 @@ class Discovery:
       groups: name -> `Group`, in the order of the network.
       left: candidates that are not searched, with the reason.
       behind: of every value of `program` that reaches an output, the gates in front of it.
+      idle: paths of arrays that no program reads.
       sites: group -> an axis where it stands in the network, for explanations.
     """
 
@@ -42,9 +44,10 @@ class Discovery:
     leaves: list[Value]
     classes: Classes
     groups: dict[str, Group]
-    left: dict[str, str]
+    left: dict[str, Reason]
     behind: Mapping[Value, frozenset[Element]]
     sites: dict[str, Axis]
+    idle: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +109,11 @@ def _discover(
 
     def learn(name: str, one: Staged, lean: bool = True) -> None:
         program, arguments = traced(one, leaves, ties, lean)
-        _freeze(ties, arguments, f"its being an axis of an input of {name}")
+        _freeze(ties, arguments, Boundary("input", name))
         if programs:
             states.append(_tie_state(ties, parameters, leaves, program, one.out_tree, name))
         else:
-            _freeze(ties, program.outputs, f"its being an axis of an output of {name}")
+            _freeze(ties, program.outputs, Boundary("output", name))
             states.append(())
         programs.append(program)
 
@@ -144,7 +147,7 @@ def _discover(
         groups[free_name(name, groups)] = group
     owned |= depth.owned
     if not groups and not left:  # what is no news elsewhere is the reason here
-        left |= {c.name: _taken_by(c.why) for c in candidates if c.why is not None}
+        left |= {c.name: c.why for c in candidates if c.why is not None}
     if choice.declared is not None:
         idle = next((name for name in choice.declared if name not in groups), None)
         if idle is not None:
@@ -162,14 +165,15 @@ def _discover(
     classes = Classes(
         parameters, axes, owned, depth.elements, depth.branches, gates, branches, frozenset(depth.rows), context
     )
-    return Discovery(staged, main, leaves, classes, groups, left, through[0], sites)
+    idle = frozenset(unread(parameters, programs, numbers))
+    return Discovery(staged, main, leaves, classes, groups, left, through[0], sites, idle)
 
 
 def _atom(n: int) -> Axis:
     return Atom(n) if n != 1 else UNIT
 
 
-def _freeze(ties: Ties, values: Sequence[Value], why: str) -> None:
+def _freeze(ties: Ties, values: Sequence[Value], why: Boundary) -> None:
     for value in values:
         for axis in value.axes:
             ties.freeze(axis, why)
@@ -183,7 +187,7 @@ def _tie_state(
     found = new_values(parameters, tree, shapes)
     for leaf, value in zip(found, program.outputs, strict=True):
         if leaf is None:
-            _freeze(ties, [value], f"its being an axis of an output of {name}")
+            _freeze(ties, [value], Boundary("output", name))
             continue
         for a, b in zip(value.axes, leaves[leaf].axes, strict=True):
             ties.tie(a, b, f"the new value of {parameters.paths[leaf]}")
@@ -211,14 +215,14 @@ def _rows(
 
 def _chosen(
     candidates: Sequence[Candidate], named: Mapping[str, list[tuple[Any, Axis]]], choice: Choice, ties: Ties
-) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, str], dict[str, Axis]]:
+) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, Reason], dict[str, Axis]]:
     called: dict[Atom, str] = {}
     groups: dict[str, Group] = {}
     owned: dict[Atom, tuple[str, int]] = {}
     for name, places in named.items():
         mine = _parts(name, places[0][1], ties)
         called |= dict.fromkeys(mine, name)
-    left: dict[str, str] = {}
+    left: dict[str, Reason] = {}
     sites: dict[str, Axis] = {}
     names = [called.get(c.atom, c.name) for c in candidates]
     for pattern in (*choice.include, *choice.freeze):
@@ -229,11 +233,11 @@ def _chosen(
         if candidate.plain and not asked:
             continue
         if candidate.why is not None:
-            left[name] = _taken_by(candidate.why)
+            left[name] = candidate.why
         elif matches(name, choice.freeze):
-            left[name] = "frozen"
+            left[name] = Reason("frozen", "frozen")
         elif not asked and candidate.kind not in TAKEN:
-            left[name] = f"{candidate.kind}; searched with include={name!r}"
+            left[name] = Reason("kind", f"{candidate.kind}; searched with include={name!r}")
         elif name in groups:  # an axis of several parts under one name
             owned[candidate.atom] = (name, groups[name].size)
             groups[name] = Group(name, groups[name].size + candidate.atom.size, groups[name].kind, 1)
@@ -246,10 +250,6 @@ def _chosen(
         if name not in groups and not matches(name, choice.freeze):
             raise TracingError(f"group {name!r} slices no parameter: no parameter has the axis that is named")
     return groups, owned, left, sites
-
-
-def _taken_by(why: str) -> str:
-    return UNUSED if why == UNUSED else f"nothing can be taken out of it because of {why}"
 
 
 def _parts(name: str, axis: Axis, ties: Ties) -> list[Atom]:
@@ -278,7 +278,7 @@ def _parts(name: str, axis: Axis, ties: Ties) -> list[Atom]:
 
 def _declared(
     declared: Mapping[str, Declared], named: Mapping[str, list[tuple[Any, Axis]]], ties: Ties
-) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, str], dict[str, Axis]]:
+) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, Reason], dict[str, Axis]]:
     groups: dict[str, Group] = {}
     owned: dict[Atom, tuple[str, int]] = {}
     sites: dict[str, Axis] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from dms_jax.program.axes import Axis, Ties
 from dms_jax.program.operations import OPERATIONS, AxesOf, Operation
+from dms_jax.program.reasons import Boundary
 
 _NOT_THE_USERS = ("jax", "jaxlib", "flax", "equinox", "keras", "haiku", "optax", "numpy", "scipy", "einops", "chex")
 _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -135,8 +136,8 @@ class Program:
 
 def describe(why: Any) -> str:
     """What tied or froze an axis, for people: `dot_general at models/resnet.py:41 (Bottleneck.__call__)`."""
-    if isinstance(why, str):
-        return why
+    if isinstance(why, Boundary | str):
+        return str(why)
     name = why.eqn.primitive.name
     for eqn in (why.eqn, *reversed(why.callers)):  # what JAX itself jits (sort, fft, ...) knows no line of the model
         traceback = eqn.source_info.traceback

@@ -18,6 +18,7 @@ from dms_jax.program.branches import Branch, Element, Key, find_branches, reach
 from dms_jax.program.derived import gates_by_use
 from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters, new_values
+from dms_jax.program.reasons import Boundary
 from dms_jax.program.rows import find_rows
 from dms_jax.program.sizes import owners
 from dms_jax.program.staging import Staged, traced
@@ -126,7 +127,7 @@ def read(classes: Classes, staged: Staged) -> Reading:
     numbers = {value: i for i, value in enumerate(leaves)}
     for value in arguments:
         for axis in value.axes:
-            program.ties.freeze(axis, "an axis of one of its arguments")
+            program.ties.freeze(axis, Boundary("input", "this function"))
     shapes = [tuple(axis.size for axis in value.axes) for value in program.outputs]
     state = new_values(classes.parameters, staged.out_tree, shapes)
     for leaf, value in zip(state, program.outputs, strict=True):

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from dms_jax.data import pictures, text
+from dms_jax.data import pictures, text, tokens
 from dms_jax.data.pictures import Unreadable, resize_center
 from dms_jax.data.sources import Pictures, Records, as_label
 from dms_jax.errors import UserError
@@ -177,7 +177,7 @@ def test_a_tokenizer_knows_no_number_above_the_vocabulary(words, data):
 def test_an_end_token_that_is_none(tmp_path, token):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
     try:
-        assert isinstance(text._end_token(tmp_path / "tokenizer_config.json"), str)
+        assert isinstance(tokens._end_token(tmp_path / "tokenizer_config.json"), str)
     except UserError as error:
         assert "tokenizer_config.json is not a JSON object" in str(error)
 
