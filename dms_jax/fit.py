@@ -31,6 +31,7 @@ from dms_jax.fitted import Fitted, fitted
 from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
 from dms_jax.method.loss import Loss, outcome
+from dms_jax.method.reading import read as read_loss
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
@@ -217,17 +218,18 @@ def fit(
 def _read(
     fn: Any, params: Any, loss: Loss, draw: Callable[[int], Any], example: Any, reading: dict[str, Any]
 ) -> tuple[SearchSpace, Any, tuple[Any, ...]]:
-    """The space, the parameters, and inputs to check with."""
+    """The space, which knows the loss, the parameters, and inputs to check with."""
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), draw(0))
     if isinstance(fn, SearchSpace):
         if reading:
             raise UserError(f"{sorted(reading)[0]}= was for the space; give it to SearchSpace.from_..., not to fit")
-        space, params = fn, fn.source.params if params is None else params
+        space = read_loss(fn, outcome(loss), batch, parts=1, writes=True)
+        params = fn.source.params if params is None else params
         inputs = space.example if example is None else example
     else:
         if params is None or example is None:
             raise UserError("a function needs its parameters and an example input: fit(fn, params, example=x, ...)")
         inputs = example if isinstance(example, tuple) else (example,)
-        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), draw(0))
         also = {"loss": (loss, (batch, jax.eval_shape(lambda: jax.random.key(0)))), **(reading.pop("also", None) or {})}
         known = inspect.signature(SearchSpace.from_function).parameters
         if strange := sorted(set(reading) - set(known)):

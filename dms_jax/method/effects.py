@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax.method.layout import Layout
+
 PER_PROBE = 12
 """Blocks that share one probe a step."""
 MEMORY = 0.8
@@ -56,6 +58,20 @@ def probes(masks: jax.Array, blocks: np.ndarray, step: jax.Array) -> tuple[jax.A
     u = jnp.mod((turns + np.asarray(_GOLDEN * np.arange(len(blocks)), np.float32)) * _GOLDEN, 1.0)
     ones = jnp.ones_like(masks)
     return jnp.zeros(masks.shape, bool).at[blocks].set(turn), ones.at[blocks].set(u.astype(masks.dtype))
+
+
+def probed(masks: jax.Array, layout: Layout, step: jax.Array, learning: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The masks that the network is run with, and which of them are probes `[elements]` bool.
+
+    Args:
+      masks: `[elements]` of all groups.
+      layout: of them, with blocks.
+      step: int32.
+      learning: `[groups]` bool.
+    """
+    chosen, u = probes(masks, layout.blocks, step)
+    chosen &= layout.to_elements(learning)
+    return jnp.where(chosen, u, masks), chosen
 
 
 def update(effects: jax.Array, gradient: jax.Array, probed: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from dms_jax.budgets.amounts import Given
-from dms_jax.method import correction, effects, found, refusals, resources
+from dms_jax.method import correction, effects, found, reading, refusals, resources
 from dms_jax.method import importance as evaluation
 from dms_jax.method.dms import DMS
 from dms_jax.method.gradients import value_and_grad
@@ -57,6 +57,8 @@ class Search:
       resource_weight: None balances the resource gradient against the task gradient and lets w follow the miss; a
         number is the paper's plain w * log(r / r_t).
       accumulate: parts that a batch passes in, one after another (see `dms_jax.method.gradients`).
+      batch: one batch, arrays or shapes: the loss is read before anything is trained, and the space with it (see
+        `dms_jax.method.reading`). None: it is read at the first step, and refused if the space does not know all of it.
 
     Attributes:
       schedule: steps, warm-up, decay, refine.
@@ -77,6 +79,7 @@ class Search:
     strategy: Strategy = DMS()
     resource_weight: float | None = None
     accumulate: int = 1
+    batch: Any = field(default=None, repr=False)
     schedule: Schedule = field(init=False)
     targets: dict[str, Any] = field(init=False)
     layout: Layout = field(init=False, repr=False)
@@ -85,14 +88,16 @@ class Search:
 
     def __post_init__(self):
         refusals.check_kinds(self)
-        object.__setattr__(self, "space", self.space.asked(self.budget))
+        loss, writes = outcome(self.loss), not self.strategy.zeros
+        space = reading.read(self.space, loss, self.batch, self.accumulate, writes)
+        object.__setattr__(self, "space", space.asked(self.budget))
         refusals.check_arguments(self)
         derived = {
             "schedule": self.steps if isinstance(self.steps, Schedule) else Schedule(self.steps),
             "targets": correction.targets(self.space, self.budget, self.limits),
             "layout": (layout := Layout.of(self.space, self.limits)),
             # masks of 0 under a ReLU would pass no gradient to themselves where they are folded into what writes
-            "_loss": self.space.masked(outcome(self.loss), writes=not self.strategy.zeros),
+            "_loss": reading.masked(self.space, loss, self.batch, writes),
         }
         moves = self.strategy.optimizer(layout, derived["schedule"].active)
         derived["_movement"] = Movement(layout, self.strategy, moves, plain=self.resource_weight is not None)
@@ -182,7 +187,8 @@ class Search:
         noise = jax.random.fold_in(key, NOISE)
         masks, pull = jax.vjp(lambda ratios: self.flat_masks(ratios, importance, state.step, noise), state.ratios)
         active, learning = state.step >= self.schedule.warmup, ~self._frozen(state.step) & ~c.fixed
-        seen, probed = self._probed(masks, state.step, learning)
+        probing = self.strategy.effects and len(c.blocks) > 0
+        seen, probed = effects.probed(masks, c, state.step, learning) if probing else (masks, None)
         trained, rest = self.space.partition(state.params)
         task = partial(self.task, step=state.step)
         (loss, (changed, metrics)), (g_trained, g_masks) = value_and_grad(task, (0, 1), self.accumulate)(
@@ -227,14 +233,6 @@ class Search:
             weights=moved.balance.weights,
         )
         return new, joined(metrics, {**moved.metrics(goals), "loss": loss, "importance_skipped": skipped})
-
-    def _probed(self, masks: jax.Array, step: jax.Array, learning: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """The masks that the network is run with, and which of them are probes `[elements]` bool."""
-        if not (self.strategy.effects and len(self.layout.blocks)):
-            return masks, None
-        chosen, u = effects.probes(masks, self.layout.blocks, step)
-        chosen &= self.layout.to_elements(learning)
-        return jnp.where(chosen, u, masks), chosen
 
     def task(
         self, trained: Any, masks: jax.Array, rest: Any, batch: Any, key: jax.Array, *, step: jax.Array | None = None
