@@ -161,7 +161,7 @@ def _keys(tree: Any) -> list[Any]:
 
 
 def hole(node: Any) -> bool:
-    """What stands for an array that is not there: None, `optax.MaskedNode`, or a list of none, as of a scalar's axes."""
+    """What stands for an array that is not there: None, `optax.MaskedNode`, or a list of nothing (a scalar's axes)."""
     return node is None or (isinstance(node, list | tuple) and not node)
 
 
@@ -197,5 +197,6 @@ def axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] |
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
     raise UserError(
         f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: "
-        "give parameters of this network, and start an optimizer of such states anew, optimizer.init(small parameters)"
+        "give parameters of this network, and start an optimizer of such states anew, optimizer.init(small "
+        "parameters), or what of it must be: give that as `anew`"
     )

@@ -21,11 +21,14 @@ from dms_jax.program.axes import Axis
 from dms_jax.program.parameters import GONE, holes_filled, path_of
 from dms_jax.program.sizes import Sizes
 from dms_jax.reading import shown
+from dms_jax.restart import Unsliced, restarted
 from dms_jax.space import Leaf, SearchSpace
 from dms_jax.structure import Structure
 
 
-def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Sequence[int]]) -> Any:
+def shrink(
+    space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Sequence[int]], *, anew: Any = None
+) -> Any:
     """Slice a pytree of the full network's parameters down to a structure.
 
     Arrays on a mesh stay on it, in one process or several. Where the mesh has an "fsdp" axis they lie as
@@ -42,9 +45,15 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
         updates), their axes say how they are sliced. Everything else (step counts, keys) is passed through. Leaves may
         be `jax.Array`, numpy or `jax.ShapeDtypeStruct`.
       structure: what to keep.
+      anew: the state of the small network's optimizer before its first step, `optimizer.init(small parameters)`, where
+        `tree` is the state of one: what cannot be sliced (GaLore's projections, Adafactor's moments of arrays that are
+        now too small to be factored) begins as there, together with its count. None: it is refused.
 
     Returns:
       The same tree, smaller: what a removed block held is left out of dictionaries, and None elsewhere.
+
+    Warns:
+      UserWarning: a part of the optimizer's state begins anew: which, and why.
 
     Raises:
       UserError: a structure of another network, an array in such a sub-tree whose axes cannot be told, or one outside
@@ -52,16 +61,18 @@ def shrink(space: SearchSpace, tree: Any, structure: Structure | Mapping[str, Se
     """
     if not isinstance(space, SearchSpace):
         raise UserError(f"shrink takes (space, tree, structure), and its space is {shown(space)}; give a SearchSpace")
-    cut = _Cut(space, space.kept(structure))
+    cut = _Cut(space, space.kept(structure), strict=anew is None)
     small = cut.walk(tree, "")
     cut.check()
-    return _unwrapped(holes_filled(small))
+    small = _unwrapped(holes_filled(small))
+    return small if anew is None else restarted(small, anew)
 
 
 class _Cut:
     """Walks a tree down to the sub-trees that are shaped like parameters."""
 
-    def __init__(self, space: SearchSpace, kept: Mapping[str, tuple[int, ...]]):
+    def __init__(self, space: SearchSpace, kept: Mapping[str, tuple[int, ...]], strict: bool):
+        self.strict = strict  # what cannot be sliced is refused
         self.sizes, self.gone = space.sizes(kept), space.gone(kept)
         leaves = list(space.leaves.values())
         self.trained = [leaf for leaf in leaves if leaf.trained]
@@ -81,7 +92,7 @@ class _Cut:
                 "else beside them"
             )
         beside = next((said for axes, said in self.strange.items() if axes > 1), None)
-        if beside is not None:
+        if beside is not None and self.strict:
             raise UserError(
                 f"{beside}, but is in no tree of this network's parameters, so it would not be: shrink what belongs "
                 "to this network by itself, and start its optimizer anew, optimizer.init(small parameters)"
@@ -110,9 +121,14 @@ class _Cut:
             return GONE
         if not hasattr(array, "shape"):
             return _Stays(array)
-        axes = axes_of(leaf, tuple(array.shape), path) if axis is None else (leaf.axes[axis],)
-        if axes is not None and len(axes) == len(leaf.axes) - 1 and factored(path):
-            self._check_factored(leaf, path, factored_from)
+        try:
+            axes = axes_of(leaf, tuple(array.shape), path) if axis is None else (leaf.axes[axis],)
+            if axes is not None and len(axes) == len(leaf.axes) - 1 and factored(path):
+                self._check_factored(leaf, path, factored_from)
+        except UserError as error:
+            if self.strict:
+                raise
+            return Unsliced(str(error).rpartition(": ")[0])
         return array if axes is None else _sliced(self.sizes, axes, array)
 
     def _check_factored(self, leaf: Leaf, path: str, factored_from: int) -> None:
@@ -122,13 +138,13 @@ class _Cut:
             raise UserError(
                 f"{path} is a moment of {leaf.path}, factored as its axes are large, which the smaller network's "
                 f"may not be ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, optimizer.init(small "
-                "parameters)"
+                "parameters), or what of it must be: give that as `anew`"
             )
         if np.argsort(small)[-2:].tolist() != np.argsort(leaf.shape)[-2:].tolist():
             raise UserError(
                 f"{path} is a moment of {leaf.path}, factored along its two largest axes, which are others in the "
                 f"smaller network ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, "
-                "optimizer.init(small parameters)"
+                "optimizer.init(small parameters), or what of it must be: give that as `anew`"
             )
 
     def _alone(self, array: Any, path: str) -> Any:

@@ -1,5 +1,6 @@
 """States of optimizers for parameters as every framework has them: sliced to what the small network's would be."""
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -134,6 +135,44 @@ def test_what_cannot_be_sliced_is_started_anew(framework):
         dms_jax.shrink(space, state, structure)
 
 
+SCHEDULED = optax.adafactor(optax.constant_schedule(1e-3))
+ANEW = {
+    "adafactor": (SCHEDULED, [0, 1]),
+    "in parts of a batch": (optax.MultiSteps(SCHEDULED, 2).gradient_transformation(), [0, 0, 0, 0]),
+    "galore": (optax.contrib.galore(1e-3, rank=4), [0, 0]),
+    "galore after momentum": (optax.chain(optax.trace(0.9), optax.contrib.galore(1e-3, rank=4)), [0, 0]),
+}
+"""Optimizers, and what they count after a step where what cannot be sliced began anew."""
+
+
+@pytest.mark.parametrize(("framework", "name"), list(itertools.product(FRAMEWORKS, ANEW)))
+def test_what_cannot_be_sliced_begins_anew_with_its_count(framework, name):
+    """Moments of zeros never stand beside a count of many steps; what can be sliced goes on."""
+    if framework == "equinox" and "galore" in name:
+        return  # GaLore takes no None
+    (space, params, _, _), (optimizer, counts) = made(framework), ANEW[name]
+    half = {name: tuple(range(group.size // 2)) for name, group in space.groups.items()}
+    small = dms_jax.shrink(space, params, half)
+    state, fresh = optimizer.update(params, optimizer.init(params), params)[1], optimizer.init(small)
+    with pytest.warns(UserWarning, match="begins anew in the small network, its count too: ") as said:
+        found = dms_jax.shrink(space, state, half, anew=fresh)
+    assert len(said) == 1
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, fresh)
+    assert [int(x) for x in jax.tree.leaves(found) if x.shape == () and x.dtype == jnp.int32] == counts
+    if "momentum" in name:
+        chex.assert_trees_all_close(found[0], dms_jax.shrink(space, state[0], half))
+
+
+def test_a_state_that_can_be_sliced_goes_on_and_says_nothing():
+    space, params, structure, small = made("linen")
+    for optimizer in (ELEMENTWISE["adamw"], SHAPED["adafactor"]):
+        state, fresh = optimizer.update(params, optimizer.init(params), params)[1], optimizer.init(small)
+        found = dms_jax.shrink(space, state, structure, anew=fresh)
+        chex.assert_trees_all_equal(found, dms_jax.shrink(space, state, structure))
+    with pytest.raises(UserError, match="`anew` is another tree than what is shrunk; give what this one is"):
+        dms_jax.shrink(space, state, structure, anew=optax.sgd(0.1).init(small))
+
+
 @pytest.mark.parametrize("name", SHAPED)
 def test_beside_a_scalar(name):
     """What is kept for its axes is kept in a list of none."""
@@ -169,7 +208,7 @@ def test_states_of_nnx_optimizers(both):
     given, expected = ((model, optimizer), (small, small_optimizer)) if both else (optimizer, small_optimizer)
     found = dms_jax.shrink(space, nnx.state(given), kept)
     chex.assert_trees_all_equal_shapes_and_dtypes(found, nnx.state(expected))
-    gone = dms_jax.shrink(space, nnx.state(given), {"depth": (1,)})
+    gone = dms_jax.shrink(space, nnx.state(given), {"layers/depth": (1,)})
     assert 0 < len(jax.tree.leaves(gone)) < len(jax.tree.leaves(found))
 
 
