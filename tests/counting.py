@@ -45,6 +45,9 @@ def _operation(eqn: Any) -> int:
     if name == "dot_general":
         (contracted, _), _ = p["dimension_numbers"]
         return prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    if name == "symmetric_product":  # a a^T, of which XLA computes all
+        *_, rows, _ = shape = eqn.invars[0].aval.shape
+        return prod(shape) * rows
     if name.startswith("ragged_dot"):  # every row meets one matrix of the group
         (contracted, _), _ = p["ragged_dot_dimension_numbers"].dot_dimension_numbers
         return prod(eqn.outvars[0].aval.shape) * prod(eqn.invars[0].aval.shape[i] for i in contracted)

@@ -105,7 +105,8 @@ def multiply_adds(jaxpr: Any) -> int:
             names = {n for spec in p["in_specs"] for e in spec if e for n in ((e,) if isinstance(e, str) else e)}
             total += prod(p["mesh"].shape[n] for n in names) * multiply_adds(p["jaxpr"])
         elif name != "reduce":
-            inner = [p[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call") if p.get(key) is not None]
+            keys = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
+            inner = [p[key] for key in keys if p.get(key) is not None]
             total += multiply_adds(getattr(inner[0], "jaxpr", inner[0])) if inner else 0
     return total
 

@@ -14,7 +14,14 @@ from dms_jax.program.loops import scan_counts
 Stays: TypeAlias = Mapping[Node, tuple[int, Element]]
 
 
-_WHOLE = ("scan", "while", "cond", "shard_map", "custom_linear_solve")  # their frames have other operands
+_WHOLE = (
+    "scan",
+    "while",
+    "cond",
+    "shard_map",
+    "custom_linear_solve",
+    "linear_call",
+)  # their frames have other operands
 
 
 class Live:

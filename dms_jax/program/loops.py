@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.extend import core
 
 from dms_jax.program.axes import Axis
 from dms_jax.program.frames import Alternatives, Frame, Node, ProductTerm, Program, Scan, Step, Value
@@ -119,6 +120,22 @@ class Loops:
                     self.tie(a, c)
         return Step(eqn, ins, outs, None, frames)
 
+    def linear_call(self, eqn: Any, ins: list[Value]) -> Step:
+        """What is called runs; its transpose, which is the user's, is for derivatives and costs nothing here."""
+        p = eqn.params
+        frame = self.call(eqn, p["callee"], ins)
+        transposed, held = p["transpose_thunk"]()
+        products, work, uncounted = list(self.program.products), list(self.program.work), list(self.program.uncounted)
+        first = p["num_callee_consts"]
+        given = [*ins[first : first + p["num_res"]], *(Value(value.axes) for value in frame.outs)]
+        back = self.call(eqn, _holding(transposed.jaxpr, held), given)
+        self.program.products, self.program.work, self.program.uncounted = products, work, uncounted
+        self.node = Node("linear_call", [], [], eqn, self.callers)
+        for value, operand in zip(back.outs, ins[first + p["num_res"] :], strict=True):
+            for a, b in zip(value.axes, operand.axes, strict=True):
+                self.tie(a, b)
+        return Step(eqn, ins, frame.outs, None, [frame, back])
+
     def shard_map(self, eqn: Any, ins: list[Value]) -> Step:
         """Dimensions that are cut over devices are frozen; inside, the others are what they are outside."""
         p = eqn.params
@@ -150,6 +167,12 @@ class Loops:
                 self.freeze(axis, other)
                 axes.append(other)
         return Value(tuple(axes))
+
+
+def _holding(jaxpr: Any, arrays: Sequence[Any]) -> Any:
+    """A jaxpr whose first inputs are arrays that it holds."""
+    n = len(arrays)
+    return core.ClosedJaxpr(jaxpr.replace(constvars=jaxpr.invars[:n], invars=jaxpr.invars[n:]), list(arrays))
 
 
 def solve_parts(params: dict[str, Any], ins: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:

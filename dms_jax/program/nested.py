@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import linear_call
 
 from dms_jax.errors import TracingError
 from dms_jax.program.derivatives import Closed, jvp_rule, vjp_rules
@@ -180,6 +181,35 @@ class Nested:
         return jax.lax.custom_linear_solve(
             runs["matvec"], b, lambda _, x: runs["solve"](x), back and (lambda _, x: back(x))
         )
+
+    def _linear_call(self, step: Step, ins: list[Any]) -> list[Any]:
+        """With the user's own transpose; masks inside are differentiated by as what is computed says."""
+        p, (ahead, back) = step.eqn.params, step.frames
+        first = p["num_callee_consts"]
+        last = first + p["num_res"]
+        if self._removed_inside(step) or any(x is None for x in ins):
+            return self.frame(ahead, ins)
+        if not self._changed_inside(step):
+
+            def linear(held: Any, xs: Any) -> Any:
+                return tuple(self.frame(ahead, [*ins[:first], *held, *xs]))
+
+            def transposed(held: Any, xs: Any) -> Any:
+                return tuple(self.frame(back, [*held, *xs]))
+
+            return list(linear_call(linear, transposed, tuple(ins[first:last]), tuple(ins[last:])))
+
+        @jax.custom_vjp
+        def run(masks: Any, *arrays: Any) -> tuple[Any, ...]:
+            return tuple(self.under(masks).frame(ahead, arrays))
+
+        def backward(saved: Any, cotangents: Any) -> Any:
+            masks, arrays = saved
+            own = self.under(masks).frame(back, [*arrays[first:last], *cotangents])
+            return self._by_masks(step, masks, arrays, cotangents), *[None] * last, *own
+
+        run.defvjp(lambda masks, *arrays: (run(masks, *arrays), (masks, arrays)), backward)
+        return list(run(self.masks, *ins))
 
     def _shard_map(self, step: Step, ins: list[Any]) -> list[Any]:
         p = step.eqn.params

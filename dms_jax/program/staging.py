@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from dms_jax.errors import UserError
 from dms_jax.program import unrolling
@@ -53,6 +54,7 @@ def stage(
         else:
             closed = jax.make_jaxpr(flat)(list(parameters.shapes), shapes)
             tree = trees[-1]
+        closed = _without_refs(closed)
     rest = closed.jaxpr.invars[len(parameters) :]
     return Staged(closed, tuple(tuple(var.aval.shape) for var in rest), tree)
 
@@ -66,6 +68,30 @@ def _returning_arrays(fn: Callable[..., Any]) -> Callable[..., Any]:
         return found
 
     return checked
+
+
+def _without_refs(closed: Any) -> Any:
+    """The same program without arrays that it makes and changes in their places: every change makes another array.
+
+    It is what JAX itself does before it compiles. Where it cannot be asked to, such arrays are refused by name.
+    """
+    if not _changes_in_place(closed.jaxpr):
+        return closed
+    try:
+        from jax._src.state.discharge import discharge_state
+    except ImportError:
+        return closed
+    return discharge_state(closed)
+
+
+def _changes_in_place(jaxpr: Any) -> bool:
+    if not jaxpr.effects:
+        return False
+    inner = (i for eqn in jaxpr.eqns for i in core.jaxprs_in_params(eqn.params))
+    return any(eqn.primitive.name in _REFS for eqn in jaxpr.eqns) or any(_changes_in_place(i) for i in inner)
+
+
+_REFS = ("new_ref", "empty_ref", "ref", "mutable_array")
 
 
 def _is_number(out: Any) -> bool:

@@ -132,6 +132,7 @@ class Tracer(Loops):
         name = eqn.primitive.name
         if name not in OPERATIONS:
             special = {"scan": self.scan, "while": self.while_, "cond": self.cond, "shard_map": self.shard_map}
+            special["linear_call"] = self.linear_call
             if name in special:
                 return special[name](eqn, ins)
             if name == "custom_linear_solve" and len(eqn.outvars) == len(solve_parts(eqn.params, ins)[2]):
@@ -184,15 +185,14 @@ _SHORT = 8  # entries of a constant array that may be a shape: Keras takes its p
 def multiplies(eqn: Any) -> bool:
     """Whether an operation may multiply matrices, in programs that it runs or by itself."""
     p = eqn.params
-    if eqn.primitive.name in _UNKNOWN_PRODUCTS:
-        return True
     if eqn.primitive.name == "custom_linear_solve":  # its other programs are for derivatives
         p = {"solve": p["jaxprs"].solve}
     inner = list(core.jaxprs_in_params(p))
+    if not inner and eqn.primitive.name not in OPERATIONS:  # nobody knows what it does: a kernel of another language
+        return True
     return any(e.primitive.name in _PRODUCTS or multiplies(e) for jaxpr in inner for e in jaxpr.eqns)
 
 
-_UNKNOWN_PRODUCTS = ("scaled_dot", "ffi_call")  # of scaled blocks; a kernel of another language
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general", "ragged_dot")
 
 

@@ -154,6 +154,7 @@ OPERATIONS: dict[str, Operation] = {
     "axis_size": Operation(nothing),
     "platform_index": Operation(nothing),
     "create_token": Operation(nothing),
+    "after_all": Operation(nothing),
     # what looks on and gives nothing back looks at the smaller network's arrays there
     **{name: Operation(nothing) for name in ("debug_callback", "debug_print", "inspect_sharding", "check", "dce_sink")},
 }

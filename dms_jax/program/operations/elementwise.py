@@ -127,5 +127,7 @@ OPERATIONS: dict[str, Operation] = {
     "select_n": Operation(elementwise, passes=_chosen),
     "bitcast_convert_type": Operation(bitcast),
     "optimization_barrier": Operation(each_alone),
+    "tie": Operation(lambda t, eqn, ins: [ins[1]]),  # its result waits for the first operand, and is the second
+    "stage": Operation(elementwise, passes=same_axes),
     "device_put": Operation(each_alone),
 }

@@ -167,19 +167,21 @@ def _fft_passes(node: Any, place: Place, holds: Any) -> list[Scaled]:
 
 
 def matrices(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
-    """Decompositions and solves: the last two axes are frozen, leading ones are a batch."""
-    outs = []
-    for shape in out_shapes(eqn):
-        axes = list(fresh(shape))
-        batch = len(ins[0]) - 2
-        for i in range(min(batch, len(axes))):
-            axes[i] = ins[0][i]
-        t.freeze(*axes[batch:])
-        outs.append(tuple(axes))
-    for operand in ins:
-        for a, b in zip(ins[0][:-2], operand[:-2], strict=False):
+    """Decompositions: the last two axes of the first operand, and of results, are frozen; others are a batch."""
+    return _batched(t, eqn, ins, len(ins[0]) - 2)
+
+
+def vectors(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """The same of an operation on vectors."""
+    return _batched(t, eqn, ins, len(ins[0]) - 1)
+
+
+def _batched(t: Any, eqn: Any, ins: Sequence[AxesOf], batch: int) -> list[AxesOf]:
+    outs = [(*ins[0][:batch], *fresh(shape[batch:])) for shape in out_shapes(eqn)]
+    for axes in (*ins, *outs):
+        for a, b in zip(ins[0][:batch], axes, strict=False):
             t.tie(a, b)
-        t.freeze(*operand[-2:])
+        t.freeze(*axes[batch:])
     return outs
 
 
@@ -193,6 +195,29 @@ def triangular_solve(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
     return [b]
 
 
+def tridiagonal_solve(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """a x = b of three diagonals: neighbors are told by their places; the last axis of b passes."""
+    *diagonals, b = ins
+    for diagonal in diagonals:
+        for one, other in zip(diagonal[:-1], b[:-2], strict=True):
+            t.tie(one, other)
+        t.freeze(diagonal[-1])
+    t.freeze(b[-2])
+    return [b]
+
+
+def symmetric_product(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
+    """alpha a a^T + beta c: MACs = batch x rows x rows x columns."""
+    a, c = ins
+    for i, axis in enumerate(c):
+        t.tie(axis, a[min(i, len(a) - 2)])
+    t.multiply_adds((*a[:-1], a[-2], a[-1]))
+    return [c]
+
+
+_DECOMPOSITIONS = """cholesky cholesky_update lu qr svd eigh eig schur hessenberg tridiagonal geqrf geqp3 ormqr
+    householder_product""".split()
+
 OPERATIONS: dict[str, Operation] = {
     "dot_general": Operation(dot_general, reads=_dot_reads, passes=_dot_passes),
     "ragged_dot_general": Operation(ragged_dot, reads=_ragged_reads),
@@ -202,5 +227,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "fft": Operation(fft, passes=_fft_passes),
     "triangular_solve": Operation(triangular_solve),
-    **{name: Operation(matrices) for name in ("cholesky", "lu", "qr", "svd", "eigh", "eig")},
+    "tridiagonal_solve": Operation(tridiagonal_solve),
+    "symmetric_product": Operation(symmetric_product, reads=lambda node: [Read(((0, len(node.inputs[0].axes) - 1),))]),
+    "lu_pivots_to_permutation": Operation(vectors),
+    **{name: Operation(matrices) for name in _DECOMPOSITIONS},
 }

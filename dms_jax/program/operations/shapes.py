@@ -294,4 +294,5 @@ OPERATIONS: dict[str, Operation] = {
     "pad": Operation(pad, _pad_resize, passes=_pad_passes),
     "rev": Operation(rev),
     "iota": Operation(iota, apply=_iota_apply),
+    "empty": Operation(iota, _result_shape("shape")),
 }

@@ -7,6 +7,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import linear_call
 from jax.experimental.ode import odeint
 
 from tests.program.outsiders import Table, program
@@ -119,3 +120,22 @@ def differential_equation(p, x):
         return jnp.tanh(h @ p["a"]) @ p["b"]
 
     return odeint(slope, x @ p["w"], jnp.array([0.0, 1.0]))[-1] @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6})
+def gradient_turned_around(p, x):
+    """A transpose that is the user's own, and no transpose: what is before it learns the opposite."""
+    h = linear_call(lambda _, h: 2.0 * h, lambda _, g: -0.5 * g, (), jnp.tanh(x @ p["w"]))
+    return h @ p["o"]
+
+
+@program(TABLE, WIDE, (2, 5), groups={"w": 6})
+def transposes_that_run_over_channels(p, x):
+    def ahead(scale, h):
+        return (h - h.mean(-1, keepdims=True)) * scale
+
+    def back(scale, g):
+        return g * scale - (g * scale).mean(-1, keepdims=True)
+
+    h = linear_call(ahead, back, jnp.float32(3.0), jnp.tanh(x @ p["w"]))
+    return h @ p["o"]
