@@ -38,6 +38,7 @@ Shared = Literal[
     "torch_pruning",
     "landing",
     "tracking",
+    "depth",
     "boxes",
 ]
 Alone = Literal["operator", "latency"]
