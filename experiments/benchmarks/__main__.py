@@ -34,6 +34,7 @@ Shared = Literal[
     "ablation",
     "pminus",
     "digits",
+    "sizes",
     "regret",
     "torch_pruning",
     "landing",

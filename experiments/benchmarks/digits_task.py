@@ -21,6 +21,7 @@ from dms_jax import models
 from dms_jax.data import batches, digits
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
+from dms_jax.training.joint import Answers
 from experiments.benchmarks.tasks import Task, Unit
 from experiments.digits_search import sgd
 
@@ -87,7 +88,18 @@ def digits_task(options: DigitsOptions) -> Task:
         scores=scores,
         unit=Unit("test error, %", 100.0, 2),
         choice=(CROSS_ENTROPY, Unit("cross-entropy, nats")),
+        answers=answers,
     )
+
+
+def answers(network: Any) -> Answers:
+    """Logits of a classifier as its loss computes them."""
+
+    def logits(variables: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+        rngs = {"dropout": key}
+        return network.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    return logits
 
 
 def as_json(options: DigitsOptions) -> dict[str, Any]:

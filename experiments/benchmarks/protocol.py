@@ -205,7 +205,7 @@ def compete(task: Task, settings: Settings, seed: int, interrupt: InterruptFlag,
         return {"failed": str(error)}
     seconds = {name: round(value, 1) for name, value in work.seconds.items()}
     made = {"supernet": checksum(supernet), "seconds": seconds}
-    return {**scores, **_size(task, found.structure), **made}
+    return {**scores, **size_of(task, found.structure), **made}
 
 
 def checksum(variables: Any) -> str:
@@ -255,14 +255,15 @@ def _find(work: Phases, settings: Settings, supernet: Any, offset: int) -> _Foun
         asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks)
         structure = select(work, settings.strategy, supernet, asked, offset)
         return _Found(structure, shrink(space, supernet, structure))
-    search = _search(work.task, settings)
+    search = search_of(work.task, settings)
     state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)
     structure = search.structure(state)
     opt_state = shrink(space, state.opt_state, structure) if settings.joint else None
     return _Found(structure, shrink(space, state.params, structure), opt_state, settings.search_steps)
 
 
-def _search(task: Task, settings: Settings) -> Search:
+def search_of(task: Task, settings: Settings) -> Search:
+    """The search of these settings."""
     rate = optax.constant_schedule(task.learning_rate / 2)
     rate = warm_cosine(task.learning_rate, settings.steps) if settings.joint else rate
     return Search(
@@ -287,7 +288,8 @@ def _strategy(settings: Settings) -> Strategy:
     return VariedDMS(**moved, sharpness=settings.sharpness, start_open=settings.start_open)
 
 
-def _size(task: Task, structure: Structure | None) -> dict[str, Any]:
+def size_of(task: Task, structure: Structure | None) -> dict[str, Any]:
+    """Resources of a structure, and "kept", the elements of every group that are there."""
     space = task.space
     if structure is None:
         return space.resources() | {"kept": {name: group.size for name, group in space.groups.items()}}

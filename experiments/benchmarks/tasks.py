@@ -21,6 +21,7 @@ from dms_jax.method.loss import Loss
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
+from dms_jax.training.joint import Answers
 from dms_jax.training.loop import run_phase
 from dms_jax.training.runs import Run
 from dms_jax.training.supervised import TrainState
@@ -58,6 +59,8 @@ class Task:
       scores: `(network, variables, seed) -> {"valid": x, "test": y}`, lower is better.
       unit: of the scores.
       choice: the score that choices look at, of validation data, and its unit.
+      answers: from a network to `(variables, batch, key) -> logits [..., classes]`, as in training; None where there
+        is no one to be taught by them.
       residual: the model with the residual width as one more group; None where `space` has it already.
     """
 
@@ -75,6 +78,7 @@ class Task:
     scores: Callable[[nn.Module, Any, int], dict[str, float]]
     unit: Unit
     choice: tuple[str, Unit]
+    answers: Callable[[nn.Module], Answers] | None = None
     residual: nn.Module | None = None
     _supernets: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 

@@ -20,6 +20,7 @@ import numpy as np
 from dms_jax import models
 from dms_jax.data import text
 from dms_jax.space import SearchSpace
+from dms_jax.training.joint import Answers
 from dms_jax.training.language import bits_per_token, language_loss
 from experiments.benchmarks.tasks import Task, Unit
 from experiments.llama_prune import adamw
@@ -97,7 +98,13 @@ def text_task(options: TextOptions) -> Task:
         scores=scores,
         unit=UNIT,
         choice=("valid", UNIT),
+        answers=answers,
     )
+
+
+def answers(network: Any) -> Answers:
+    """Logits of a decoder as its loss computes them."""
+    return lambda variables, batch, key: network.apply(variables, batch["tokens"][:, :-1])
 
 
 def text_name() -> str:
