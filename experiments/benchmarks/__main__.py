@@ -42,7 +42,7 @@ Shared = Literal[
     "depth",
     "boxes",
 ]
-Alone = Literal["operator", "latency"]
+Alone = Literal["operator", "latency", "equal_time"]
 SHARED: tuple[Shared, ...] = get_args(Shared)
 ALONE: tuple[Alone, ...] = get_args(Alone)
 LOGS = Path("runs/benchmarks")

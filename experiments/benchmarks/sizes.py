@@ -33,6 +33,7 @@ from experiments.benchmarks.tables import (
     decided,
     difference_text,
     percent,
+    picture_link,
     table,
     write_section,
 )
@@ -223,11 +224,11 @@ def main(options: Options) -> None:
         better = f"{ABOUT}networks that were searched alone are better."
         parts = [f"`python -m experiments.benchmarks.sizes`: {better} {INTERVALS}", RULE, EXPECTED]
         figure = pictures.scores_over_macs([study.panel() for study in found])
-        parts += [f"![{TITLE}](../../../{pictures.save(figure, options.pictures / 'sizes.svg')})"]
+        parts.append(picture_link(TITLE, pictures.save(figure, options.pictures / "sizes.svg"), options.pages))
         for study in found:
             parts += [f"**{heading(study.contest)}**", *study.tables()]
         first = "\n\n".join(study.headline() for study in found)
-        write_section("sizes", TITLE, "\n\n".join(filter(None, parts)), quick=options.quick, headline=first)
+        write_section("sizes", TITLE, "\n\n".join(filter(None, parts)), folder=options.pages, headline=first)
 
 
 if __name__ == "__main__":
