@@ -20,17 +20,7 @@ from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.frontier import GRIDS, STEPS, text_contest, usual
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.protocol import Contest, Settings
-from experiments.benchmarks.tables import (
-    INTERVALS,
-    Spread,
-    apart,
-    decided,
-    difference_text,
-    percent,
-    picture_link,
-    table,
-    write_section,
-)
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
 from experiments.benchmarks.text_task import TextOptions, text_task
 
 SEEDS = (0, 1, 2)
@@ -155,27 +145,13 @@ def _report(
         for name, lines in asked.items()
     }
     begun = {name: values for name, values in named.items() if any(values.values())}
-    differences = {
-        (name, label): apart(usual.values(), v.values())
-        for name, values in begun.items()
-        for label, v in values.items()
-    }
-    sure = decided(differences)
-    drawn = {
-        name: {v: d.spread if (d := differences[name, v]) else Spread.of(()) for v in begun[name]} for name in begun
-    }
+    flat = {(name, label): v.values() for name, values in begun.items() for label, v in values.items()}
+    between, texts = differences(flat, lambda _: usual.values(), 3)
+    drawn = {name: {v: d.spread if (d := between[name, v]) else Spread.of(()) for v in begun[name]} for name in begun}
     picture = pictures.save(pictures.differences(drawn, contest.task.unit.name), options.pictures / "ablation.svg")
     parts.append(picture_link("What every change is worth", picture, options.pages))
     for name, values in begun.items():
-        lines = [
-            [
-                label,
-                Spread.of(v.values()).text(),
-                difference_text(differences[name, label], 3, (name, label) in sure),
-                str(len(v)),
-            ]
-            for label, v in values.items()
-        ]
+        lines = [[label, Spread.of(v.values()).text(), texts[name, label], str(len(v))] for label, v in values.items()]
         parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))
     if missing := [name for name in named if name not in begun]:
         parts.append(f"Not computed yet: {'; '.join(missing)}.")

@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.equal_time [--quick | --tables]
 
 A ResNet-20 on scikit-learn's digits, 64 images at once, and a small Llama on source code, 4 windows of 128 bytes at
-once; 50 and 25 % of the full network's time, three seeds. DMS searches under the budget of milliseconds; what comes out
-is measured. Then it searches under a budget of MACs, which is bisected: what its ratios are projected onto is measured,
-until it takes just as long as the other network; with that many MACs it searches once more, and is bisected again. Both
-networks are finetuned, 800 steps each in all, and measured once more in turn.
+once; 50 and 25 % of the full network's time, three seeds. Differentiable Model Scaling (DMS) searches under the budget
+of milliseconds; what comes out is measured. Then it searches under a budget of MACs, which is bisected: what its ratios
+are projected onto is measured, until it takes just as long as the other network; with that many MACs it searches once
+more, and is bisected again. Both networks are finetuned, 800 steps each in all, and measured once more in turn.
 
 Run it with nothing else on the machine. About three minutes a cell on digits and seven on text, an hour in all.
 """

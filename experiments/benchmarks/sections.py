@@ -11,17 +11,7 @@ from experiments.benchmarks import pictures, tuning
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.methods import OURS, Methods
 from experiments.benchmarks.protocol import CONTROL, TRIED, Contest, Settings
-from experiments.benchmarks.tables import (
-    INTERVALS,
-    Spread,
-    apart,
-    decided,
-    difference_text,
-    percent,
-    picture_link,
-    table,
-    write_section,
-)
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
 
 ABOUT = "lower is better, means ± standard errors over seeds; a positive difference means that "
 """Of every table; what is better follows."""
@@ -104,21 +94,16 @@ class Comparison:
         """A row a method; for every budget mean ± standard error, the difference to `ours`, and seeds."""
         header, digits, rows = ["method"], self.contest.task.unit.digits, self.rows()
         found = {(label, b): self.values(rows[label], label, b) for label in rows for b in self.shown}
-        differences = {
-            (label, b): apart(found[self.ours, b].values(), values.values())
-            for (label, b), values in found.items()
-            if label != self.ours
-        }
-        sure = decided(differences)
+        others = {key: values.values() for key, values in found.items() if key[0] != self.ours}
+        _, texts = differences(others, lambda key: found[self.ours, key[1]].values(), digits)
         for budget in self.shown:
             header += [f"{percent(budget)} of the MACs", f"minus {self.ours}", "seeds"]
         lines = []
         for label in rows:
             line = [label]
             for budget in self.shown:
-                spread, difference = Spread.of(found[label, budget].values()), differences.get((label, budget))
-                text = difference_text(difference, digits, (label, budget) in sure)
-                line += [spread.text(digits), "" if label == self.ours else text, str(spread.count)]
+                spread = Spread.of(found[label, budget].values())
+                line += [spread.text(digits), texts.get((label, budget), ""), str(spread.count)]
             lines.append(line)
         return table(header, lines)
 

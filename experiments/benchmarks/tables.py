@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -105,6 +105,21 @@ def decided(differences: Mapping[Key, Difference | None]) -> set[Key]:
             break
         found.add(key)
     return found
+
+
+def differences(
+    found: Mapping[Key, Iterable[float]], base: Callable[[Key], Iterable[float]], digits: int
+) -> tuple[dict[Key, Difference | None], dict[Key, str]]:
+    """How far the scores of a table are from what each is compared with, and that as the table shows it.
+
+    Args:
+      found: scores of seeds.
+      base: from a key to the scores that are subtracted.
+      digits: after the point.
+    """
+    between = {key: apart(base(key), values) for key, values in found.items()}
+    sure = decided(between)
+    return between, {key: difference_text(d, digits, key in sure) for key, d in between.items()}
 
 
 INTERVALS = (

@@ -44,17 +44,7 @@ from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.pruners import METHODS, QUICK, Size, Work
 from experiments.benchmarks.rivals import absent
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import (
-    INTERVALS,
-    Spread,
-    apart,
-    decided,
-    difference_text,
-    percent,
-    picture_link,
-    table,
-    write_section,
-)
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
 from experiments.benchmarks.tasks import Task
 
 TASKS = {"all labels": (DigitsOptions(), (0.1, 0.02)), "200 labels": (DigitsOptions(labels=200), (0.1,))}
@@ -144,16 +134,14 @@ class Benchmark:
         """Empty where no cell is there."""
         rows, full = [], self.task.space.resources()["macs"]
         ours = self.errors(OURS, budget).values()
-        differences = {m: apart(ours, self.errors(m, budget).values()) for m in METHODS if m != OURS}
-        sure = decided(differences)
+        _, texts = differences({m: self.errors(m, budget).values() for m in METHODS if m != OURS}, lambda _: ours, 2)
         for method in METHODS:
             if not (found := self.results(method, budget)):
                 continue
-            errors = self.errors(method, budget)
             rows.append([
                 method,
-                Spread.of(errors.values()).text(2),
-                "" if method == OURS else difference_text(differences[method], 2, method in sure),
+                Spread.of(self.errors(method, budget).values()).text(2),
+                texts.get(method, ""),
                 f"{np.mean([100 * r['macs'] / full for r in found.values()]):.2f}",
                 f"{np.mean([r['params'] for r in found.values()]):,.0f}",
                 f"{np.mean([r['blocks'] for r in found.values()]):.1f}",

@@ -21,17 +21,6 @@ from tests.fake_device import Device, installed
 from tests.measured import perceptron, residual, searched
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def device(monkeypatch):
-    return installed(Device(), monkeypatch)
-
-
 def scanned(layers=4, width=16):
     draw = np.random.default_rng(0)
     params = {

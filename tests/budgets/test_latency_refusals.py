@@ -18,17 +18,6 @@ from tests.fake_device import Device, installed
 from tests.measured import perceptron
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def device(monkeypatch):
-    return installed(Device(), monkeypatch)
-
-
 @pytest.mark.parametrize(
     "wrong", [{"batch": 0}, {"batch": 1.5}, {"dtype": "int8"}, {"seconds": 0}, {"seconds": math.nan}]
 )

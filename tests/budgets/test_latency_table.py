@@ -17,18 +17,6 @@ from dms_jax.budgets.latency import Latency
 from tests.fake_device import Device, installed
 from tests.measured import perceptron, residual
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def device(monkeypatch):
-    return installed(Device(), monkeypatch)
-
-
 FLAGS = st.lists(
     st.sampled_from([f"--xla_{c}{sep}{'x' * n}={v}" for c in "ab" for sep in "_-" for n in (3, 150) for v in (0, 1)]),
     max_size=6,

@@ -1,6 +1,6 @@
 """The figures of `docs/method.md` and the README, from the operator and from one search on scikit-learn's digits.
 
-    python -m experiments.benchmarks.figures [--quick]
+    python -m experiments.figures [--quick]
 
 About a minute and a half of one core: a ResNet-20 is pretrained and searched under 4 % of its MACs exactly as
 `python -m experiments.digits_search` does, without what follows the search; a hundred steps on the pretrained weights,
@@ -36,7 +36,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, metrics, replicate, shard_batch, supervised
 from dms_jax.training.job import Job
 from dms_jax.training.runs import MASKS, Run
-from experiments.benchmarks import method_pictures
+from experiments import method_pictures
 from experiments.benchmarks.command import PICTURES
 from experiments.benchmarks.pictures import save
 from experiments.digits_search import EXAMPLE, Config, sgd

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from experiments.benchmarks import figures, method_pictures
+from experiments import figures, method_pictures
 from tests.helpers import FLOAT32_ROUNDING
 
 ROOT = Path(__file__).parents[2]
