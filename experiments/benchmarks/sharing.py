@@ -74,3 +74,5 @@ def in_turns(items: Iterable[tuple[Path, Callable[[], object]]], interrupt: Inte
             if interrupt.requested:
                 raise Interrupted(0, "stopped while another process was at work; the same command goes on")
             time.sleep(SECONDS_BETWEEN_LOOKS)
+    if interrupt.requested:  # in the last thing, which did not look any more: what would come next does not begin
+        raise Interrupted(0, "stopped; the same command goes on")

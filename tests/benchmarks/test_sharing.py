@@ -73,6 +73,11 @@ def test_what_is_taken_comes_later(tmp_path):
     assert done == ["b", "a"]
 
 
+def test_a_signal_in_the_last_thing_stops_what_would_come_next(tmp_path):
+    with InterruptFlag() as interrupt, pytest.raises(Interrupted):
+        sharing.in_turns([(tmp_path / "a", lambda: setattr(interrupt, "requested", True))], interrupt)
+
+
 def test_workers_share_a_command_and_a_failure_stops_all(tmp_path, monkeypatch):
     monkeypatch.setattr(everything, "LOGS", tmp_path / "logs")
     note = f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); print('told')"
