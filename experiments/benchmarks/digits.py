@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from experiments.benchmarks import methods, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.digits_task import QUICK, QUICK_FEW, DigitsOptions, as_json, digits_task
-from experiments.benchmarks.methods import NEWER, OURS, SEARCHED, Methods
+from experiments.benchmarks.methods import NEWER, OURS, PAPER, PAPER_SETTING, SEARCHED, Methods
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.sections import ABOUT, Comparison, run
 
@@ -25,9 +25,13 @@ BUDGETS, FEW_LABELS_BUDGETS = (0.04, 0.02, 0.1), (0.04,)
 FEW_LABELS = 200
 STEPS, SEARCH_STEPS = 800, 200
 MANY, FEW = tuple(range(10)), (0, 1, 2)
-GRIDS = {label: tuning.grid(name, STEPS, [SEARCH_STEPS], BUDGETS[0]) for label, name in {**SEARCHED, **NEWER}.items()}
+GRIDS = {
+    OURS: tuning.grid(SEARCHED[OURS], STEPS, [SEARCH_STEPS], BUDGETS[0]),
+    PAPER: tuning.grid(SEARCHED[OURS], STEPS, [SEARCH_STEPS], BUDGETS[0], **PAPER_SETTING),
+    **{n: tuning.grid(name, STEPS, [SEARCH_STEPS], BUDGETS[0]) for n, name in {**SEARCHED, **NEWER}.items()},
+}
 KNAPSACK = "knapsack of Taylor importance"
-HEADLINE = (*SEARCHED, *NEWER, "one Taylor threshold", KNAPSACK, "uniform", "unpruned, trained on")
+HEADLINE = (*GRIDS, "one Taylor threshold", KNAPSACK, "uniform", "unpruned, trained on")
 FIRST = (OURS, "uniform", "one Taylor threshold", "unpruned, trained on")
 """Those of ten seeds."""
 LATER = (*NEWER, KNAPSACK)

@@ -20,6 +20,9 @@ OURS = DMS.title
 NEWER = {baselines.strategies()[name].title: name for name in ("hard_concrete", "soft_l0", "lapsum")}
 """Strategies that came later: they have cells on the digits, and the best of them on text."""
 SEARCHED = {each.title: name for name, each in baselines.strategies().items() if each.title not in NEWER}
+PAPER = f"{OURS}, the paper's setting"
+PAPER_SETTING = {"weight": 1.0, "start_open": False, "ratio_schedule": "constant", "ratio_together": 0.0}
+"""Of the paper: the plain loss with a fixed weight, ratios that start at 0, each by itself, at a constant rate."""
 RULES = {
     "uniform": "uniform",
     "uniform, by Taylor": "uniform_taylor",
