@@ -69,6 +69,7 @@ ARGUMENTS: dict[str, Check] = {
     "small_images": flag,
     "stages": _STAGES,
     "stem": _WIDTH,
+    "symmetric": flag,
     "tied": flag,
     "vocabulary": whole(1, 2**24),
     "widest": _WIDTH,

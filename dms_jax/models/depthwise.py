@@ -13,7 +13,7 @@ from dms_jax.elements import is_portable
 
 
 class DepthwiseConv(nn.Module):
-    """A `size` x `size` depthwise convolution without bias, padded as TensorFlow's "SAME".
+    """A `size` x `size` depthwise convolution without bias, padded as TensorFlow's "SAME", or alike on both sides.
 
         y[b, h, w, c] = sum over i, j of x[b, stride h + i - pad, stride w + j - pad, c] kernel[i, j, 0, c]
 
@@ -24,15 +24,16 @@ class DepthwiseConv(nn.Module):
     size: int
     stride: int = 1
     dtype: Any = jnp.float32
+    symmetric: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # a channel's fan in and out are both k^2
         kernel = self.param("kernel", init, (self.size, self.size, 1, x.shape[-1]), jnp.float32)
-        return depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.symmetric)
 
 
-def depthwise_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def depthwise_convolution(x: jax.Array, kernel: jax.Array, stride: int, symmetric: bool = False) -> jax.Array:
     """The convolution of `DepthwiseConv`, in the form that is fast where it runs.
 
     XLA's own is slow on CPU (under 1 GMAC/s, its kernel gradient slower still); there it is a sum of k^2 products.
@@ -41,12 +42,16 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.A
       x: `[B, H, W, C]` float.
       kernel: `[k, k, 1, C]` of the same dtype.
       stride: of both spatial axes, >= 1.
+      symmetric: pads k // 2 on every side, as PyTorch's networks do, and not as "SAME"; the same where the stride is 1.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), C]`, dtype of `x`.
     """
     strides = (stride, stride)
-    pads = tuple(jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, "SAME"))
+    half = (kernel.shape[0] // 2, kernel.shape[0] // 2)
+    pads = (
+        (half, half) if symmetric else tuple(jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, "SAME"))
+    )
     native = partial(native_convolution, stride=stride, pads=pads)
     if is_portable():
         return native(x, kernel)

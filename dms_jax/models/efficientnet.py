@@ -1,4 +1,5 @@
-"""EfficientNet B0 to B7 (Tan & Le 2019, arXiv 1905.11946), as published: "SAME" padding, BatchNorm eps 1e-3.
+"""EfficientNet B0 to B7 (Tan & Le 2019, arXiv 1905.11946), as published ("SAME" padding, BatchNorm eps
+1e-3) or as in torchvision.
 
 Groups: the stem, every block's expanded width and squeeze width, every stage's output, the head, and the blocks of
 every stage whose skip is an identity.
@@ -39,6 +40,8 @@ class EfficientNet(Searchable):
       dropout: before the classifier, in training.
       drop_path: stochastic depth of the last block in training; earlier ones get less, linearly.
       stages: expansion, width, blocks, stride and kernel size of every stage.
+      symmetric: padding of half a kernel on every side, as in torchvision, and not TensorFlow's "SAME".
+      epsilon: of BatchNorm; torchvision's networks have 1e-5.
     """
 
     width_multiplier: float = 1.0
@@ -49,11 +52,14 @@ class EfficientNet(Searchable):
     head: int = 1280
     stages: tuple[tuple[int, int, int, int, int], ...] = STAGES
     num_classes: int = 1000
+    symmetric: bool = False
+    epsilon: float = 1e-3
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        make = partial(ConvNorm, act=nn.silu, dtype=self.dtype)
+        usual = {"dtype": self.dtype, "symmetric": self.symmetric, "epsilon": self.epsilon}
+        make = partial(ConvNorm, act=nn.silu, **usual)
         group = self.elements("stem", round_channels(self.stem * self.width_multiplier))
         x = make(group.size, 3, 2, name="stem_conv")(images.astype(self.dtype), train=train)
         counts = [math.ceil(count * self.block_multiplier) for _, _, count, _, _ in self.stages]
@@ -68,8 +74,8 @@ class EfficientNet(Searchable):
                 squeeze_ratio=0.25,
                 drop_path=tuple(self.drop_path * (before + j) / sum(counts) for j in range(counts[i])),
                 act=nn.silu,
-                dtype=self.dtype,
                 name=f"stage{i + 1}",
+                **usual,
             )
             x, group = stage(x, group, train=train)
         head = self.elements("head", round_channels(self.head * self.width_multiplier))

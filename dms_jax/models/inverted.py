@@ -29,9 +29,13 @@ def round_channels(channels: float) -> int:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm (eps 1e-3) and an activation.
+    """Convolution, BatchNorm and an activation.
 
     `__call__(x: [B, H, W, C]) -> [B, ceil(H / stride), ceil(W / stride), features]`; `features` None: depthwise.
+
+    Attributes:
+      symmetric: padding of size // 2 on every side, as in PyTorch's networks, and not TensorFlow's "SAME".
+      epsilon: of BatchNorm.
     """
 
     features: int | None
@@ -39,19 +43,24 @@ class ConvNorm(nn.Module):
     stride: int
     act: Activation | None
     dtype: Any
+    symmetric: bool = False
+    epsilon: float = 1e-3
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.features is None:
-            x = DepthwiseConv(self.size, self.stride, self.dtype, name="conv")(x)
+            x = DepthwiseConv(self.size, self.stride, self.dtype, self.symmetric, name="conv")(x)
         else:
-            shape, strides = (self.size, self.size), (self.stride, self.stride)
+            shape, strides, half = (self.size, self.size), (self.stride, self.stride), (self.size // 2, self.size // 2)
+            pads = (half, half) if self.symmetric else "SAME"
             init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
             conv = nn.Conv(
-                self.features, shape, strides, use_bias=False, kernel_init=init, dtype=self.dtype, name="conv"
+                self.features, shape, strides, pads, use_bias=False, kernel_init=init, dtype=self.dtype, name="conv"
             )
             x = conv(x)
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3, dtype=self.dtype, name="norm")
+        norm = nn.BatchNorm(
+            use_running_average=not train, momentum=0.99, epsilon=self.epsilon, dtype=self.dtype, name="norm"
+        )
         return norm(x) if self.act is None else self.act(norm(x))
 
 
@@ -79,6 +88,7 @@ class InvertedResidual(Searchable):
     Attributes:
       expanded: width of the depthwise convolution in the full network; None: that of the input.
       squeeze: inner width of squeeze-and-excitation; None: there is none.
+      symmetric, epsilon: of `ConvNorm`.
     """
 
     expanded: int | None
@@ -87,10 +97,12 @@ class InvertedResidual(Searchable):
     stride: int
     act: Activation
     dtype: Any
+    symmetric: bool
+    epsilon: float
 
     @nn.compact
     def __call__(self, x: jax.Array, inner: Elements, out: Elements, *, train: bool) -> jax.Array:
-        make = partial(ConvNorm, dtype=self.dtype)
+        make = partial(ConvNorm, dtype=self.dtype, symmetric=self.symmetric, epsilon=self.epsilon)
         mid = inner
         if self.expanded is not None:
             mid = self.elements("mid", self.expanded)
@@ -110,6 +122,7 @@ class Stage(Searchable):
       squeeze_ratio: squeeze width as a fraction of a block's input; 0: no squeeze-and-excitation.
       drop_path: `[blocks]` probability that a block is skipped in training, for each image on its own (stochastic
         depth, Huang et al. 2016, arXiv 1603.09382).
+      symmetric, epsilon: of `ConvNorm`.
     """
 
     blocks: int
@@ -121,6 +134,8 @@ class Stage(Searchable):
     drop_path: tuple[float, ...]
     act: Activation
     dtype: Any
+    symmetric: bool = False
+    epsilon: float = 1e-3
 
     @nn.compact
     def __call__(self, x: jax.Array, inner: Elements, *, train: bool) -> tuple[jax.Array, Elements]:
@@ -147,5 +162,7 @@ class Stage(Searchable):
             stride=self.stride if number == 0 else 1,
             act=self.act,
             dtype=self.dtype,
+            symmetric=self.symmetric,
+            epsilon=self.epsilon,
             name=f"block{number}",
         )

@@ -1,4 +1,5 @@
-"""MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381), as published: "SAME" padding, BatchNorm eps 1e-3.
+"""MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381), as published ("SAME" padding, BatchNorm eps
+1e-3) or as in torchvision.
 
 Groups: the stem, every block's expanded width, every stage's output, the head, and the blocks of every stage whose skip
 is an identity.
@@ -30,6 +31,8 @@ class MobileNetV2(Searchable):
       block_multiplier: scales the number of blocks of every stage, rounded up.
       dropout: before the classifier, in training.
       stages: expansion, width, blocks and stride of every stage.
+      symmetric: padding of half a kernel on every side, as in torchvision, and not TensorFlow's "SAME".
+      epsilon: of BatchNorm; torchvision's networks have 1e-5.
     """
 
     width_multiplier: float = 1.0
@@ -39,11 +42,14 @@ class MobileNetV2(Searchable):
     head: int = 1280
     stages: tuple[tuple[int, int, int, int], ...] = STAGES
     num_classes: int = 1000
+    symmetric: bool = False
+    epsilon: float = 1e-3
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        make = partial(ConvNorm, act=nn.relu6, dtype=self.dtype)
+        usual = {"dtype": self.dtype, "symmetric": self.symmetric, "epsilon": self.epsilon}
+        make = partial(ConvNorm, act=nn.relu6, **usual)
         group = self.elements("stem", round_channels(self.stem * self.width_multiplier))
         x = make(group.size, 3, 2, name="stem_conv")(images.astype(self.dtype), train=train)
         for i, (expansion, width, count, stride) in enumerate(self.stages):
@@ -57,8 +63,8 @@ class MobileNetV2(Searchable):
                 squeeze_ratio=0.0,
                 drop_path=(0.0,) * blocks,
                 act=nn.relu6,
-                dtype=self.dtype,
                 name=f"stage{i + 1}",
+                **usual,
             )
             x, group = stage(x, group, train=train)
         head = self.elements("head", round_channels(self.head * max(1.0, self.width_multiplier)))

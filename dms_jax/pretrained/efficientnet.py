@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from dms_jax.errors import UserError
 from dms_jax.models.efficientnet import EfficientNet
 from dms_jax.pretrained.tensors import LEAVES, number
 
@@ -46,7 +47,13 @@ def _module(module: tuple[str, ...], model: EfficientNet) -> str:
 
 
 def configuration(model: EfficientNet) -> dict[str, Any]:
-    """What config.json has to say."""
+    """What config.json has to say.
+
+    Raises:
+      UserError: a network that pads otherwise.
+    """
+    if model.symmetric:
+        raise UserError("transformers' EfficientNet pads as TensorFlow does; make the network with symmetric=False")
     expansion, _, blocks, stride, size = zip(*model.stages, strict=True)
     return {
         "model_type": "efficientnet",
@@ -60,7 +67,7 @@ def configuration(model: EfficientNet) -> dict[str, Any]:
         "depth_divisor": 8,
         "hidden_act": frozenset(("swish", "silu")),
         "pooling_type": "mean",
-        "batch_norm_eps": 1e-3,
+        "batch_norm_eps": model.epsilon,
     }
 
 

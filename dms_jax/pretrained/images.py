@@ -1,12 +1,13 @@
-"""Weights of the image families from a Hugging Face directory: config.json and safetensors, one or many shards."""
+"""Weights of the image families: a Hugging Face directory (config.json, safetensors) or a torchvision `.pth`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,9 +22,10 @@ from dms_jax.models.mobilenet import MobileNetV2
 from dms_jax.models.resnet import ResNet
 from dms_jax.models.swin import Swin
 from dms_jax.models.vit import VisionTransformer
-from dms_jax.pretrained import efficientnet, mobilenet, resnet, swin, vit
+from dms_jax.pretrained import efficientnet, mobilenet, resnet, swin, torchvision, vit
 from dms_jax.pretrained.directory import (
     DTYPES,
+    HINT,
     StoredTensor,
     finite,
     read_json,
@@ -44,6 +46,8 @@ _FAMILIES: dict[type[nn.Module], ModuleType] = {
 # Follow from the rest: counters of BatchNorm, and tables that older versions of transformers wrote out.
 _DERIVED = ("num_batches_tracked", "relative_position_index")
 
+_KINDS = {"float64": "F64", "float32": "F32", "float16": "F16"}
+
 # How many leading axes of a kernel are inputs, where it is not all but the last.
 _READS = {"query": 1, "key": 1, "value": 1}
 
@@ -54,6 +58,8 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     Args:
       name: as in `dms_jax.models.create`, such as "resnet50".
       path: a Hugging Face directory: config.json, and model.safetensors or the shards of model.safetensors.index.json.
+        Or a `.pth` or `.pt` file with a state dict of torchvision's ResNet, MobileNetV2 or EfficientNet, read with
+        PyTorch (`dms_jax[torch]`); the latter two with `symmetric=True, epsilon=1e-5`, as torchvision computes.
       **arguments: as in `dms_jax.models.create`, such as `num_classes=1001`; the variables are for this network. Where
         config.json calls the first of one class too many "background", that class is left out.
 
@@ -69,22 +75,57 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     if family is None:
         known = ", ".join(known.__name__ for known in _FAMILIES)
         raise UserError(f"{name!r} is of no family whose weights are read here: {known} (language models: llama.load)")
-    config, stored = read_json(path / "config.json"), stored_tensors(path)
     leaves = _leaves(model, family.example(model))
-    wanted = {leaf: family.tensor_name(leaf[1:-1], leaf[-1], model) for leaf in leaves}
-    first = 1 if _has_background(config, model, stored) else 0
+    source = _torchvision(path, model) if path.suffix in torchvision.SUFFIXES else _hugging_face(path, model, family)
+    wanted = {leaf: source.tensor_name(leaf[1:-1], leaf[-1], model) for leaf in leaves}
+    first = source.first
     shapes = {leaf: stored_shape(leaf, shape) for leaf, shape in leaves.items()}
     shapes |= {leaf: (shape[0] + first, *shape[1:]) for leaf, shape in shapes.items() if leaf[1] == CLASSIFIER}
-    faults = [*_config_faults(config, family.configuration(model)), *_tensor_faults(shapes, wanted, stored)]
+    faults = [*source.faults, *_tensor_faults(shapes, wanted, source.stored)]
     if faults:
         raise UserError(f"{path} does not fit {name}, {len(faults)} faults: {'; '.join(faults)}")
     paths = {key: leaf for leaf, key in wanted.items()}
     filled = {}
-    for key, array in read_tensors(stored, paths):
+    for key, array in source.read(paths):
         leaf = paths[key]
         array = finite(array[first:] if leaf[1] == CLASSIFIER else array, np.float32, key)
         filled[leaf] = from_stored(array, leaf, leaves[leaf])
     return unflatten_dict({leaf: jnp.asarray(filled[leaf]) for leaf in leaves})
+
+
+class _Source(NamedTuple):
+    """Where weights come from.
+
+    Attributes:
+      stored: what there is.
+      read: from names to these and their arrays.
+      tensor_name: `(module, leaf, model) -> name`.
+      faults: why the network is not the one that is stored.
+      first: the class that the network's first one is; 1 where the file has a "background" before it.
+    """
+
+    stored: Mapping[str, StoredTensor]
+    read: Callable[[Iterable[str]], Iterable[tuple[str, np.ndarray]]]
+    tensor_name: Callable[[tuple[str, ...], str, Any], str]
+    faults: list[str]
+    first: int = 0
+
+
+def _hugging_face(path: Path, model: Any, family: ModuleType) -> _Source:
+    config, stored = read_json(path / "config.json"), stored_tensors(path)
+    faults = _config_faults(config, family.configuration(model))
+    first = int(_has_background(config, model, stored))
+    return _Source(stored, partial(read_tensors, stored), family.tensor_name, faults, first)
+
+
+def _torchvision(path: Path, model: Any) -> _Source:
+    tensor_name = torchvision.namer(model)
+    if tensor_name is None:
+        raise UserError(f"{path.name}: torchvision's {type(model).__name__} is not read here; {HINT}")
+    arrays = torchvision.read(path)
+    stored = {key: StoredTensor(path, array.shape, _KINDS.get(array.dtype.name, array.dtype.name))
+              for key, array in arrays.items()}  # fmt: skip
+    return _Source(stored, lambda keys: ((key, arrays[key]) for key in keys), tensor_name, torchvision.faults(model))
 
 
 Leaf = tuple[str, ...]  # collection, modules, name

@@ -45,8 +45,8 @@ def configuration(model: MobileNetV2) -> dict[str, Any]:
         "first_layer_is_expansion": True,
         "finegrained_output": True,
         "hidden_act": "relu6",
-        "tf_padding": True,
-        "layer_norm_eps": 1e-3,
+        "tf_padding": not model.symmetric,
+        "layer_norm_eps": model.epsilon,
     }
 
 
