@@ -1,4 +1,4 @@
-"""Image networks that are there already: a finished run, a structure.json, or Hugging Face weights."""
+"""Image networks that are there already: a finished run, a structure.json, or the weights of others."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from dms_jax.structure import Structure
 def network(
     path: Path, name: str | None, *, resolution: int, num_classes: int, dtype: str | None = None
 ) -> tuple[Searchable, Any]:
-    """A network and its variables from a directory: a finished run, or Hugging Face weights of a network of the zoo.
+    """A network and its variables: of a finished run, or the weights of others for a network of the zoo.
 
     Args:
-      path: the directory.
+      path: the directory of a run or of Hugging Face, or a `.pth` of torchvision.
       name: of the network; a finished run says it itself.
       resolution: pixels of a side, for families whose weights are of one resolution.
       num_classes: that the weights tell apart.
@@ -41,11 +41,12 @@ def network(
     takes = {f.name for f in dataclasses.fields(models.create(name))}
     offered = {"num_classes": num_classes, "image_size": resolution, "dtype": dtype}
     arguments = {name: value for name, value in offered.items() if name in takes and value is not None}
+    arguments = pretrained.arguments(name, path, **arguments)
     return models.create(name, **arguments), pretrained_images(name, path, arguments)
 
 
 def pretrained_images(name: str, path: Path, arguments: dict[str, Any]) -> Any:
-    """Hugging Face weights of an image network that saw pixels as they are shown here.
+    """Weights of an image network that saw pixels as they are shown here.
 
     Raises:
       UserError: they do not fit; or they were trained on pixels that were normalised otherwise.

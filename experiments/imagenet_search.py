@@ -18,6 +18,7 @@ from typing import Annotated
 
 import tyro
 
+from dms_jax import pretrained
 from dms_jax.command_line import parse_job
 from dms_jax.errors import UserError, exit_on_user_error
 from experiments import recipes
@@ -41,7 +42,7 @@ class Config(Searched):
     model: Annotated[str | None, default("the preset's, or what the paper's rule gives the budget")] = None
     """Supernet: any image network of the model zoo."""
     pretrained: Annotated[Path | None, default("none: pipelines p and p- train the supernet first")] = None
-    """Hugging Face directory of the pretrained supernet, for pipelines p and p-."""
+    """Hugging Face directory or torchvision .pth of the pretrained supernet, for pipelines p and p-."""
     workdir: Path = Path("runs/imagenet")
     """Run directory; an unfinished run of the same job resumes."""
     data: tyro.conf.OmitArgPrefixes[Data] = field(default_factory=Data)
@@ -49,6 +50,12 @@ class Config(Searched):
 
     def row(self) -> Preset:
         """The preset with what the flags say put in, or what the flags make by themselves."""
+        row = self._row()
+        if self.pretrained is None:
+            return row
+        return dataclasses.replace(row, arguments=pretrained.arguments(row.model, self.pretrained, **row.arguments))
+
+    def _row(self) -> Preset:
         if self.preset is not None and self.preset not in PRESETS:
             raise UserError(f"unknown preset {self.preset!r}; there are: {', '.join(PRESETS)}")
         if self.preset is not None:

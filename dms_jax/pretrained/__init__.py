@@ -1,5 +1,5 @@
-"""Weights from Hugging Face directories: `load` for the image families, `llama.load` for language models."""
+"""Weights of others: `load` for the image families (Hugging Face or torchvision), `llama.load` for language models."""
 
-from dms_jax.pretrained.images import load
+from dms_jax.pretrained.images import arguments, load
 
-__all__ = ["load"]
+__all__ = ["arguments", "load"]

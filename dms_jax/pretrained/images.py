@@ -93,6 +93,21 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     return unflatten_dict({leaf: jnp.asarray(filled[leaf]) for leaf in leaves})
 
 
+def arguments(name: str, path: str | os.PathLike[str], **given: Any) -> dict[str, Any]:
+    """What `load(name, path, ...)` needs besides, so that the network computes as the one whose weights they are.
+
+    Args:
+      name, path: as `load` takes them; nothing is read.
+      **given: arguments of the network that are known.
+
+    Returns:
+      These, and `symmetric=True, epsilon=1e-5` (or 1e-3) for a `.pth` of torchvision's MobileNetV2 or EfficientNet.
+    """
+    if Path(path).suffix not in torchvision.SUFFIXES:
+        return given
+    return {**torchvision.convention(models.create(name, **given)), **given}
+
+
 class _Source(NamedTuple):
     """Where weights come from.
 

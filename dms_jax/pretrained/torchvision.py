@@ -77,11 +77,16 @@ def namer(model: nn.Module) -> Callable[[tuple[str, ...], str, Any], str] | None
     return _NAMES.get(type(model))
 
 
+def convention(model: Any) -> dict[str, Any]:
+    """Arguments with which a network computes as torchvision's of its family does; none where it does anyhow."""
+    large = isinstance(model, EfficientNet) and model.block_multiplier >= LARGE
+    inverted = isinstance(model, MobileNetV2 | EfficientNet)
+    return {"symmetric": True, "epsilon": 1e-3 if large else 1e-5} if inverted else {}
+
+
 def faults(model: Any) -> list[str]:
     """Where a network computes otherwise than torchvision's does with the same numbers."""
-    large = isinstance(model, EfficientNet) and model.block_multiplier >= LARGE
-    theirs = {"symmetric": True, "epsilon": 1e-3 if large else 1e-5}
-    wrong = {name: value for name, value in theirs.items() if getattr(model, name, value) != value}
+    wrong = {name: value for name, value in convention(model).items() if getattr(model, name) != value}
     arguments = ", ".join(f"{name}={value}" for name, value in wrong.items())
     return [f"torchvision's network has {arguments}; make it so"] if wrong else []
 
