@@ -21,21 +21,24 @@ def operands(height: int, width: int, size: int, dtype: Any = jnp.float32) -> tu
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
 
 
-def both(x, size, stride):
-    pads = tuple(jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME"))
+def both(x, size, stride, symmetric=False):
+    half = (size // 2, size // 2)
+    pads = (half, half) if symmetric else jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+    pads = tuple(pads)
     return [partial(form, stride=stride, pads=pads) for form in (native_convolution, shifted_products)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (2, 1)])
-def test_both_forms_agree(size, stride, shape):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_both_forms_agree(size, stride, shape, symmetric):
     x, kernel = operands(shape[0], shape[1], size)
-    native, shifted = both(x, size, stride)
+    native, shifted = both(x, size, stride, symmetric)
     expected = native(x, kernel)
     assert expected.shape[1:3] == tuple(-(-n // stride) for n in shape)
     np.testing.assert_allclose(shifted(x, kernel), expected, atol=5 * FLOAT32_ROUNDING)
-    np.testing.assert_allclose(depthwise_convolution(x, kernel, stride), expected, atol=5 * FLOAT32_ROUNDING)
+    np.testing.assert_allclose(depthwise_convolution(x, kernel, stride, symmetric), expected, atol=5 * FLOAT32_ROUNDING)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
