@@ -90,9 +90,17 @@ class Comparison:
         found = self.contest.values(method(budget), self.seeds(label, budget))
         return {seed: self.contest.task.unit.scale * value for seed, value in found.items()}
 
+    def known(self) -> Methods:
+        """The methods that have cells, and what they are compared with."""
+        rows, budgets = self.rows(), self.shown
+        there = {
+            label: any(self.contest.finished(m(b), self.seeds(label, b)) for b in budgets) for label, m in rows.items()
+        }
+        return {label: method for label, method in rows.items() if there[label] or label == self.ours}
+
     def scores(self) -> str:
-        """A row a method; for every budget mean ± standard error, the difference to `ours`, and seeds."""
-        header, digits, rows = ["method"], self.contest.task.unit.digits, self.rows()
+        """A row a method that has cells: for every budget mean ± standard error, difference to `ours`, and seeds."""
+        header, digits, rows = ["method"], self.contest.task.unit.digits, self.known()
         found = {(label, b): self.values(rows[label], label, b) for label in rows for b in self.shown}
         others = {key: values.values() for key, values in found.items() if key[0] != self.ours}
         _, texts = differences(others, lambda key: found[self.ours, key[1]].values(), digits)
@@ -108,11 +116,12 @@ class Comparison:
         return table(header, lines)
 
     def headline(self, labels: Sequence[str]) -> str:
-        """Scores of some methods alone."""
-        digits, rows = self.contest.task.unit.digits, self.rows()
+        """Scores of some methods alone, of those that have cells."""
+        digits, rows = self.contest.task.unit.digits, self.known()
         lines = [
             [label, *(Spread.of(self.values(rows[label], label, b).values()).text(digits) for b in self.shown)]
             for label in labels
+            if label in rows
         ]
         unit = self.contest.task.unit.name
         title = self.title if unit in self.title else f"{self.title}: {unit}"
@@ -149,7 +158,7 @@ class Comparison:
     def panel(self) -> pictures.Panel:
         """Its part of the picture; the unpruned network, the same at every budget, is a level."""
         lines, levels = {}, {}
-        for label, method in self.rows().items():
+        for label, method in self.known().items():
             spreads = {b: Spread.of(self.values(method, label, b).values()) for b in self.shown}
             if method(self.shown[0]).strategy == CONTROL:
                 levels[label] = next(iter(spreads.values()))

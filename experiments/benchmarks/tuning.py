@@ -131,10 +131,12 @@ def score_texts(contest: Scored, candidates: Sequence[Settings], best: Settings 
 
 
 def grids_table(contest: Scored, grids: Grids) -> str:
-    """Validation scores of all candidates, widened as far as they are known to be worth it, the chosen ones bold."""
+    """Validation scores of candidates, widened as far as they are known to be worth it, the chosen ones bold."""
     rows = []
     for label, grid in grids.items():
         candidates = widened(contest, grid)
+        if not scores_of(contest, candidates):
+            continue
         texts = score_texts(contest, candidates, chosen(contest, candidates))
         for c in sorted(candidates, key=lambda c: (c.search_steps, c.rate)):
             rows.append([label, str(c.search_steps), f"{c.rate:g}", texts[c]])
