@@ -254,20 +254,21 @@ def main(options: Options) -> None:
     cells = options.cells
     try:
         if not options.tables:
-            turns = sorted(
-                asked, key=lambda one: one[0].number
-            )  # stopped at any time, as many of every network are there
+            # those of fewest examples first: stopped at any time, most are there
+            turns = sorted(asked, key=lambda one: one[0].steps * one[0].batch)
             work = [(s.cell(m), partial(track, by_title[s.network], s, m)) for s, m in turns]
             cells.fill(work, "tracking", "digits, source code and composites that come with the packages")
     finally:
         found = {movement: results(cells, settings, movement) for movement in MOVEMENTS}
         refused = sum("refused" in (cells.get(s.cell(USUAL)) or {}) for s in settings)
+        done = sum(all(cells.get(s.cell(m)) for m in MOVEMENTS) for s in settings)
         lines = {m: [(s.pipeline, r["line"]) for s, r in one.items()] for m, one in found.items()}
         picture = pictures.save(search_pictures.tracks(lines, PROMISED), options.pictures / "tracking.svg")
         text = [
-            f"`python -m experiments.benchmarks.tracking`: {len(settings)} settings, each searched once with every "
-            f"movement; {refused} ask for less than the smallest network and are refused. The miss is the largest "
-            "|log(r / target)| after the first tenth of the steps that follow the warm-up.",
+            f"`python -m experiments.benchmarks.tracking`: {done} of {len(settings)} settings are computed, those of "
+            f"fewest examples first, each with every movement; {refused} ask for less than the smallest network and "
+            "are refused. The miss is the largest |log(r / target)| after the first tenth of the steps that follow the "
+            "warm-up.",
             picture_link("r over target in every search", picture, options.pages),
             *tables(found),
             cells.machines(s.cell(m) for s, m in asked),
