@@ -26,17 +26,7 @@ from experiments.benchmarks.methods import OURS, Methods
 from experiments.benchmarks.protocol import TRIED, Contest, Settings
 from experiments.benchmarks.sections import ABOUT, heading
 from experiments.benchmarks.store import Cell
-from experiments.benchmarks.tables import (
-    INTERVALS,
-    Spread,
-    apart,
-    decided,
-    difference_text,
-    percent,
-    picture_link,
-    table,
-    write_section,
-)
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
 
 TITLE = "Several sizes from one search, against a search for each"
 SEEDS = (0, 1, 2)
@@ -144,16 +134,16 @@ class Study:
 
     def scores(self) -> str:
         """A row a way; of every size mean ± standard error, and the difference to networks searched alone."""
-        digits_shown, first = self.contest.task.unit.digits, self.labels[0]
+        unit, first = self.contest.task.unit, self.labels[0]
         found = {(label, size): self.values(label, size) for label in self.labels for size in self.shown}
-        differences = {key: apart(found[first, key[1]], x) for key, x in found.items() if key[0] != first}
-        sure, lines = decided(differences), []
+        others = {key: values for key, values in found.items() if key[0] != first}
+        _, texts = differences(others, lambda key: found[first, key[1]], unit.digits)
+        lines = []
         for label in self.labels:
             line = [label]
             for size in self.shown:
-                text = difference_text(differences.get((label, size)), digits_shown, (label, size) in sure)
                 spread = Spread.of(found[label, size])
-                line += [spread.text(digits_shown), "" if label == first else text, str(spread.count)]
+                line += [spread.text(unit.digits), texts.get((label, size), ""), str(spread.count)]
             lines.append(line)
         heads = [x for size in self.shown for x in (f"{percent(size)} of the MACs", f"minus {first}", "seeds")]
         return table(["networks", *heads], lines)
