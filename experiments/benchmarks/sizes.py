@@ -34,7 +34,7 @@ STEPS = 800
 ALONE = f"{OURS}, each size alone"
 TOGETHER, TAUGHT, EACH = "family, together", "family, together, taught by the largest", "family, each size by itself"
 EVEN, EVEN_ALONE = "uniform slices, together", "uniform, each size alone"
-HEADLINE = (ALONE, TOGETHER, TAUGHT, EACH, EVEN)
+HEADLINE = (ALONE, TOGETHER, EVEN)
 RULE = (
     f"**What counts as a step.** Every network of a table takes {STEPS} steps after pretraining, on the same batches "
     "in the same order. Alone, a size has a search and then its finetuning. A family has one search, to the smallest "
@@ -149,13 +149,14 @@ class Study:
         return table(["networks", *heads], lines)
 
     def costs(self) -> str:
-        """MACs of every size, and CPU seconds of all sizes together, of cells from CPUs."""
+        """MACs of every size, and CPU seconds of all sizes together, of cells from CPUs; rows of which all sizes are there."""
         full, lines = self.contest.task.space.resources()["macs"], []
         for label in self.labels:
             macs = [Spread.of(100 * x["macs"] / full for x in self.done(label, size).values()) for size in self.shown]
             parts = ("search", "finetune", "compile")
             seconds = [Spread.of(self.seconds(label, part)).text(0) for part in parts]
-            lines.append([label, ", ".join(f"{x.mean:.2f}" for x in macs), *seconds])
+            if all(x.count for x in macs):
+                lines.append([label, ", ".join(f"{x.mean:.2f}" for x in macs), *seconds])
         return table(["networks", "MACs, %", "search, CPU s", "finetuning, CPU s", "compilation, CPU s"], lines)
 
     def seconds(self, label: str, part: str) -> list[float]:
@@ -217,7 +218,7 @@ def main(options: Options) -> None:
         parts.append(picture_link(TITLE, pictures.save(figure, options.pictures / "sizes.svg"), options.pages))
         for study in found:
             parts += [f"**{heading(study.contest)}**", *study.tables()]
-        first = "\n\n".join(study.headline() for study in found)
+        first = found[0].headline()  # of the task that tells methods apart
         write_section("sizes", TITLE, "\n\n".join(filter(None, parts)), folder=options.pages, headline=first)
 
 
