@@ -149,7 +149,7 @@ class Study:
         return table(["networks", *heads], lines)
 
     def costs(self) -> str:
-        """MACs of every size, and CPU seconds of all sizes together, of cells from CPUs; rows of which all sizes are there."""
+        """MACs of every size, and CPU seconds of all sizes together, of cells from CPUs; of whole rows alone."""
         full, lines = self.contest.task.space.resources()["macs"], []
         for label in self.labels:
             macs = [Spread.of(100 * x["macs"] / full for x in self.done(label, size).values()) for size in self.shown]
