@@ -272,6 +272,42 @@ def test_reductions_along_any_axis_in_any_order(order, kind, axes):
     drawn(network, {"w": (5, 4), "o": (4, 3)}, (2, 3, 5), plain=True)
 
 
+SUMS = {
+    "reduced": lambda h: jnp.sum(h, -1),
+    "with ones": lambda h: h @ jnp.ones(h.shape[-1]),
+    "of squares": lambda h: jnp.einsum("bd,bd->b", h, h),
+    "of absolutes": lambda h: jnp.linalg.norm(h, 1, axis=-1),
+}
+ON_THE_WAY = {
+    "nothing": lambda s, x: s,
+    "a factor": lambda s, x: -3 * s,
+    "other numbers": lambda s, x: s * jnp.tanh(x[:, 0]) / len(x),
+    "another sum": lambda s, x: s + 2 * s,
+    "a shape": lambda s, x: s[None].T.reshape(2, 2).ravel(),
+}
+
+
+@hypothesis.settings(max_examples=6)
+@hypothesis.given(st.sampled_from(sorted(SUMS)), st.sampled_from(sorted(ON_THE_WAY)), st.booleans(), st.booleans())
+def test_a_mean_by_any_formula_counts_what_is_kept(total, way, inverse, late):
+    """The smaller network is the user's own program with smaller arrays: its N is the smaller one."""
+
+    def network(p, x):
+        h = x @ p["w"]
+        if late:
+            return ON_THE_WAY[way](SUMS[total](h), x)[:, None] * (h @ p["o"]) / h.shape[-1]
+        s = ON_THE_WAY[way](SUMS[total](h), x)
+        s = s * (1 / h.shape[-1]) if inverse else s / h.shape[-1]
+        return (h * s[:, None]) @ p["o"]
+
+    params, x = numbers({"w": (5, 8), "o": (8, 3)}), normal((4, 5), 100)
+    space = SearchSpace.from_function(promoting(network), params, x)
+    kept = random_structure(space.groups, 0)
+    small = dms_jax.shrink(space, params, kept)
+    close(space.shrunk(promoting(network), kept)(small, x), promoting(network)(small, x), FLOAT32_LOGITS)
+    close(space.masked(promoting(network))(params, space.masks(kept), x), promoting(network)(small, x), FLOAT32_LOGITS)
+
+
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(runs=SIZES, stride=SIZES, start=st.integers(0, 1), axis=st.sampled_from([0, 1]))
 def test_strided_slices(runs, stride, start, axis):

@@ -75,8 +75,8 @@ def window(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
     sizes = eqn.params["window_dimensions"]
     operands = ins[: len(eqn.outvars)]
     axes = [
-        axis if n == 1 and axis.size == size else t.meaningful(axis, size)
-        for axis, size, n in zip(operands[0], shape, sizes, strict=True)
+        axis if n == 1 and axis.size == size and not any(moved) else t.meaningful(axis, size)
+        for axis, size, n, moved in zip(operands[0], shape, sizes, eqn.params["padding"], strict=True)
     ]
     return [tuple(axes)] * len(eqn.outvars)
 

@@ -15,13 +15,13 @@ from dms_jax.program.operations.operation import (
     Place,
     Refused,
     Scaled,
-    Shape,
     fresh,
     is_zero,
     kept_axes,
     moves,
     out_shapes,
 )
+from dms_jax.program.operations.reshaping import moved, reshape
 
 
 def broadcast_in_dim(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
@@ -49,50 +49,6 @@ def squeeze(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
 
 def _squeeze_moved(node: Any) -> list[tuple[int, ...]]:
     return [(i,) for i in range(len(node.inputs[0].axes)) if i not in node.eqn.params["dimensions"]]
-
-
-def reshape_blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of dimensions with equal products: a reshape merges and splits inside each run only."""
-    blocks, i, j = [], 0, 0
-    while i < len(before) or j < len(after):
-        left, right, a, b = [], [], 1, 1
-        while not (left or right) or a != b:
-            if (a <= b and i < len(before)) or j == len(after):
-                a, i = a * before[i], i + 1
-                left.append(i - 1)
-            else:
-                b, j = b * after[j], j + 1
-                right.append(j - 1)
-        blocks.append((left, right))
-    return blocks
-
-
-def reshape(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
-    (after,) = out_shapes(eqn)
-    before = tuple(axis.size for axis in ins[0])
-    axes = list(fresh(after))
-    if 0 in before:
-        return [tuple(axes)]
-    for left, right in reshape_blocks(before, after):
-        real = [j for j in right if after[j] != 1]
-        merged = product(ins[0][i] for i in left)
-        if len(real) == 1:
-            axes[real[0]] = merged
-        elif real:
-            t.tie(merged, product(axes[j] for j in real))
-    return [tuple(axes)]
-
-
-def _reshape_moved(node: Any) -> list[tuple[int, ...]]:
-    before, after = ([axis.size for axis in v.axes] for v in (node.inputs[0], node.outputs[0]))
-    moved: list[tuple[int, ...]] = [()] * len(after)
-    if 0 in before:
-        return moved
-    for left, right in reshape_blocks(tuple(before), tuple(after)):
-        for j in right:
-            if after[j] != 1:
-                moved[j] = tuple(i for i in left if before[i] != 1)
-    return moved
 
 
 def _result_shape(name: str) -> Any:
@@ -284,7 +240,7 @@ OPERATIONS: dict[str, Operation] = {
     "broadcast_in_dim": Operation(broadcast_in_dim, _result_shape("shape"), passes=moves(_broadcast_moved)),
     "transpose": Operation(transpose, passes=moves(lambda node: [(i,) for i in node.eqn.params["permutation"]])),
     "squeeze": Operation(squeeze, passes=moves(_squeeze_moved)),
-    "reshape": Operation(reshape, _result_shape("new_sizes"), passes=moves(_reshape_moved)),
+    "reshape": Operation(reshape, _result_shape("new_sizes"), passes=moves(moved)),
     "concatenate": Operation(concatenate, passes=_concatenate_passes),
     "stack": Operation(stack),
     "unstack": Operation(unstack),

@@ -196,3 +196,17 @@ def weights_made_by_a_network(p, z, x):
 @program(TABLE, {"a": (5, 4), "b": (5, 6), "t": (4, 6, 7), "o": (7, 3)}, (2, 5), groups={"a": 4, "b": 6, "t": 7})
 def bilinear_form(p, x):
     return jnp.einsum("bi,ijk,bj->bk", x @ p["a"], p["t"], x @ p["b"]) @ p["o"]
+
+
+@program(
+    TABLE,
+    {"i": (3, 6), "s": (3, 6), "k": (3, 3, 6, 9), "o": (9, 2)},
+    (3, 5, 5, 3),
+    groups={"s": 6, "k": 9},
+)
+def kernels_of_every_sample(p, x):
+    """`jax.vmap` of a convolution moves the axes of both operands into its reshapes."""
+    style = jnp.tanh(jnp.mean(x, (1, 2)) @ p["s"])
+    kernels = p["k"][None] * style[:, None, None, :, None]
+    kernels = kernels * lax.rsqrt(jnp.sum(kernels**2, (1, 2, 3), keepdims=True) + 1e-6)
+    return jax.nn.relu(jax.vmap(conv)((x @ p["i"])[:, None], kernels)[:, 0]) @ p["o"]
