@@ -61,7 +61,7 @@ class _Means:
         over = _summed(node)
         if any(axis is not UNIT for axis in over):
             self.summed[node.outputs[0]] = [over]
-        elif node.name in ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "alias", "reduce_sum"):
+        elif node.name in _MOVED:
             source, out = node.inputs[0], node.outputs[0]
             if source in self.summed:
                 self.summed[out] = self.summed[source]
@@ -117,6 +117,13 @@ class _Means:
 class _Contracted(tuple[Axis, ...]):
     """Axes that a matrix product sums over."""
 
+
+_MOVED = frozenset(
+    """alias broadcast_in_dim convert_element_type copy copy_p dms_name layout_constraint mesh_cast name
+    pcast pvary reduce_precision reduce_sum reshape reshard sharding_constraint squeeze
+    stop_gradient transpose""".split()
+)
+"""What leaves the numbers of its (first) operand as they are, wherever it moves them: `jax.vmap` transposes, say."""
 
 _SUMS = 4  # that are kept of one value
 

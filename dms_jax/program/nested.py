@@ -149,12 +149,19 @@ class Nested:
         p = step.eqn.params
         n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
         stop, body = step.frames
-        out = jax.lax.while_loop(
-            lambda carry: self.frame(stop, [*ins[:n], *carry])[0],
-            lambda carry: tuple(self.frame(body, [*ins[n:m], *carry])),
-            tuple(ins[m:]),
-        )
-        return list(out)
+
+        def goes_on(carry: Any) -> Any:
+            return self.frame(stop, [*ins[:n], *carry])[0]
+
+        def following(carry: Any) -> Any:
+            new = self.frame(body, [*ins[n:m], *carry])
+            if not stop.outs[0].axes:
+                return tuple(new)
+            still = goes_on(carry)  # of several, which `jax.vmap` runs until the last has ended: others stay
+            places = (still.reshape(still.shape + (1,) * (x.ndim - still.ndim)) for x in new)
+            return tuple(jnp.where(at, x, old) for at, x, old in zip(places, new, carry, strict=True))
+
+        return list(jax.lax.while_loop(lambda carry: jnp.any(goes_on(carry)), following, tuple(ins[m:])))
 
     def _cond(self, step: Step, ins: list[Any]) -> list[Any]:
         there = [x is not None for x in ins[1:]]
