@@ -34,7 +34,8 @@ from dms_jax.training.runs import Run
 from dms_jax.training.sizes import Sizes
 from experiments.flags import Asked, default
 from experiments.image_flags import Images, Weights
-from experiments.image_task import Task, fitted
+from experiments.image_preparation import fitted
+from experiments.image_task import Task
 from experiments.recipes import Preset, Recipe
 
 COCO = "coco/2017"

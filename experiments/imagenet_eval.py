@@ -27,7 +27,7 @@ from experiments import bounds, recipes
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import described, network
-from experiments.image_task import prepare
+from experiments.image_preparation import prepare
 
 COMMAND = "python -m experiments.imagenet_eval"
 

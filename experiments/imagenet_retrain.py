@@ -32,7 +32,8 @@ from experiments import bounds, recipes
 from experiments.flags import Hosts, default
 from experiments.image_flags import Data, Training
 from experiments.image_networks import described
-from experiments.image_task import Task, prepare
+from experiments.image_preparation import prepare
+from experiments.image_task import Task
 from experiments.recipes import PRESETS
 
 COMMAND = "python -m experiments.imagenet_retrain"

@@ -24,8 +24,9 @@ from dms_jax.errors import UserError, exit_on_user_error
 from experiments import recipes
 from experiments.flags import default
 from experiments.image_flags import Data, Training
+from experiments.image_preparation import prepare
 from experiments.image_search import ImageSearch, Searched, say_supernet
-from experiments.image_task import Task, prepare
+from experiments.image_task import Task
 from experiments.recipes import PRESETS, Preset
 
 COMMAND = "python -m experiments.imagenet_search"

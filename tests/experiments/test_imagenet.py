@@ -14,7 +14,7 @@ from dms_jax.errors import UserError
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import latency
-from experiments import image_task, imagenet_eval, imagenet_retrain, imagenet_search, recipes
+from experiments import image_preparation, image_task, imagenet_eval, imagenet_retrain, imagenet_search, recipes
 from experiments.flags import Budgets
 from experiments.recipes import PRESETS
 from tests import tiny
@@ -167,7 +167,7 @@ def work_of(*flags):
     """A configuration and its task, on the digits."""
     c = tyro.cli(imagenet_search.Config, args=[*TINY, *flags, "--data-dir=nowhere"])
     row = c.row()
-    return c, row, image_task.prepare(c.data, c.training, row.recipe, c.data.resolution or 16, c.seed)
+    return c, row, image_preparation.prepare(c.data, c.training, row.recipe, c.data.resolution or 16, c.seed)
 
 
 def identity(*flags):
