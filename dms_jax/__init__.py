@@ -1,4 +1,4 @@
-"""Differentiable model scaling in JAX: fit the width and depth of a network to a budget.
+"""Differentiable Model Scaling (DMS) in JAX: fit the width and depth of a network to a budget.
 
 The method is `topk` and `method`; `baselines` stands beside it. A `SearchSpace` reads a network's groups, costs and
 slices off its traced program (a Linen module may name its groups: `Searchable`); a `Search` finds a `Structure`;

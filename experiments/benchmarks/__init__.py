@@ -8,7 +8,7 @@
 | `protocol` | how a method becomes a network and its scores, the same way for all |
 | `methods`, `baselines`, `tuning` | what is compared; rules without a search; choosing rates, lengths and depths |
 | `tables`, `sections`, `pictures` | means and errors, tables, pages |
-| `exhaustive` | a space of which every structure is trained |
+| `exhaustive` | a space of which every structure is trained; `searchers` look into it |
 
 A benchmark of the common kind is a list of rows: `digits` and `width` are the shortest to start from.
 """

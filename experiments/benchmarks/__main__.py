@@ -36,6 +36,7 @@ Shared = Literal[
     "digits",
     "sizes",
     "regret",
+    "kinds",
     "torch_pruning",
     "landing",
     "tracking",

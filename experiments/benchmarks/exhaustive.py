@@ -112,6 +112,7 @@ class Space:
         """Its MACs as a share of the full network's."""
         return self.space.resources(self.kept(key))["macs"] / self.space.resources()["macs"]
 
+    @cache  # noqa: B019  a space lives as long as its benchmark
     def masks(self, key: Key) -> Masks:
         """Its masks, of 0 and 1."""
         return self.space.masks(self.kept(key))
@@ -121,6 +122,7 @@ class Space:
         draw = text.batches(self.data.train, self.size.batch, seed)
         return jnp.asarray(np.stack([draw(first + i)["tokens"] for i in range(steps)]))
 
+    @cache  # noqa: B019
     def new(self, seed: int) -> Any:
         """Random parameters of the supernet."""
         inputs = jnp.zeros((1, self.size.length), jnp.int32)
@@ -193,21 +195,26 @@ def in_words(key: Key) -> str:
 
 
 def _searched(space: Space, settings: Settings, seed: int) -> Structure:
-    search, loop = _search(space, settings)
+    of, loop = search(space, settings)
     tokens = space.batches(seed, space.size.steps if settings.pretrained else 0, space.size.search_steps)
     start = supernet(space, seed) if settings.pretrained else space.new(seed)
-    return search.structure(loop(search.init({"params": start}), tokens, jax.random.key(seed)))
+    return of.structure(_looped(loop)(space, of.init({"params": start}), tokens, jax.random.key(seed)))
 
 
 @cache
-def _search(space: Space, settings: Settings) -> tuple[Search, Any]:
-    """A search and its compiled loop; seeds share one compilation."""
-    search = Search(
+def _looped(loop: Any) -> Any:
+    return jax.jit(loop, static_argnums=0)
+
+
+@cache
+def search(space: Space, settings: Settings) -> tuple[Search, Any]:
+    """A search, and all its steps as a function of the space, a state, batches and a key."""
+    made = Search(
         space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
         {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
         strategy=baselines.create(settings.strategy, rate=settings.rate),
     )  # fmt: skip
-    return search, jax.jit(partial(run, search.step))
+    return made, lambda _, state, tokens, key: run(made.step, state, tokens, key)
 
 
 def _uniform(space: Space, settings: Settings, seed: int) -> Structure:

@@ -17,6 +17,8 @@ from experiments.benchmarks.tables import Spread, percent
 
 MARKERS = "osD^v<>Pph*"
 STYLES = ("-", "--", ":")
+LEAST_SECONDS = 0.01
+"""Where what costs nothing stands on a logarithmic axis."""
 PLAIN = "{x:g}"
 """Of the numbers of logarithmic axes; powers would need mathematical type, which names of groups forbid."""
 
@@ -144,6 +146,34 @@ def regrets(
     row.set_ylim(len(behind) - 0.5, -0.5)
     row.set_xlabel(f"{unit} behind the best")
     figure.legend(loc="outside lower right", ncols=max(1, len(budgets)))
+    return figure
+
+
+@styled
+def costs(panels: Mapping[str, Mapping[str, tuple[float, Spread]]], unit: str) -> Figure:
+    """Draw scores over CPU seconds, a point a method.
+
+    Args:
+      panels: title -> method -> (CPU seconds, score).
+      unit: of the scores.
+    """
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    row = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
+    for axes, (title, methods) in zip(row, panels.items(), strict=False):
+        axes.axhline(0.0, color=MUTED, linewidth=1)
+        for i, (label, (seconds, score)) in enumerate(methods.items()):
+            axes.errorbar(
+                max(seconds, LEAST_SECONDS), score.mean, _error(score), label=label, color=SERIES[i % len(SERIES)],
+                marker=MARKERS[i % len(MARKERS)], markersize=5, capsize=2, linestyle="",
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(PLAIN)
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_xlabel("CPU seconds")
+    row[0].set_ylabel(unit)
+    handles, labels = row[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 

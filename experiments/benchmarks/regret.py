@@ -23,7 +23,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -83,22 +83,29 @@ class Benchmark:
     @property
     def grids(self) -> tuning.Grids:
         """Candidates of every strategy."""
-        names = {label: STRATEGIES[label] for label in self.methods if label in STRATEGIES}
-        steps = self.space.size.search_steps
-        found = {label: self._grid(name, steps) for label, name in names.items()}
-        if FROM_RANDOM in found:
-            found[FROM_RANDOM] = [replace(c, pretrained=False, warmup=steps // 2) for c in found[FROM_RANDOM]]
-        return found
+        return {label: self.grid(label) for label in self.methods if label in STRATEGIES}
 
-    def _grid(self, name: str, steps: int) -> list[Settings]:
-        own = Settings(name, self.budgets[0], 0, steps, retrain="none", **methods.own(name))
+    def grid(self, label: str) -> list[Settings]:
+        """Candidates of a strategy."""
+        name, steps = STRATEGIES[label], self.space.size.search_steps
+        start = {"pretrained": False, "warmup": steps // 2} if label == FROM_RANDOM else {}
+        own = Settings(name, self.budgets[0], 0, steps, retrain="none", **start, **methods.own(name))
         return tuning.at_rates(own, self.rates)
 
     def settings(self, method: str, budget: float) -> Settings:
         """Of a method: the best rate, as far as it is known."""
         if method in RULE_NAMES:
             return Settings(RULE_NAMES[method], budget, 0, retrain="none")
-        return methods.at(tuning.best(self, self.grids[method]), budget)
+        return methods.at(tuning.best(self, self.grid(method)), budget)
+
+    @cached_property
+    def shares(self) -> dict[Key, float]:
+        """Of the full network's MACs, of every structure."""
+        return {key: self.space.share(key) for key in self.space.keys}
+
+    def band(self, budget: float) -> list[Key]:
+        """The structures of 80 to 100 % of a budget."""
+        return [key for key, share in self.shares.items() if BAND * budget <= share <= budget]
 
     def truth_cell(self, part: int, seed: int) -> Cell:
         settings = asdict(self.space.size)
@@ -121,10 +128,11 @@ class Benchmark:
     @property
     def machines(self) -> str:
         """On which ones the structures were trained and picked."""
-        parts = itertools.product(self.parts(len(self.space.keys)), range(self.space.size.seeds))
-        return self.cells.machines(
-            [*itertools.starmap(self.truth_cell, parts), *itertools.starmap(self.pick_cell, self.asked)]
+        parts = itertools.product(self._parts, range(self.space.size.seeds))
+        cells = itertools.chain(
+            itertools.starmap(self.truth_cell, parts), itertools.starmap(self.pick_cell, self.asked)
         )
+        return self.cells.machines(cells)
 
     def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
         """Compute what is missing of picks."""
@@ -141,24 +149,32 @@ class Benchmark:
         """Compute what is missing: all structures first."""
         if not self.compute:
             return
-        space, seeds = self.space, range(self.space.size.seeds)
-        work = []
-        for seed, part in itertools.product(seeds, self.parts(len(space.keys))):
-            keys = space.keys[part * space.size.part : (part + 1) * space.size.part]
-            work.append((self.truth_cell(part, seed), partial(self._truth, keys, seed)))
-        self.cells.fill(work, "regret: all structures", space.data.name)
+        self.fill_structures()
         for label, grid in self.grids.items():
             tuning.settle(self, label, grid)
         self.fill("regret: picks", self.asked)
 
-    def parts(self, structures: int) -> range:
-        """The numbers of the cells that a seed's structures are cut into."""
-        return range(-(-structures // self.space.size.part))
+    def fill_structures(self) -> None:
+        """Compute what is missing of all structures."""
+        if not self.compute:
+            return
+        space, seeds = self.space, range(self.space.size.seeds)
+        work = []
+        for seed, part in itertools.product(seeds, self._parts):
+            keys = space.keys[part * space.size.part : (part + 1) * space.size.part]
+            work.append((self.truth_cell(part, seed), partial(self._truth, keys, seed)))
+        self.cells.fill(work, "regret: all structures", space.data.name)
 
-    def truth(self, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+    @property
+    def _parts(self) -> range:
+        """The numbers of the cells that a seed's structures are cut into."""
+        return range(-(-len(self.space.keys) // self.space.size.part))
+
+    @property
+    def truth(self) -> dict[Key, np.ndarray]:
         """Structure -> `[seeds]` bits/byte; those whose cells are there for every seed."""
         size, found = self.space.size, dict[Key, dict[int, float]]()
-        for part, seed in itertools.product(self.parts(len(keys)), range(size.seeds)):
+        for part, seed in itertools.product(self._parts, range(size.seeds)):
             for key, bits in (self.cells.get(self.truth_cell(part, seed)) or {"bits": []})["bits"]:
                 found.setdefault(tuple(key), {})[seed] = bits
         return {key: np.array([by_seed[s] for s in sorted(by_seed)]) for key, by_seed in found.items()
@@ -200,75 +216,65 @@ def loss_to_best(pick: np.ndarray, band: np.ndarray) -> float:
     return float(np.mean([pick[s] - band[np.argmin(others[s]), s] for s in range(seeds)]))
 
 
-def report(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
+def report(benchmark: Benchmark) -> str:
     """The tables, from the cells that are there."""
-    truth = benchmark.truth(list(shares))
-    if len(truth) < len(shares):
-        return f"{len(truth)} of {len(shares)} structures are trained."
-    return "\n\n".join(_section(benchmark, budget, truth, shares) for budget in benchmark.budgets)
+    truth = benchmark.truth
+    if len(truth) < len(benchmark.shares):
+        return f"{len(truth)} of {len(benchmark.shares)} structures are trained."
+    return "\n\n".join(_section(benchmark, budget, truth) for budget in benchmark.budgets)
 
 
-def first(benchmark: Benchmark, shares: Mapping[Key, float]) -> str:
+def first(benchmark: Benchmark) -> str:
     """What RESULTS.md shows: places and losses."""
-    truth = benchmark.truth(list(shares))
-    if len(truth) < len(shares):
+    if len(truth := benchmark.truth) < len(benchmark.shares):
         return ""
-    found = [_rows(benchmark, budget, truth, shares) for budget in benchmark.budgets]
+    found = [_rows(benchmark, budget, truth) for budget in benchmark.budgets]
     lines = [[rows[0][0], *(text for row in rows for text in row[1:3])] for rows in zip(*found, strict=True)]
-    columns = [
-        f"{percent(b)}: {what}" for b in benchmark.budgets for what in ("place, a seed each", "loss to the best")
-    ]
-    return table(["method", *columns], lines)
+    shown = itertools.product(benchmark.budgets, ("place, a seed each", "loss to the best"))
+    return table(["method", *(f"{percent(budget)}: {what}" for budget, what in shown)], lines)
 
 
-def draw(benchmark: Benchmark, shares: Mapping[Key, float]) -> Figure:
+def draw(benchmark: Benchmark) -> Figure:
     """Every structure that is trained, and how far behind its band's best each pick is."""
-    scores = {key: float(bits.mean()) for key, bits in benchmark.truth(list(shares)).items()}
-    best = {
-        budget: min((scores[key] for key in scores if BAND * budget <= shares[key] <= budget), default=np.nan)
-        for budget in benchmark.budgets
-    }
-    behind = {
-        method: {
-            budget: [scores[pick] - best[budget] for pick in benchmark.picks(method, budget) if pick in scores]
-            for budget in benchmark.budgets
-        }
-        for method in benchmark.methods
-    }
-    return pictures.regrets([(shares[key], score) for key, score in scores.items()], behind, "bits per byte")
+    scores = {key: float(bits.mean()) for key, bits in benchmark.truth.items()}
+    behind: dict[str, dict[float, list[float]]] = {method: {} for method in benchmark.methods}
+    for budget, method in itertools.product(benchmark.budgets, benchmark.methods):
+        best = min((scores[key] for key in benchmark.band(budget) if key in scores), default=np.nan)
+        behind[method][budget] = [scores[p] - best for p in benchmark.picks(method, budget) if p in scores]
+    return pictures.regrets([(benchmark.shares[key], score) for key, score in scores.items()], behind, "bits per byte")
 
 
-def _band(budget: float, shares: Mapping[Key, float]) -> list[Key]:
-    return [key for key in shares if BAND * budget <= shares[key] <= budget]
-
-
-def _rows(
-    benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]
-) -> list[list[str]]:
-    """A row a method that has picked, and chance."""
-    band = _band(budget, shares)
+def standing(picks: Sequence[Key], band: Sequence[Key], truth: Mapping[Key, np.ndarray]) -> list[str]:
+    """Of picks: their places in a band and their loss to its best, as tables have them."""
     scores = np.stack([truth[key] for key in band])
-    means, rows = scores.mean(axis=1), []
+    means = scores.mean(axis=1)
+    places = ", ".join(str(1 + int(np.sum(means < truth[p].mean()))) for p in picks)
+    losses = Spread.of(loss_to_best(truth[p], scores) for p in picks).text(3, sign=True)
+    return [f"{places} of {len(band)}", losses]
+
+
+def _rows(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray]) -> list[list[str]]:
+    """A row a method that has picked, and chance."""
+    band, shares, rows = benchmark.band(budget), benchmark.shares, []
+    scores = np.stack([truth[key] for key in band])
     for method in benchmark.methods:
         picks = benchmark.picks(method, budget)
         if not picks:
             continue
-        places = ", ".join(str(1 + int(np.sum(means < truth[p].mean()))) for p in picks)
-        losses = Spread.of(loss_to_best(truth[p], scores) for p in picks).text(3, sign=True)
         bits = Spread.of(truth[p].mean() for p in picks).text(3)
         used = np.mean([100 * shares[p] for p in picks])
         names = ", ".join(dict.fromkeys(in_words(p) for p in picks))
-        rows.append([method, f"{places} of {len(band)}", losses, bits, f"{used:.1f}", names])
+        rows.append([method, *standing(picks, band, truth), bits, f"{used:.1f}", names])
     chance = np.mean([loss_to_best(row, scores) for row in scores])
     used = np.mean([100 * shares[key] for key in band])
     rows.append(["random (mean of the band)", f"{(len(band) + 1) / 2:g} of {len(band)}", f"{chance:+.3f}",
-                 f"{means.mean():.3f}", f"{used:.1f}", "-"])  # fmt: skip
+                 f"{scores.mean():.3f}", f"{used:.1f}", "-"])  # fmt: skip
     return rows
 
 
-def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray], shares: Mapping[Key, float]) -> str:
+def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray]) -> str:
     """The table of one budget."""
-    band = _band(budget, shares)
+    band = benchmark.band(budget)
     scores = np.stack([truth[key] for key in band])
     means = scores.mean(axis=1)
     best, order = band[int(np.argmin(means))], np.sort(means)
@@ -278,26 +284,31 @@ def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray
         f"**{percent(budget)} of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
         f"{percent(budget)}, from {order[0]:.3f} ({in_words(best)}) over {np.median(order):.3f} (median) to "
         f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n"
-        f"{table(header, _rows(benchmark, budget, truth, shares))}"
+        f"{table(header, _rows(benchmark, budget, truth))}"
     )
+
+
+def benchmark_of(options: Options) -> Benchmark:
+    """The benchmark, or its tiny version."""
+    space = Space(QUICK if options.quick else Size())
+    benchmark = Benchmark(space, options.cells, METHODS, BUDGETS, compute=not options.tables)
+    if options.quick:
+        return replace(benchmark, methods=QUICK_METHODS, budgets=QUICK_BUDGETS, rates=(1.0,), tried=TRIED[:1])
+    return benchmark
 
 
 def main(options: Options) -> None:
     """Fill the cells and write the tables."""
-    space = Space(QUICK if options.quick else Size())
-    benchmark = Benchmark(space, options.cells, METHODS, BUDGETS, compute=not options.tables)
-    if options.quick:
-        benchmark = replace(benchmark, methods=QUICK_METHODS, budgets=QUICK_BUDGETS, rates=(1.0,), tried=TRIED[:1])
+    benchmark = benchmark_of(options)
     try:
         benchmark.fill_all()
     finally:
-        shares = {key: space.share(key) for key in space.keys}
-        picture = pictures.save(draw(benchmark, shares), options.pictures / "regret.svg")
-        parts = [picture_link("All structures, and what was picked", picture, options.pages), report(benchmark, shares)]
+        picture = pictures.save(draw(benchmark), options.pictures / "regret.svg")
+        parts = [picture_link("All structures, and what was picked", picture, options.pages), report(benchmark)]
         parts += [f"{tuning.OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
         parts += [tuning.grids_table(benchmark, benchmark.grids), benchmark.machines]
         title = "Regret: where the picks stand among all structures"
-        write_section("regret", title, "\n\n".join(parts), folder=options.pages, headline=first(benchmark, shares))
+        write_section("regret", title, "\n\n".join(parts), folder=options.pages, headline=first(benchmark))
 
 
 if __name__ == "__main__":
