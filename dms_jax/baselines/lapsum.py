@@ -106,11 +106,9 @@ class LapSum(CappedSimplex):
     """m = `lapsum` of learned scores, sum m = k = N (1 - a); one ratio a a group.
 
     All else is as with `CappedSimplex`: importance is not used, tied groups share the ratio, every mask starts at
-    0.982. No mask is exactly 0 or 1, so that every element has a gradient of its own. Scores have to come several
-    widths apart before masks are hard: a slow search ends with masks between, and is cut.
+    0.982. No mask is exactly 0 or 1, so that every element has a gradient of its own.
     """
 
-    rate: float = 20.0
     title: ClassVar[str] = "LapSum"
     zeros: ClassVar[bool] = False
 
