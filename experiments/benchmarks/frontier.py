@@ -2,12 +2,13 @@
 
     python -m experiments.benchmarks.frontier [--quick | --tables]
 
-A decoder of bytes is pretrained on the source of the Python standard library. Every strategy of `dms_jax.baselines`,
-rules without a search, and the unpruned network take 800 steps in all from the same supernet: five seeds at 20 % of the
-MACs, three at 50 and 10 %. How long each strategy searches and at which rate is chosen by its validation score on two
-seeds of its own at 20 %, from a grid of the same size for all that have a rate, widened where its end was best; the
-depth of the strongest rule at every budget, from all there are. About eight hours of one core. Shows who is ahead where
-and by how much; a single small network and one kind of text are no proof for others.
+A decoder of bytes is pretrained on the source of the Python standard library. Every strategy of `dms_jax.baselines` but
+the newest (`methods.NEWER`), rules without a search, and the unpruned network take 800 steps in all from the same
+supernet: five seeds at 20 % of the MACs, three at 50 and 10 %. How long each strategy searches and at which rate is
+chosen by its validation score on two seeds of its own at 20 %, from a grid of the same size for all that have a rate,
+widened where its end was best; the depth of the strongest rule at every budget, from all there are. About eight hours
+of one core. Shows who is ahead where and by how much; a single small network and one kind of text are no proof for
+others.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Methods = Mapping[str, Method]
 
 OURS = DMS.title
 NEWER = {baselines.strategies()[name].title: name for name in ("hard_concrete", "soft_l0", "lapsum")}
-"""Strategies that came later: they have cells on the digits, and the best of them on text."""
+"""Strategies that came later: the digits alone have rows of theirs."""
 SEARCHED = {each.title: name for name, each in baselines.strategies().items() if each.title not in NEWER}
 PAPER = f"{OURS}, the paper's setting"
 PAPER_SETTING = {"weight": 1.0, "start_open": False, "ratio_schedule": "constant", "ratio_together": 0.0}
