@@ -270,3 +270,13 @@ def similarities_solved(p, x):
     h = jnp.tanh(x @ p["w"])
     gram = lax.linalg.symmetric_product(h, jnp.eye(4), alpha=1.0, beta=2.0)
     return jnp.linalg.solve(gram, h) @ p["o"]
+
+
+@program(TABLE, {"w": (5, 6), "a": (6, 7), "b": (7, 6), "o": (6, 3)}, (4, 5), groups={"w": 6, "a": 7}, backward=False)
+def loops_that_end_on_their_own(p, x):
+    """Every example has its own number of rounds: `jax.vmap` goes on until the last has ended."""
+
+    def rounds(h, n):
+        return lax.while_loop(lambda c: c[1] < n, lambda c: (jnp.tanh(c[0] @ p["a"]) @ p["b"], c[1] + 1), (h, 0))[0]
+
+    return jax.vmap(rounds, in_axes=(1, 0))((x @ p["w"]).T, jnp.arange(4)) @ p["o"]
