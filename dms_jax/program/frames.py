@@ -146,7 +146,10 @@ def describe(why: Any) -> str:
             if file.startswith(_OURS) or not file.startswith((_HERE, *_libraries(), "<")):
                 short = os.path.join(*file.split(os.sep)[-2:])
                 return f"{name} at {short}:{frame.line_num} ({frame.function_name})"
-    return str(name)
+    # a layer of a framework, called by the framework: no line of the user's, but a name that may be
+    scopes = (str(getattr(eqn.source_info, "name_stack", "")) for eqn in (why.eqn, *reversed(why.callers)))
+    scope = next((scope for scope in scopes if scope), "")
+    return f"{name} in {scope}" if scope else str(name)
 
 
 def describe_call(step: Step) -> str:

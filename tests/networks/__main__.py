@@ -124,7 +124,7 @@ def reason(why: str) -> str:
     """`nothing can be taken out of it because of sort at models/moe.py:3 (Router)` -> `sort`."""
     if option := re.fullmatch(r"(\w+); searched with include=.*", why):
         return f"option: {option[1].replace('bundle', 'outer part of a split axis')}"
-    short = re.sub(r" at \S+:\d+ \(.*\)", "", why.split("because of ")[-1])
+    short = re.sub(r" at \S+:\d+ \(.*\)| in \S+$", "", why.split("because of ")[-1])
     return "unused in inference and training" if short.startswith("no program") else short
 
 

@@ -7,8 +7,8 @@ import keras
 import pytest
 from keras import layers
 
-from dms_jax import SearchSpace
-from tests.networks.network import fill, images, tokens, vectors
+from dms_jax import SearchSpace, UserError
+from tests.networks.network import fill, images, relaxed, tokens, vectors
 from tests.outsiders.outsider import hold
 
 ROWS, WORDS, IMAGES = vectors(4, 6), vectors(3, 5, 6), images(4, 8)
@@ -111,3 +111,13 @@ def test_training_that_the_space_was_not_told_of():
         return out, {"non_trainable": state[0]}
 
     hold(space, params, (IMAGES,), {"conv": 6, "spectral/up": 7}, train)
+
+
+def test_a_refusal_names_the_layer():
+    """Keras calls the layers of a functional model: no line of the user's file is on the way."""
+    inputs = keras.Input((5,))
+    x = layers.Reshape((6, 1))(layers.Dense(6, name="stem")(inputs))
+    x = layers.Flatten()(layers.MaxPooling1D(2, name="over_channels")(x))
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    with pytest.raises(UserError, match=r"stem: .* because of reduce_window_max in over_channels"):
+        relaxed(SearchSpace.from_keras)(model, jax.ShapeDtypeStruct((2, 5), "float32"))
