@@ -98,12 +98,12 @@ def _resnet(module: tuple[str, ...], leaf: str, model: ResNet) -> str:
     outside = {"conv": "conv1", "norm": "bn1", "classifier": "fc"}
     if len(module) == 1:
         return f"{outside[module[0]]}.{LEAVES[leaf]}"
-    layer = module[-1]
+    stage, *block, layer = module
     inside = {"shortcut": "downsample.0", "shortcut_norm": "downsample.1"}.get(layer)
     if inside is None:
         inside = f"{'bn' if 'norm' in layer else 'conv'}{number(layer)}"
-    block = number(module[1]) if len(module) > 2 else 0
-    return f"layer{number(module[0])}.{block}.{inside}.{LEAVES[leaf]}"
+    place = number(block[0]) if block else 0
+    return f"layer{number(stage)}.{place}.{inside}.{LEAVES[leaf]}"
 
 
 _PARTS = {"conv": 0, "norm": 1}

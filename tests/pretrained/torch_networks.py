@@ -2,8 +2,8 @@
 
 import math
 
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 from dms_jax.models.efficientnet import STAGES as EFFICIENT
 from dms_jax.models.inverted import round_channels
