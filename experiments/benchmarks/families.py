@@ -33,16 +33,18 @@ class Nested:
     """How several sizes are made.
 
     Attributes:
-      search: at the smallest size; with the strategy "uniform" the same keep ratio everywhere, by magnitude.
+      search: how DMS searches; with the strategy "uniform" the same keep ratio everywhere, by magnitude.
       sizes: fractions of the MACs, from the largest.
       together: one set of weights, trained together; else each size is trained by itself from its slices.
       taught: the largest teaches the others, half of what they learn.
+      aim: the place of the size that is searched for, of `sizes`; the smallest, as `dms_jax.fit` does it, is -1.
     """
 
     search: Settings
     sizes: tuple[float, ...]
     together: bool
     taught: bool = False
+    aim: int = -1
 
     @property
     def small(self) -> Nested:
@@ -52,7 +54,7 @@ class Nested:
     def cell(self, task: Task, defaults: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings, in a file of its own a task."""
         own = {"sizes": list(self.sizes), "together": self.together, "taught": self.taught}
-        search = replace(self.search, budget=self.sizes[-1]).cell(task, defaults, seed)
+        search = replace(self.search, budget=self.sizes[self.aim]).cell(task, defaults, seed)
         how = "taught" if self.taught else "together" if self.together else "apart"
         label = f"{self.search.strategy}-{how}"
         return Cell(f"{task.name}_sizes", label, {**search.identity, **own}, {**search.settings, **own}, seed)
@@ -137,7 +139,7 @@ def _begin(work: Phases, settings: Nested, supernet: Any) -> _Begun:
             found.append(baselines.uniform(space, ranking, most, within=found[-1] if found else None))
         return _Begun(found, supernet, None, 0)
     steps = settings.search.search_steps
-    search = search_of(task, replace(settings.search, budget=settings.sizes[-1]))
+    search = search_of(task, replace(settings.search, budget=settings.sizes[settings.aim]))
     state = work.run("search", search.step, search.init(supernet), steps, task.pretrain_steps)
     return _Begun(search.structures(state, budgets), state.params, state.opt_state, steps)
 

@@ -33,6 +33,7 @@ SEEDS = (0, 1, 2)
 STEPS = 800
 ALONE = f"{OURS}, each size alone"
 TOGETHER, TAUGHT, EACH = "family, together", "family, together, taught by the largest", "family, each size by itself"
+MIDDLE = "family of a search to the middle size, together"
 EVEN, EVEN_ALONE = "uniform slices, together", "uniform, each size alone"
 HEADLINE = (ALONE, TOGETHER, EVEN)
 RULE = (
@@ -93,6 +94,7 @@ class Study:
             TOGETHER: ours,
             TAUGHT: replace(ours, taught=True),
             EACH: replace(ours, together=False),
+            MIDDLE: replace(ours, aim=1),
             EVEN: even,
         }
         return {TAUGHT: rows[TAUGHT], EACH: rows[EACH]} if self.quick else rows
@@ -100,7 +102,7 @@ class Study:
     @property
     def labels(self) -> list[str]:
         """The rows, in the order of the tables."""
-        order = (ALONE, TOGETHER, TAUGHT, EACH, EVEN, EVEN_ALONE)
+        order = (ALONE, TOGETHER, TAUGHT, EACH, MIDDLE, EVEN, EVEN_ALONE)
         return [label for label in order if label in self.alone or label in self.families]
 
     def fill(self, label: str) -> None:
@@ -208,7 +210,7 @@ def studies(options: Options) -> Sequence[Study]:
 def main(options: Options) -> None:
     found = studies(options)
     try:
-        for label in (TOGETHER, EACH, EVEN, ALONE, EVEN_ALONE, TAUGHT):
+        for label in (TOGETHER, EACH, EVEN, ALONE, EVEN_ALONE, MIDDLE, TAUGHT):
             for study in found:
                 study.fill(label)
     finally:
