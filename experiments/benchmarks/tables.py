@@ -59,7 +59,7 @@ class Difference:
 
     Attributes:
       mean: of the second minus that of the first.
-      error: half of the 95 % interval around it; NaN where each has one seed.
+      error: half of the 95 % interval around it; NaN where either has one seed.
       p: how often seeds alone put two equal methods as far apart; NaN likewise.
     """
 
@@ -82,13 +82,14 @@ def apart(ours: Iterable[float], theirs: Iterable[float]) -> Difference | None:
     """Student's t of independent samples, with one variance for both; None where either has no seed.
 
     The standard deviation of three seeds is often near zero by luck; that of both together seldom is. Seeds are not
-    paired: next to nothing of the scores is what the methods of a seed share.
+    paired: next to nothing of the scores is what the methods of a seed share. One seed of either has no interval: the
+    other's would stand for both, and where that is near zero by luck a single number would seem to decide.
     """
     first, second = np.array(list(ours), np.float64), np.array(list(theirs), np.float64)
     if not len(first) or not len(second):
         return None
     mean, free = float(second.mean() - first.mean()), len(first) + len(second) - 2
-    if not free:
+    if min(len(first), len(second)) < 2:
         return Difference(mean, np.nan, np.nan)
     squares = sum(float(np.sum(np.square(x - x.mean()))) for x in (first, second))
     error = np.sqrt(squares / free * (1 / len(first) + 1 / len(second)))
