@@ -82,7 +82,7 @@ def _threshold(scores: jax.Array, k: jax.Array) -> jax.Array:
     low, high = at(s, upper - 1), at(s, upper)
     a, b = jnp.where(upper > 0, at(below, upper - 1), 0.0), jnp.where(upper < size, at(above, upper), 0.0)
     both = (a > 0) & (b > 0)
-    more = (size - upper) - k  # exp(low - high) b y^2 - 2 more y - a = 0 for y = exp(threshold - low)
+    more = (size - upper).astype(s.dtype) - k  # exp(low - high) b y^2 - 2 more y - a = 0 for y = exp(threshold - low)
     root = jnp.sqrt(
         jnp.square(more) + jnp.where(both, a * b * jnp.exp(-jnp.where(both, jnp.minimum(high - low, APART), 0.0)), 0.0)
     )
