@@ -46,8 +46,6 @@ _FAMILIES: dict[type[nn.Module], ModuleType] = {
 # Follow from the rest: counters of BatchNorm, and tables that older versions of transformers wrote out.
 _DERIVED = ("num_batches_tracked", "relative_position_index")
 
-_KINDS = {"float64": "F64", "float32": "F32", "float16": "F16"}
-
 # How many leading axes of a kernel are inputs, where it is not all but the last.
 _READS = {"query": 1, "key": 1, "value": 1}
 
@@ -58,7 +56,7 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     Args:
       name: as in `dms_jax.models.create`, such as "resnet50".
       path: a Hugging Face directory: config.json, and model.safetensors or the shards of model.safetensors.index.json.
-        Or a `.pth` or `.pt` file with a state dict of torchvision's ResNet, MobileNetV2 or EfficientNet, read with
+        Or a file (`.pth`) with a state dict of torchvision's ResNet, MobileNetV2 or EfficientNet, read with
         PyTorch (`dms_jax[torch]`); the latter two with `symmetric=True, epsilon=1e-5`, as torchvision computes.
       **arguments: as in `dms_jax.models.create`, such as `num_classes=1001`; the variables are for this network. Where
         config.json calls the first of one class too many "background", that class is left out.
@@ -76,7 +74,7 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
         known = ", ".join(known.__name__ for known in _FAMILIES)
         raise UserError(f"{name!r} is of no family whose weights are read here: {known} (language models: llama.load)")
     leaves = _leaves(model, family.example(model))
-    source = _torchvision(path, model) if path.suffix in torchvision.SUFFIXES else _hugging_face(path, model, family)
+    source = _torchvision(path, model) if torchvision.is_file(path) else _hugging_face(path, model, family)
     wanted = {leaf: source.tensor_name(leaf[1:-1], leaf[-1], model) for leaf in leaves}
     first = source.first
     shapes = {leaf: stored_shape(leaf, shape) for leaf, shape in leaves.items()}
@@ -103,7 +101,7 @@ def arguments(name: str, path: str | os.PathLike[str], **given: Any) -> dict[str
     Returns:
       These, and `symmetric=True, epsilon=1e-5` (or 1e-3) for a `.pth` of torchvision's MobileNetV2 or EfficientNet.
     """
-    if Path(path).suffix not in torchvision.SUFFIXES:
+    if not torchvision.is_file(Path(path)):
         return given
     return {**torchvision.convention(models.create(name, **given)), **given}
 
@@ -137,10 +135,10 @@ def _torchvision(path: Path, model: Any) -> _Source:
     tensor_name = torchvision.namer(model)
     if tensor_name is None:
         raise UserError(f"{path.name}: torchvision's {type(model).__name__} is not read here; {HINT}")
-    arrays = torchvision.read(path)
-    stored = {key: StoredTensor(path, array.shape, _KINDS.get(array.dtype.name, array.dtype.name))
-              for key, array in arrays.items()}  # fmt: skip
-    return _Source(stored, lambda keys: ((key, arrays[key]) for key in keys), tensor_name, torchvision.faults(model))
+    tensors = torchvision.read(path)
+    stored = {key: StoredTensor(path, tuple(x.shape), torchvision.kind(x)) for key, x in tensors.items()}
+    read = lambda keys: ((key, torchvision.array(tensors[key])) for key in keys)  # noqa: E731
+    return _Source(stored, read, tensor_name, torchvision.faults(model))
 
 
 Leaf = tuple[str, ...]  # collection, modules, name

@@ -15,7 +15,7 @@ import flax.linen as nn
 import numpy as np
 
 from dms_jax import reading
-from dms_jax.errors import UserError, one_line
+from dms_jax.errors import UserError
 from dms_jax.models.efficientnet import EfficientNet
 from dms_jax.models.mobilenet import MobileNetV2
 from dms_jax.models.resnet import ResNet
@@ -33,8 +33,13 @@ LARGE = 2.2
 _PARALLEL = "module."  # before every name, where the network was trained by several processes
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a state dict by name. Code in the file is not run (PyTorch's reader of weights alone).
+def is_file(path: Path) -> bool:
+    """Whether a path is of a file and not of a directory; one that is not there yet, by its name."""
+    return path.is_file() or (not path.is_dir() and path.suffix in SUFFIXES)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """PyTorch's tensors of a state dict by name. Code in the file is not run (PyTorch's reader of weights alone).
 
     Args:
       path: of a file of `torch.save`: a state dict, or a dict with one under "state_dict", "model_state_dict" or
@@ -51,8 +56,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is no file; {HINT}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of the reader's many kinds
-        raise UserError(f"{path} cannot be read as weights ({one_line(error, 200)}); {HINT}") from None
+    except Exception:  # of many kinds, whose words advise to run what is in the file
+        raise UserError(
+            f"{path} cannot be read as weights: it is damaged, or holds more than tensors; {HINT}"
+        ) from None
     for name in _WRAPPED:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
@@ -62,14 +69,21 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if wrong is not None:
         raise UserError(f"{path} has {reading.shown(wrong)} of type {type(found[wrong]).__name__}; {HINT}")
     strip = all(name.startswith(_PARALLEL) for name in found)
-    arrays = {}
     for name, tensor in found.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
-            raise UserError(f"{path}: {reading.shown(name)} is a sparse, quantized or complex tensor; {HINT}")
-        tensor = tensor.detach()
-        dense = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        arrays[name.removeprefix(_PARALLEL) if strip else name] = dense.numpy()
-    return arrays
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise UserError(f"{path}: {reading.shown(name)} is sparse, quantized or without numbers; {HINT}")
+    return {name.removeprefix(_PARALLEL) if strip else name: tensor.detach() for name, tensor in found.items()}
+
+
+def kind(tensor: Any) -> str:
+    """The dtype of a tensor as safetensors call it, or as PyTorch does where weights are not read in it."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    return {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(name, name)
+
+
+def array(tensor: Any) -> np.ndarray:
+    """The numbers of a tensor; NumPy has no bfloat16."""
+    return (tensor.float() if kind(tensor) == "BF16" else tensor).numpy()
 
 
 def namer(model: nn.Module) -> Callable[[tuple[str, ...], str, Any], str] | None:

@@ -75,9 +75,14 @@ def test_what_it_may_be_kept_in(state, tmp_path):
     expected = load(saved(state, tmp_path / "plain.pth"))
     parallel = {f"module.{name}": x for name, x in state.items()}
     forms = [{"state_dict": state, "epoch": 3}, {"model": parallel}, parallel]
-    for i, form in enumerate(forms):
-        found = load(saved(form, tmp_path / f"{i}.pt"))
+    for name, form in zip(("a.pt", "b.pth.tar", "c.bin"), forms, strict=True):
+        assert pretrained.arguments("mobilenet_v2", tmp_path / "d.pth") == AS_TORCHVISION
+        found = load(saved(form, tmp_path / name))
+        assert pretrained.arguments("mobilenet_v2", tmp_path / name) == AS_TORCHVISION
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+    halves = {name: x.bfloat16() if x.is_floating_point() else x for name, x in state.items()}
+    for found, given in zip(*map(jax.tree.leaves, (load(saved(halves, tmp_path / "half.pth")), expected)), strict=True):
+        np.testing.assert_allclose(found, given, rtol=2**-8)
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "old.pth"), expected)
 
@@ -97,7 +102,11 @@ def test_what_does_not_fit_is_named(state, tmp_path):
         "holds int64": {**state, first: state[first].long()},
         "not finite": {**state, first: state[first] * np.nan},
         "of type int": {**state, "epoch": 3},
-        "sparse, quantized or complex": {**state, first: state[first].to(torch.complex64)},
+        "holds complex64": {**state, first: state[first].to(torch.complex64)},
+        "holds float8_e4m3fn": {**state, first: state[first].to(torch.float8_e4m3fn)},
+        "is sparse": {**state, first: state[first].to_sparse()},
+        "without numbers": {**state, first: torch.empty(state[first].shape, device="meta")},
+        "'net' of type": {"net": state},
         "holds list, and no tensors": [1],
         "holds dict, and no tensors": {},
     }
@@ -120,6 +129,10 @@ def test_code_in_a_file_is_not_run_and_damage_is_one_line(state, tmp_path, capsy
         load(path)
     assert capsys.readouterr().out == ""
     whole = saved(state, path).read_bytes()
+    torch.save(torch_networks.mobilenet_v2(CLASSES, 0.35), path)  # a whole network: its class is code
+    with pytest.raises(UserError, match="holds more than tensors; give a state dict") as error:
+        load(path)
+    assert error.value.args[0].isprintable() and "weights_only" not in error.value.args[0]
     for content in (b"", b"hello", whole[: len(whole) // 2], whole[:100]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="cannot be read as weights"):
