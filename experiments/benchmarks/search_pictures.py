@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from dms_jax.report.drawing import MUTED, RULE, SERIES, styled
 from experiments.benchmarks.pictures import MARKERS, PLAIN
@@ -31,8 +32,9 @@ def tracks(panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]], promised
             x, color = (np.arange(len(line)) + 0.5) / max(1, len(line)), SERIES[labels.index(label)]
             axes.plot(x, np.exp(line), color=color, linewidth=0.7, alpha=0.6)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
         axes.yaxis.set_major_formatter(PLAIN)
-        axes.yaxis.set_minor_formatter(PLAIN)
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlim(0, 1)
         axes.set_title(title, loc="left", fontsize="medium")
         axes.set_xlabel("share of the steps after the warm-up")
