@@ -99,7 +99,9 @@ def _merged_node(rest: Any, changes: Any, where: str) -> Any:
     inner, structure = jax.tree.flatten(rest, is_leaf=lambda x: x is not rest)
     new, other = jax.tree.flatten(changes, is_leaf=lambda x: x is not changes)
     if structure != other:
-        why = "which is trained" if rest is None else f"which is a {type(rest).__name__}, as a {type(changes).__name__}"
+        why = f"which is a {type(rest).__name__}, as a {type(changes).__name__}"
+        if rest is None:
+            why = "which is trained; make the space with `trainable=`, a predicate on paths, that leaves it out"
         raise UserError(f'the loss gives "state" for {path}, {why}')
     if inner and inner[0] is rest:  # a leaf
         if jnp.shape(changes) != jnp.shape(rest):

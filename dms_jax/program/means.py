@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -60,7 +61,9 @@ class _Means:
     def visit(self, node: Node) -> None:
         over = _summed(node)
         if any(axis is not UNIT for axis in over):
-            self.summed[node.outputs[0]] = [over]
+            before = [] if isinstance(over, _Contracted) else self.summed.get(node.inputs[0], [])
+            both = [(*over, *axes) for axes in before if not isinstance(axes, _Contracted)]  # a sum of sums
+            self.summed[node.outputs[0]] = [over, *both][:_SUMS]
         elif node.name in _MOVED:
             source, out = node.inputs[0], node.outputs[0]
             if source in self.summed:
@@ -130,8 +133,10 @@ _SUMS = 4  # that are kept of one value
 
 def _summed(node: Node) -> tuple[Axis, ...]:
     """The axes that an operation sums over."""
-    if node.name == "reduce_sum":
-        return tuple(node.inputs[0].axes[i] for i in node.eqn.params["axes"])
+    if node.name in ("reduce_sum", "psum") and len(node.inputs) == 1:
+        axes = node.eqn.params["axes"]
+        if all(isinstance(i, Integral) for i in axes):  # names are a mesh's; `jax.vmap` makes numbers of its own
+            return tuple(node.inputs[0].axes[i] for i in axes)
     if node.name == "dot_general":
         (contracted, _), _ = node.eqn.params["dimension_numbers"]
         return _Contracted(node.inputs[0].axes[i] for i in contracted)

@@ -17,6 +17,8 @@ SUMS = {
     "reduced": lambda h: jnp.sum(h, -1),
     "with ones": lambda h: h @ jnp.ones(h.shape[-1]),
     "of squares": lambda h: jnp.einsum("bd,bd->b", h, h),
+    "twice": lambda h: jnp.sum(jnp.sum(h.reshape(len(h), -1, 2), -1), -1),
+    "of a name": lambda h: jax.vmap(lambda column: lax.psum(column, "i"), 1, None, axis_name="i")(h),
     "of absolutes": lambda h: jnp.linalg.norm(h, 1, axis=-1),
 }
 ON_THE_WAY = {
