@@ -166,8 +166,8 @@ def projection_warnings(
     if name in measured:
         truth = f"{has} predicted are {100 * measured[name] / full[name]:.1f} % measured ({asked})"
         return [f"{ended}, as predicted, and the projection {how}, as {truth}: what it chose is not searched"]
-    held = search.strategy.on_target
-    advice = "search longer (more steps)" + ("" if held else ", or hold the search on its target (`on_target`)")
+    can = search.strategy.ratios and not search.strategy.on_target  # others have nothing that a shift could hold
+    advice = "search longer (more steps)" + (", or hold the search on its target (`on_target`)" if can else "")
     return [
         f"{ended}, and the projection {how}; the result has {has} ({asked}): what it chose is not searched; {advice}"
     ]

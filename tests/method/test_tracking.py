@@ -3,6 +3,8 @@
 # Linen's `apply` gives a value or a tuple, and some arguments are wrong on purpose:
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dms_jax import Schedule, Search, Searchable, SearchSpace, UserError
+from dms_jax import Schedule, Search, Searchable, SearchSpace, UserError, baselines
 from dms_jax.baselines.gradient_estimated import GradientEstimated
 from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.method import tracking
@@ -98,6 +100,18 @@ def test_it_opens_again_where_it_fell_below_its_target():
     assert search.reached(closed)["macs"] < 0.3
     after, metrics = run(search, closed, 1)
     assert metrics[0]["macs"] < 0.3 and abs(np.log(search.reached(after)["macs"] / metrics[0]["macs_target"])) < 0.1
+
+
+@pytest.mark.parametrize("name", sorted(baselines.strategies()))
+def test_only_who_can_be_held_on_the_target_is_advised_so(name):
+    search, _ = search_of(Blocks(), {"macs": 0.5}, Schedule(4), baselines.create(name))
+    (line,) = projection_warnings(search, {"macs": 0.7}, {"macs": search.targets["macs"]}, {})
+    try:
+        dataclasses.replace(search.strategy, on_target=True)
+    except UserError:
+        assert line.endswith("search longer (more steps)")
+    else:
+        assert line.endswith("or hold the search on its target (`on_target`)")
 
 
 def test_the_balanced_search_says_how_far_its_result_had_to_be_moved():
