@@ -90,11 +90,8 @@ class Study:
     def fill(self) -> None:
         """Compute what is missing."""
         asked = [(share, seed) for seed in self.seeds for share in self.shares]
-        cells = {one: self.cell(*one) for one in asked}
-        missing = [one for one, cell in cells.items() if self.contest.cells.get(cell) is None]
-        self.contest.task.pretrain(seed for _, seed in missing)
-        work = [(cells[one], partial(self._compute, *one)) for one in asked]
-        self.contest.cells.fill(work, f"equal time, {self.contest.task.name}", self.contest.task.data)
+        work = [(self.cell(*one), partial(self._compute, *one), True) for one in asked]
+        self.contest.fill_cells(f"equal time, {self.contest.task.name}", work)
 
     def _settings(self, share: float) -> Settings:
         found = self.search()
@@ -248,7 +245,7 @@ def studies(options: Options) -> list[Study]:
 def main(options: Options) -> None:
     found = studies(options)
     try:
-        for study in found if not options.tables else ():
+        for study in found:
             study.fill()
     finally:
         opening = (

@@ -66,23 +66,11 @@ def small_sizes(number: int) -> tuple[float, ...]:
 
 
 def fill(contest: Contest, name: str, asked: Iterable[tuple[Nested, int]]) -> None:
-    """Compute what is missing, in order; supernets come first.
-
-    Args:
-      contest: whose task, and where the cells lie.
-      name: of the benchmark, for the progress bar.
-      asked: settings and seeds.
-
-    Raises:
-      Interrupted: stopped; finished cells are kept.
-    """
-    if not contest.compute:
-        return
-    asked = [(settings.small if contest.quick else settings, seed) for settings, seed in asked]
-    work = {(settings, seed): settings.cell(contest.task, contest.defaults, seed) for settings, seed in asked}
-    contest.task.pretrain(seed for (_, seed), cell in work.items() if contest.cells.get(cell) is None)
-    computed = [(cell, partial(train, contest.task, *one)) for one, cell in work.items()]
-    contest.cells.fill(computed, name, contest.task.data)
+    """Compute what is missing of a contest's families, as `Contest.fill` does it."""
+    work = [
+        (cell_of(contest, s, seed), partial(train, contest.task, _sized(contest, s), seed), True) for s, seed in asked
+    ]
+    contest.fill_cells(name, work)
 
 
 def get(contest: Contest, settings: Nested, seed: int) -> dict[str, Any] | None:
@@ -92,7 +80,11 @@ def get(contest: Contest, settings: Nested, seed: int) -> dict[str, Any] | None:
 
 def cell_of(contest: Contest, settings: Nested, seed: int) -> Cell:
     """The cell of these settings."""
-    return (settings.small if contest.quick else settings).cell(contest.task, contest.defaults, seed)
+    return _sized(contest, settings).cell(contest.task, contest.defaults, seed)
+
+
+def _sized(contest: Contest, settings: Nested) -> Nested:
+    return settings.small if contest.quick else settings
 
 
 def train(task: Task, settings: Nested, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:

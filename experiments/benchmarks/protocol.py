@@ -29,7 +29,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks.baselines import RULES, Asked, VariedDMS, select
-from experiments.benchmarks.store import Cell, Cells, Say
+from experiments.benchmarks.store import Cell, Cells, Compute, Say
 from experiments.benchmarks.tasks import Phases, Task, Unit
 
 CONTROL = "unpruned"
@@ -152,13 +152,15 @@ class Contest:
         Raises:
           Interrupted: stopped; finished cells are kept.
         """
+        work = [(self.cell(s, i), partial(compete, self.task, self._sized(s), i), s.pretrained) for s, i in asked]
+        self.fill_cells(name, work)
+
+    def fill_cells(self, name: str, work: Sequence[tuple[Cell, Compute, bool]]) -> None:
+        """The same of any cells: each with what computes it, and whether that starts from the supernet of its seed."""
         if not self.compute:
             return
-        asked = list(asked)
-        missing = [(settings, seed) for settings, seed in asked if self.get(settings, seed) is None]
-        self.task.pretrain(seed for settings, seed in missing if settings.pretrained)
-        work = [(self.cell(s, seed), partial(compete, self.task, self._sized(s), seed)) for s, seed in asked]
-        self.cells.fill(work, name, self.task.data)
+        self.task.pretrain(cell.seed for cell, _, supernet in work if supernet and self.cells.get(cell) is None)
+        self.cells.fill([(cell, compute) for cell, compute, _ in work], name, self.task.data)
 
     def cell(self, settings: Settings, seed: int) -> Cell:
         """The cell of these settings."""
