@@ -7,12 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.errors import UserError
 from dms_jax.program.axes import UNIT, Atom, Axis, resolve
 from dms_jax.program.unrolling import rows as rows_of
 from dms_jax.space import Leaf, SearchSpace
+
+BEGIN = "optimizer.init(small parameters), or what of it must be: give that as `anew`"
+"""How, for people."""
+
+
+class NotSliced(UserError):
+    """An array that cannot be sliced.
+
+    Args:
+      why: it cannot.
+      advice: what to do instead.
+    """
+
+    def __init__(self, why: str, advice: str):
+        super().__init__(f"{why}: {advice}")
+        self.why = why
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +194,7 @@ def axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] |
     factored moment).
 
     Raises:
-      UserError: the shape does not say which axes these are.
+      NotSliced: the shape does not say which axes these are.
     """
     own = leaf.shape
     if shape == own:
@@ -195,8 +212,35 @@ def axes_of(leaf: Leaf, shape: tuple[int, ...], path: str) -> tuple[Axis, ...] |
     choices = {tuple(id(resolve(a)) for a in leaf.axes[:i] + leaf.axes[i + 1 :]) for i in missing}
     if len(choices) == 1:
         return leaf.axes[: missing[0]] + leaf.axes[missing[0] + 1 :]
-    raise UserError(
-        f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this: "
-        "give parameters of this network, and start an optimizer of such states anew, optimizer.init(small "
-        "parameters), or what of it must be: give that as `anew`"
+    raise NotSliced(
+        f"{path} has shape {shape}; the network's {leaf.path} has {own}, and its axes do not say how to slice this",
+        f"give parameters of this network, and start an optimizer of such states anew, {BEGIN}",
     )
+
+
+def weighed(before: Any, after: Any) -> Any:
+    """A part of an optimizer's state after slicing, with inner products of what was sliced computed again.
+
+    L-BFGS keeps 1 / <s, y> of every step s and change of the gradient y. A pair that is left without curvature, or with
+    a negative one, weighs 0, as one that is not there yet.
+
+    Args:
+      before: a node of the state.
+      after: the same node, its children sliced.
+    """
+    if not _PAIRS <= set(getattr(after, "_fields", ())):
+        return after
+    steps, changes = jax.tree.leaves(after.diff_params_memory), jax.tree.leaves(after.diff_updates_memory)
+    old, arrays = jax.tree.leaves(before.diff_params_memory), (jax.Array, np.ndarray)
+    if len(old) == len(steps) and all(a is b for a, b in zip(old, steps, strict=True)):
+        return after
+    pairs = [(s, y) for s, y in zip(steps, changes, strict=True) if isinstance(s, arrays) and isinstance(y, arrays)]
+    if not pairs:
+        return after
+    weights = after.weights_memory
+    curvature = sum(jnp.sum(jnp.reshape(s * y, (len(weights), -1)), 1) for s, y in pairs)
+    new = jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)
+    return after._replace(weights_memory=new.astype(weights.dtype))
+
+
+_PAIRS = {"diff_params_memory", "diff_updates_memory", "weights_memory"}

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dms_jax.errors import UserError
-from dms_jax.moments import Templates, axes_of, factored, hole, kept_by_axis, least_factored
+from dms_jax.moments import BEGIN, NotSliced, Templates, axes_of, factored, hole, kept_by_axis, least_factored, weighed
 from dms_jax.placement import FSDP, sharding_of
 from dms_jax.program.axes import Axis
 from dms_jax.program.parameters import GONE, holes_filled, path_of
@@ -110,9 +110,10 @@ class _Cut:
             return jax.tree_util.tree_unflatten(treedef, cut)
         if hasattr(node, "shape") or jax.tree_util.all_leaves([node]):
             return self._alone(node, path)
-        return jax.tree_util.tree_map_with_path(
+        small = jax.tree_util.tree_map_with_path(
             lambda keys, child: self.walk(child, f"{path}{path_of(keys)}/"), node, is_leaf=lambda x: x is not node
         )
+        return weighed(node, small)
 
     def _leaf(self, leaf: Leaf | None, array: Any, path: str, axis: int | None = None, factored_from: int = 0) -> Any:
         if leaf is None:
@@ -125,26 +126,26 @@ class _Cut:
             axes = axes_of(leaf, tuple(array.shape), path) if axis is None else (leaf.axes[axis],)
             if axes is not None and len(axes) == len(leaf.axes) - 1 and factored(path):
                 self._check_factored(leaf, path, factored_from)
-        except UserError as error:
+        except NotSliced as error:
             if self.strict:
                 raise
-            return Unsliced(str(error).rpartition(": ")[0])
+            return Unsliced(error.why)
         return array if axes is None else _sliced(self.sizes, axes, array)
 
     def _check_factored(self, leaf: Leaf, path: str, factored_from: int) -> None:
         """A moment is factored along the two largest axes if they are large: in the smaller network, too."""
         small = [len(self.sizes.positions(axis)) for axis in leaf.axes]
         if sorted(small)[-2] < factored_from:
-            raise UserError(
+            raise NotSliced(
                 f"{path} is a moment of {leaf.path}, factored as its axes are large, which the smaller network's "
-                f"may not be ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, optimizer.init(small "
-                "parameters), or what of it must be: give that as `anew`"
+                f"may not be ({leaf.shape} becomes {tuple(small)})",
+                f"start this optimizer anew, {BEGIN}",
             )
         if np.argsort(small)[-2:].tolist() != np.argsort(leaf.shape)[-2:].tolist():
-            raise UserError(
+            raise NotSliced(
                 f"{path} is a moment of {leaf.path}, factored along its two largest axes, which are others in the "
-                f"smaller network ({leaf.shape} becomes {tuple(small)}): start this optimizer anew, "
-                "optimizer.init(small parameters), or what of it must be: give that as `anew`"
+                f"smaller network ({leaf.shape} becomes {tuple(small)})",
+                f"start this optimizer anew, {BEGIN}",
             )
 
     def _alone(self, array: Any, path: str) -> Any:

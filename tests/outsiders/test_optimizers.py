@@ -156,11 +156,30 @@ def test_what_cannot_be_sliced_begins_anew_with_its_count(framework, name):
     state, fresh = optimizer.update(params, optimizer.init(params), params)[1], optimizer.init(small)
     with pytest.warns(UserWarning, match="begins anew in the small network, its count too: ") as said:
         found = dms_jax.shrink(space, state, half, anew=fresh)
-    assert len(said) == 1
+    assert len(said) == 1 and "`anew`" not in str(said[0].message)  # which was given
     chex.assert_trees_all_equal_shapes_and_dtypes(found, fresh)
     assert [int(x) for x in jax.tree.leaves(found) if x.shape == () and x.dtype == jnp.int32] == counts
     if "momentum" in name:
         chex.assert_trees_all_close(found[0], dms_jax.shrink(space, state[0], half))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_inner_products_are_those_of_what_is_left(framework):
+    """L-BFGS weighs a pair of differences by the inverse of their product, which the large network has another of."""
+    (space, params, structure, _), optimizer = made(framework), optax.scale_by_lbfgs(3)
+    state = optimizer.init(params)
+    for scale in (1.0, 0.5, 0.3):
+        params = jax.tree.map(lambda x, by=scale: x * by, params)
+        state = optimizer.update(jax.tree.map(jnp.sin, params), state, params)[1]
+    found = dms_jax.shrink(space, state, structure)
+    steps, changes = (jax.tree.leaves(x) for x in (found.diff_params_memory, found.diff_updates_memory))
+    for i, weight in enumerate(found.weights_memory):
+        product = sum(float(jnp.vdot(s[i], y[i])) for s, y in zip(steps, changes, strict=True))
+        assert float(weight) == (pytest.approx(1 / product, rel=1e-4) if product > 0 else 0)
+    weights: Any = state
+    assert float(jnp.max(found.weights_memory)) > float(jnp.max(weights.weights_memory)) > 0
+    whole = {name: tuple(range(group.size)) for name, group in space.groups.items()}
+    chex.assert_trees_all_equal(dms_jax.shrink(space, state, whole), state)
 
 
 def test_a_state_that_can_be_sliced_goes_on_and_says_nothing():
