@@ -156,4 +156,4 @@ def test_resources_that_were_added_stay():
     with pytest.raises(UserError, match="a batch of .6, 5. cannot be cut into 4 parts"):
         search_of(space, loss, batch=BATCH, accumulate=4)
     with pytest.raises(UserError, match="the batch holds 'cat', which is no array; give arrays, shapes or numbers"):
-        search_of(space, loss, batch=(*BATCH, "cat"))
+        search_of(space, loss, batch={**BATCH, "name": "cat"})
