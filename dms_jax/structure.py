@@ -15,6 +15,7 @@ import numpy as np
 
 from dms_jax import files, reading
 from dms_jax.errors import UserError, shortened
+from dms_jax.groups import KINDS
 from dms_jax.reading import flag, mapping, number, one_of, optional, record, text, whole
 
 FORMAT, VERSION = "dms_jax.structure", 1
@@ -23,8 +24,6 @@ MOST_ELEMENTS = 2**24
 """Of one group: more than any network has."""
 
 MOST_GROUPS = 2**14
-
-KINDS = ("width", "heads", "depth")
 
 _RESOURCES = mapping(mapping(number(0, 2**80), 64), 16)
 _GROUP = record(
@@ -43,7 +42,7 @@ class Structure:
     Args:
       kept: group name -> the indices kept, ascending, of the full group. A group that is not named keeps all.
       sizes: group name -> number of elements in the full network, where known.
-      kinds: group name -> "width", "heads" or "depth", where known.
+      kinds: group name -> a name of `dms_jax.groups.KINDS`, where known.
       model: {"name": ..., "arguments": {...}} as `dms_jax.models.create` takes them, or None.
       resources: {"before": {"macs": int, "params": int, ...}, "after": {...}}, or None. MACs of one forward pass of the
         example the space was made with. What can be measured is measured, and its "predicted" is what the search saw;
@@ -73,7 +72,7 @@ class Structure:
                     f"{reading.shown(size)}"
                 )
         for name, kind in self.kinds.items():
-            if kind not in KINDS:
+            if not isinstance(kind, str) or kind not in KINDS:
                 raise UserError(f"structure: group {name!r} is one of {', '.join(KINDS)}, not {reading.shown(kind)}")
         names = isinstance(self.removed, Collection) and not isinstance(self.removed, str | bytes)
         if not names or not all(isinstance(name, str) for name in self.removed):

@@ -5,6 +5,7 @@
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
 import copy
+import itertools
 import json
 import pickle
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from dms_jax import SearchSpace, Structure, UserError, models
+from dms_jax.groups import KINDS
 
 INDICES = st.sets(st.integers(0, 40)).map(lambda found: tuple(sorted(found)))
 KEPT = st.dictionaries(st.text(min_size=1, max_size=12), INDICES, max_size=5)
@@ -24,7 +26,7 @@ KEPT = st.dictionaries(st.text(min_size=1, max_size=12), INDICES, max_size=5)
 def test_json_round_trip(kept, complete):
     extra = dict(
         sizes=dict.fromkeys(kept, 41),
-        kinds=dict.fromkeys(kept, "width"),
+        kinds=dict(zip(kept, itertools.cycle(KINDS), strict=False)),
         model={"name": "resnet20", "arguments": {"num_classes": 10}},
         resources={"before": {"macs": 2**60, "params": 3}, "after": {"macs": 2, "params": 1}},
         removed=frozenset(list(kept)[:1]),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from dms_jax import Structure
 from tests.laws import checking
 from tests.networks.catalogue import NETWORKS
 
@@ -82,3 +83,20 @@ def test_a_gradient_is_shrunk(name):
 
 def test_a_gradient_is_shrunk_without_blocks():
     checking.gradient_is_shrunk(case_of("plain_rezero"), {"layers/depth": (0, 2)})
+
+
+ON_REQUEST = (
+    "equinox_vit", "equinox_cnn", "nnx_vit", "nnx_cnn", "linen_tied_lm", "linen_encoder_decoder", "linen_scan_remat",
+    "plain_grouped_convolution", "plain_grouped_query",
+)  # fmt: skip
+"""Networks with features of heads, or with groups of channels."""
+
+
+@pytest.mark.parametrize("name", ON_REQUEST)
+def test_what_is_searched_on_request(name, tmp_path):
+    case = checking.case_of(NETWORKS[name](), include=("*",))
+    assert set(case.space.groups) > set(case_of(name).space.groups)
+    structure = case.space.structure(checking.some(case.space)[0])
+    again = Structure.load(structure.save(tmp_path / "structure.json"))
+    assert again == structure and again.kinds == {name: group.kind for name, group in case.space.groups.items()}
+    checking.hold(case)
