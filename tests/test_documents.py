@@ -122,6 +122,14 @@ def test_the_documents_that_matter_have_python():
     assert {"README.md", "docs/custom_operations.md"} <= {name_of(path) for path in WITH_PYTHON}
 
 
+def test_the_smallest_use_is_twelve_lines():
+    """From a model to its small network; what is imported is not counted."""
+    uses = [code for _, code, _ in cells(ROOT / "README.md") if "dms_jax.fit(" in code]
+    lines = [[line for line in code.splitlines() if line and not line.startswith("import ")] for code in uses]
+    assert ["from_nnx" in uses[0], "from_equinox" in uses[1]] == [True, True]
+    assert len(lines[0]) == 12 and all(len(own) <= 12 for own in lines)
+
+
 def written(path):
     """What people read of a file: a module's first words, or a whole page."""
     text = path.read_text(encoding="utf-8")
