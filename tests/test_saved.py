@@ -5,6 +5,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
 
@@ -23,7 +25,7 @@ import dms_jax
 from dms_jax import SearchSpace
 from dms_jax.errors import UserError
 from dms_jax.fitted import _save
-from tests.helpers import FLOAT32_GRADIENTS
+from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 from tests.networks.network import relaxed
 
 pytest.importorskip("flatbuffers")
@@ -197,6 +199,51 @@ def test_a_saved_loss_trains_on_with_other_batch_sizes(make, fewer, tmp_path):
         np.testing.assert_allclose(value, expected, rtol=0, atol=FLOAT32_GRADIENTS)
         for path in moved:
             np.testing.assert_allclose(slope[path], by[path], rtol=0, atol=FLOAT32_GRADIENTS)
+
+
+ELSEWHERE = """
+import sys
+import jax, numpy as np
+import dms_jax
+
+for directory in sys.argv[1:]:
+    program, params = dms_jax.load(directory)
+    batch, key = dict(np.load(directory + "/batch.npz")), jax.random.key(0)
+    np.save(directory + "/out.npy", program(params, batch["x"]))
+    moved = {path: array for path, array in params.items() if program.trained[path]}
+    others = {path: array for path, array in params.items() if not program.trained[path]}
+
+    def loss(moved, others):
+        return program.loss({**others, **moved}, batch, key)
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    losses = []
+    for _ in range(10):
+        (value, more), slope = step(moved, others)
+        others |= more["state"]
+        moved = jax.tree.map(lambda p, g: p - 0.05 * g, moved, slope)
+        losses.append(float(value))
+    assert losses[-1] < losses[0], (directory, losses)
+strangers = [name for name in ("equinox", "keras", "haiku", "flax", "optax", "orbax") if name in sys.modules]
+assert not strangers, strangers
+"""
+
+
+def test_a_fresh_process_with_jax_alone_runs_every_framework_and_trains_on(tmp_path):
+    expected = {}
+    for make in (plain, of_nnx, of_equinox, of_linen, of_haiku, of_keras):
+        directory = tmp_path / make.__name__
+        space, _, structure, shape = saved(directory, make)
+        batch = batch_of(7, *shape)
+        np.savez(directory / "batch.npz", **batch)
+        small = dms_jax.shrink(space, make()[1], structure)
+        with jax.numpy_rank_promotion("allow"):
+            expected[directory] = space.shrunk(space.fn, structure)(small, batch["x"])
+    command = [sys.executable, "-P", "-c", ELSEWHERE, *map(str, expected)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for directory, out in expected.items():
+        np.testing.assert_allclose(np.load(directory / "out.npy"), out, rtol=0, atol=FLOAT32_LOGITS)
 
 
 def unbiased(params, batch, key):
