@@ -34,8 +34,9 @@ from dms_jax.report import pictures
 from dms_jax.report.run_files import Record
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, metrics, replicate, shard_batch, supervised
+from dms_jax.training.done import MASKS
 from dms_jax.training.job import Job
-from dms_jax.training.runs import MASKS, Run
+from dms_jax.training.runs import Run
 from experiments import method_pictures
 from experiments.benchmarks.command import PICTURES
 from experiments.benchmarks.pictures import save

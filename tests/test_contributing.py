@@ -290,17 +290,11 @@ def test_nothing_imports_upward_and_there_are_no_circles():
 
 
 MOST_LINES = 300
-LONG = {
-    "training/runs.py": "all of a run directory's files",
-}
-"""Files that are longer -> why."""
 
 
 def test_files_are_short():
     lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    long = {name for name, number in lines.items() if number > MOST_LINES}
-    assert not long - LONG.keys(), "split it"
-    assert not LONG.keys() - long, "no longer long: take it off the list"
+    assert not {name for name, number in lines.items() if number > MOST_LINES}, "split it"
 
 
 def frameworks():

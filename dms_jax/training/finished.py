@@ -24,8 +24,8 @@ from dms_jax.structure import Structure
 from dms_jax.training import claims
 from dms_jax.training.checkpoints import CheckpointError, Checkpoints, NoWholeCheckpointError, Restored
 from dms_jax.training.digests import Owner, identity_of
+from dms_jax.training.done import FINAL
 from dms_jax.training.pipeline import Finished
-from dms_jax.training.runs import FINAL
 
 
 def load(

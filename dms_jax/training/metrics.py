@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dms_jax import files, reading
 from dms_jax.errors import UserError, one_line
@@ -233,3 +234,21 @@ def _summary_writer() -> Any:
         warn("TensorBoard files are left out: tensorboardX is not installed; it comes with the extra `report`")
         return None
     return SummaryWriter
+
+
+def masks_line(phase: str, step: int, masks: Mapping[str, Any]) -> bytes:
+    """A line of masks.jsonl: masks `[N]` in [0, 1], a byte an element."""
+    text = {name: _bytes(name, np.asarray(mask)).hex() for name, mask in masks.items()}
+    return json.dumps({"phase": phase, "step": step, "masks": text}).encode() + b"\n"
+
+
+def _bytes(name: str, mask: np.ndarray) -> bytes:
+    """A mask, a byte an element.
+
+    Raises:
+      UserError: an element outside [0, 1], which a byte would wrap or hide.
+    """
+    rounded = np.round(255 * mask)
+    if not np.all((rounded >= 0) & (rounded <= 255)):
+        raise UserError(f"the mask of group {name!r} has elements that are not between 0 and 1")
+    return rounded.astype(np.uint8).tobytes()

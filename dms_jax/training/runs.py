@@ -35,32 +35,29 @@ from dms_jax import files, nested, reading
 from dms_jax.errors import Interrupted, UserError, shortened
 from dms_jax.nested import Nested
 from dms_jax.structure import Structure
-from dms_jax.training import claims
+from dms_jax.training import claims, done
 from dms_jax.training.checkpoints import Checkpoints, warn
 from dms_jax.training.claims import ELSEWHERE
-from dms_jax.training.digests import Owner, find_fault, identity_of, read_meta
+from dms_jax.training.digests import Owner, identity_of
+from dms_jax.training.done import FINAL, MASKS
 from dms_jax.training.histories import (
     Recorded,
     drop_unreadable,
     forget,
     history,
     tell_differences,
-    tell_unknown,
 )
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.lock import DirectoryLock, claiming
 from dms_jax.training.loop import run_phase
 from dms_jax.training.metrics import FILE as METRICS
-from dms_jax.training.metrics import Lines, MetricsWriter
+from dms_jax.training.metrics import Lines, MetricsWriter, masks_line
 from dms_jax.training.processes import is_first, on_first
 from dms_jax.training.progress import Progress
 
 State = TypeVar("State")
 
-MASKS, FINAL = "masks.jsonl", "final"
-
 _SECONDS = reading.mapping(reading.number(0))
-_RESULTS = reading.mapping(reading.anything)
 
 
 class Run(contextlib.AbstractContextManager):
@@ -125,46 +122,7 @@ class Run(contextlib.AbstractContextManager):
         It is done when results.json, structure.json and the final weights are there, whole, and of this job. Where one
         is not, a line on stderr says so, and the job's command makes it again.
         """
-        return on_first(self._results)
-
-    def _results(self) -> dict[str, Any] | None:
-        path = self.directory / "results.json"
-        if not path.exists():
-            return None
-        try:
-            results = reading.read_json(path, _RESULTS, hint=f"{ELSEWHERE}, or remove it")
-            structure = Structure.load(self.directory / "structure.json")
-            final = self.directory / "checkpoints" / FINAL / "0"
-            fault = find_fault(final, Owner(self._config, FINAL))
-            meta = {} if fault is not None else read_meta(final)
-            if fault is None and meta.get("structure") != identity_of(structure.to_json()):
-                fault = "they were saved with another structure.json"
-            if fault is None and meta.get("results") != identity_of(results):
-                fault = f"they were saved with another {path.name}"
-            sizes = nested.read(self.directory)
-            if fault is None and meta.get("sizes") != (None if sizes is None else sizes.identity):
-                fault = f"they were saved with another {nested.FILE}"
-            if fault is not None:
-                raise UserError(f"the final weights in {final} cannot be used ({fault})")
-        except UserError as error:
-            warn(f"{shortened(str(error), 300)}: this job is not finished, and what is missing is made again")
-            return None
-        self._tell_all(meta.get("histories", {}))
-        return results
-
-    def _tell_all(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        """Say what records of a finished job are lost or others."""
-        for file in (METRICS, MASKS):
-            path, of_phase = self.directory / file, {p: found[file] for p, found in saved.items() if file in found}
-            try:
-                past = history(path)
-            except UserError as error:
-                warn(shortened(str(error), 300))
-                continue
-            tell_unknown(path, past, of_phase)
-            for phase, one in of_phase.items():
-                last = one["marks"][-1][1] if one["marks"] else 0
-                tell_differences(path, past, phase, last, one, sys.maxsize)
+        return on_first(lambda: done.results(self.directory, self._config))
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -279,8 +237,7 @@ class Run(contextlib.AbstractContextManager):
         """Append masks `[N]` in [0, 1] to masks.jsonl, a byte an element."""
         if not is_first():
             return
-        text = {name: _bytes(name, np.asarray(mask)).hex() for name, mask in masks.items()}
-        line = json.dumps({"phase": phase, "step": step, "masks": text}).encode() + b"\n"
+        line = masks_line(phase, step, masks)
         with _writing(self.directory), contextlib.closing(Lines(self.directory / MASKS)) as lines:
             lines.append(line)
         self._recorded.setdefault(phase, {}).setdefault(MASKS, Recorded()).add(step, line)
@@ -337,15 +294,3 @@ def _write(path: Path, content: Any) -> None:
     """Write JSON; a reader never meets half a file."""
     with _writing(path.parent):
         files.write_json(path, content)
-
-
-def _bytes(name: str, mask: np.ndarray) -> bytes:
-    """A mask, a byte an element.
-
-    Raises:
-      UserError: an element outside [0, 1], which a byte would wrap or hide.
-    """
-    rounded = np.round(255 * mask)
-    if not np.all((rounded >= 0) & (rounded <= 255)):
-        raise UserError(f"the mask of group {name!r} has elements that are not between 0 and 1")
-    return rounded.astype(np.uint8).tobytes()
