@@ -157,7 +157,7 @@ class Variables:
             sizes.append(atom.size)
         sliced = {name for name, _ in owned.values()}  # rows of stacked layers are counted like widths
         for name, group in groups.items():
-            if group.kind == "depth" and name not in sliced:
+            if group.rules.gates and name not in sliced:
                 for i in range(group.size):
                     self.of_gate[(name, i)] = len(sizes)
                     element[offsets[name] + i] = len(sizes)

@@ -128,7 +128,7 @@ def _trunks(makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: V
 
 def made_of(makers: Mapping[Value, Node], index: Mapping[Value, int], value: Value, of: Sequence[Value]) -> bool:
     """Whether a value is computed from any of some others."""
-    wanted = {v for v in of if v in makers or True}
+    wanted = set(of)
     earliest = min((index.get(v, -1) for v in of), default=-1)
     stack, seen = [value], {value}
     while stack:

@@ -166,7 +166,7 @@ def _readers(
     names = {str(i): atom for i, atom in enumerate(where)}
     found: dict[Atom, set[tuple[int, int]]] = {}
     for program in programs:
-        origin = {value: leaf for value, leaf in leaves.items()}
+        origin = dict(leaves)
         for node in program.nodes:
             if node.name in _MOVED and node.inputs and node.inputs[0] in origin:
                 for out in node.outputs:

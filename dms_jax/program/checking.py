@@ -43,23 +43,22 @@ def _structures(space: Any) -> list[dict[str, tuple[int, ...]]]:
 
 def _check(space: Any, kept: dict[str, tuple[int, ...]]) -> None:
     small = Small(space._readings, space.fn, space.sizes(kept), space.gone(kept))
-    tree = space.parameters.tree(small.shapes)
-    arrays, rest = [x for x in small.shapes if x is not None], list(small.shapes)
+    shapes = small.shapes
+    arrays = [x for x in shapes if x is not None]
 
     def run(arrays: Any, *inputs: Any) -> Any:
         given = iter(arrays)
-        return small(space.parameters.tree([None if x is None else next(given) for x in rest]), *inputs)
+        return small(space.parameters.tree([None if x is None else next(given) for x in shapes]), *inputs)
 
     closed = jax.make_jaxpr(run)(arrays, *space.example)
     said = space.resources(kept)
     known = all(term.node.name.startswith(_COUNTED) for term in space._found.program.products)
     counted = {"macs": multiply_adds(closed.jaxpr)} if "macs" in said and known else {}
-    trained = zip(small.shapes, space.parameters.trained, strict=True)
+    trained = zip(shapes, space.parameters.trained, strict=True)
     counted["params"] = sum(prod(x.shape) for x, train in trained if train and x is not None)
     for name, number in counted.items():
         if said[name] != number:
             raise TracingError(f"the small network has {number:,} {name} where {said[name]:,} were expected")
-    del tree
 
 
 def _culprit(space: Any) -> str:

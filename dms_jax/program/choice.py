@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from dms_jax.groups import KINDS
+
 TAKEN = ("width", "heads")
 """Kinds that a search takes by itself; others by `include`. Features of heads are often tied to positions of rotary
 embeddings and to kernels of devices; a norm over groups of channels has other statistics with other groups."""
@@ -19,6 +21,11 @@ class Declared:
     size: int
     kind: str | None
     least: int | None
+
+    @property
+    def gates(self) -> bool:
+        """Whether it is declared to gate blocks."""
+        return self.kind in KINDS and KINDS[self.kind].gates
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,8 @@ def _declared_depth(
             if branch.mark is not None and branch.mark[0] in declared:
                 found.setdefault(branch.mark, []).append((branch.node, branch.operand))
     for name, d in declared.items():
-        if d.kind not in (None, "depth") or name not in marked:
-            if d.kind == "depth":
+        if not (d.gates or d.kind is None) or name not in marked:
+            if d.gates:
                 raise TracingError(
                     f"group {name!r} slices no parameter: none of its gates multiplies a residual branch"
                 )

@@ -283,7 +283,7 @@ def _declared(
     owned: dict[Atom, tuple[str, int]] = {}
     sites: dict[str, Axis] = {}
     for name, d in declared.items():
-        if d.kind == "depth" or (d.kind is None and name not in named):
+        if d.gates or (d.kind is None and name not in named):
             continue
         groups[name] = Group(name, d.size, d.kind or "width", min(1 if d.least is None else d.least, d.size))
         if name not in named or d.size == 1:

@@ -111,7 +111,7 @@ class Program:
       products: all matrix products; of a choice, those of the branch that is the most expensive at full size.
       work: the same, with all branches of choices.
       uncounted: why multiply-adds cannot be counted, where they cannot.
-      marks: (node, value) of every `dms_jax.name`.
+      marks: nodes that name a group, or a gate of one.
       scans: all loops over rows.
       whole: whether nothing was left out that no output needs.
       ties: of its axes; programs of the same parameters share it.

@@ -91,14 +91,13 @@ class Small:
 
         wanted = self._wanted(reading) if self._gone else None
         evaluator = Evaluator(reading.program, sizes, stays, recount(reading.program), wanted, rebuild=recount)
-        for value, number in reading.leaves.items():
+        for number in reading.leaves.values():
             if classes.gates[number] & self._gone and evaluator.live.inputs[number]:
                 name, element = sorted(classes.gates[number] & self._gone)[0]
                 raise TracingError(
                     f"this function needs {self.parameters.paths[number]}, which went with element {element} of group "
                     f"{name!r}"
                 )
-            del value
         return evaluator
 
     def _wanted(self, reading: Reading) -> list[bool]:

@@ -1,6 +1,7 @@
 """ONE entry a primitive: its axes, its size elsewhere, which axes it runs over, how a factor passes it, what it costs.
 
-Operations that run other programs (jit, scan, cond, custom derivatives, ...) are in `trace.py` and `evaluate.py`.
+Operations that run other programs (jit, scan, cond, custom derivatives, ...) are read in `trace.py` and `loops.py`, and
+run at other sizes in `nested.py`.
 """
 
 from __future__ import annotations
