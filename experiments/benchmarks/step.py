@@ -4,8 +4,10 @@
 
 Three steps are compiled, with donated states, and called in turn in one process:
 plain: trains the network without masks; folded: the search as it runs; unfolded: the search with every mask on
-activations. Times are medians with the least and the most; memory is what XLA's own analysis calls temporary.
-Expected: folded at most 1.02 times plain in time and 1.04 times in memory; tracing resnet152 takes at most 5 s.
+activations. Times are medians with the least and the most; how many times plain is the median of the ratios within a
+round, with its interval of 95 %: what else the machine does falls on both steps of a round alike. Memory is what XLA's
+own analysis calls temporary. Expected: folded at most 1.02 times plain in time and 1.04 times in memory; tracing
+resnet152 takes at most 5 s.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ import optax
 from dms_jax import Search, SearchSpace, models
 from dms_jax.command_line import parse
 from dms_jax.data import batches, digits
-from dms_jax.errors import exit_on_user_error
+from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.method.loss import outcome
 from dms_jax.partition import combine, merged
 from dms_jax.training.machine import machine
 from experiments.benchmarks.masked import inserted
 from experiments.benchmarks.stock import STOCK, Stock, cross_entropy
-from experiments.benchmarks.timing import going_on, interleaved_seconds, spread
+from experiments.benchmarks.timing import going_on, interleaved_seconds, paired_ratio, spread
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Options:
 
     Attributes:
       quick: a small network and few calls, to see that the benchmark runs.
-      rounds: timed calls of each step; 0 takes what suits the network.
+      rounds: timed calls of each step, at least 6; 0 takes what suits the network.
     """
 
     quick: bool = False
@@ -55,6 +57,8 @@ class Case:
     batch_size: int = 0
 
 
+LEAST_ROUNDS = 6
+"""Fewer have no interval of 95 %."""
 CASES = (
     Case("resnet56", 60, 8, 64),
     Case("resnet50", 25, 64, 16),
@@ -63,12 +67,14 @@ CASES = (
     Case("keras_mobilenet_v2", 25),
     Case("llama_bytes", 15),
 )
-QUICK_CASES = (Case("resnet20", 5, 8, 16),)
+QUICK_CASES = (Case("resnet20", LEAST_ROUNDS, 8, 16),)
 
 
 def main(options: Options) -> None:
+    if options.rounds and options.rounds < LEAST_ROUNDS:
+        raise UserError(f"--rounds={options.rounds}: give at least {LEAST_ROUNDS}, or 0 for what suits the network")
     print(f"Machine: {machine()}  \nCommand: `python -m experiments.benchmarks.step {' '.join(sys.argv[1:])}`\n")
-    print("| network | step | time, ms (least to most) | times plain | temporary memory, MB | times plain |")
+    print("| network | step | time, ms (least to most) | times plain (95 %) | temporary memory, MB | times plain |")
     print("|---|---|---|---|---|---|")
     for case in QUICK_CASES if options.quick else CASES:
         print("\n".join(compare(case, options.rounds or case.rounds)), flush=True)
@@ -87,10 +93,18 @@ def compare(case: Case, rounds: int) -> list[str]:
     memory = {name: step.memory_analysis().temp_size_in_bytes for name, step in compiled.items()}
     return [
         f"| {bench.title} | {name} | {spread(1e3 * seconds[name], 2)} "
-        f"| {np.median(seconds[name]) / np.median(seconds['plain']):.3f} "
+        f"| {ratio(seconds[name], seconds['plain'])} "
         f"| {memory[name] / 1e6:.1f} | {memory[name] / memory['plain']:.3f} |"
         for name in calls
     ]
+
+
+def ratio(seconds: np.ndarray, plain: np.ndarray) -> str:
+    """`1.003 (0.998 to 1.009)`."""
+    if seconds is plain:
+        return "1"
+    middle, least, most = paired_ratio(seconds, plain)
+    return f"{middle:.3f} ({least:.3f} to {most:.3f})"
 
 
 def trace_seconds(network: str, resolution: int, times: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import stats
 
 
 def interleaved_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
@@ -27,6 +28,23 @@ def interleaved_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) 
             jax.block_until_ready(call())
             seconds[name][i] = time.perf_counter() - start
     return seconds
+
+
+def paired_ratio(seconds: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
+    """How many times as long one call takes as another that was timed in the same rounds.
+
+    A round is short beside what else a machine does, so that its two times share most of their noise; medians of all
+    rounds do not.
+
+    Args:
+      seconds, others: `[rounds]`, of `interleaved_seconds`; at least 6.
+
+    Returns:
+      The median of the rounds' ratios, and the least and the most of its interval of at least 95 %, by order statistics.
+    """
+    ratios = np.sort(seconds / others)
+    rank = int(stats.binom.ppf(0.025, len(ratios), 0.5))  # from either end, counted from 1
+    return float(np.median(ratios)), float(ratios[rank - 1]), float(ratios[-rank])
 
 
 def going_on(step: Callable[..., Any], state: Any, *arguments: Any, times: int = 1) -> Callable[[], Any]:
