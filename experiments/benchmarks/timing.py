@@ -40,7 +40,7 @@ def paired_ratio(seconds: np.ndarray, others: np.ndarray) -> tuple[float, float,
       seconds, others: `[rounds]`, of `interleaved_seconds`; at least 6.
 
     Returns:
-      The median of the rounds' ratios, and the least and the most of its interval of at least 95 %, by order statistics.
+      The median of the rounds' ratios, and the ends of its interval of at least 95 %, by order statistics.
     """
     ratios = np.sort(seconds / others)
     rank = int(stats.binom.ppf(0.025, len(ratios), 0.5))  # from either end, counted from 1
