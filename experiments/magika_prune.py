@@ -32,6 +32,7 @@ from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.training.distillation import TEACHER, Distillation
 from dms_jax.training.results import Quality
 from experiments import bounds, magika_files, magika_network
+from experiments.answers import Teacher, in_batches
 from experiments.flags import Budgets, Searching, default
 from experiments.magika_files import Data
 from experiments.magika_network import Original, network
@@ -114,10 +115,12 @@ def prune(config: Config, command: str) -> None:
     """Run the job, or what is left of it."""
     config.check()
     resources = config.budgets.resources(config.budget)
-    original = magika_network.load(magika_network.wheel(config.wheel))
+    original = magika_network.load(magika_network.WHEEL.path(config.wheel))
     data = files_of(config, original)
     distillation = Distillation(config.distill, config.temperature)
-    teacher = Teacher(original, data.train["tokens"])
+    run = jax.jit(network)
+    ask = lambda tokens: np.asarray(run(original.params, tokens.astype(np.int32)))  # noqa: E731
+    teacher = Teacher(ask, data.train["tokens"], len(original.types))
     draw = batches({**data.train, "row": np.arange(len(data.train["label"]))}, config.batch, config.seed)
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -185,28 +188,6 @@ def distilled(
     return distillation.mix(task, logits, batch[TEACHER]), {"metrics": metrics}
 
 
-class Teacher:
-    """The original's logits of the training files: computed when they are first asked for, and kept.
-
-    Every file passes by itself, which takes no longer and makes its logits the same bits in every batch: a run that
-    goes on is the run that was never stopped.
-
-    Args:
-      original: the network.
-      tokens: `[N, T]` int, of all files.
-    """
-
-    def __init__(self, original: Original, tokens: np.ndarray):
-        self._params, self._tokens, self._run = original.params, tokens, jax.jit(network)
-        self._answers = np.full((len(tokens), len(original.types)), np.nan, np.float32)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Logits `[len(rows), types]` float32."""
-        for row in rows[np.isnan(self._answers[rows, 0])]:
-            self._answers[row] = self._run(self._params, self._tokens[row : row + 1].astype(np.int32))[0]
-        return self._answers[rows]
-
-
 def _quality(data: Data, original: Original) -> Quality:
     """Accuracy on the test files, with its standard error; beside it how often the answer is the original's."""
     label = data.test["label"]
@@ -226,11 +207,7 @@ def _quality(data: Data, original: Original) -> Quality:
 
 def answers(fn: Callable[..., Any], params: Any, tokens: np.ndarray) -> np.ndarray:
     """The most likely class of every file, `[N]` int."""
-    full = np.concatenate([tokens, tokens[: -len(tokens) % AT_ONCE]]) if len(tokens) % AT_ONCE else tokens
-    found = [
-        np.argmax(fn(params, full[i : i + AT_ONCE].astype(np.int32)), axis=-1) for i in range(0, len(full), AT_ONCE)
-    ]
-    return np.concatenate(found)[: len(tokens)]
+    return np.argmax(in_batches(lambda some: fn(params, some.astype(np.int32)), tokens, AT_ONCE), axis=-1)
 
 
 if __name__ == "__main__":

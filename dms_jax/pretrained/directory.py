@@ -87,16 +87,24 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """
     found: dict[str, StoredTensor] = {}
     for file, indexed in sorted(_files(directory).items()):
-        with _open(file) as tensors:
-            inside = set(tensors.keys())
-            if indexed is not None and (lost := sorted(indexed - inside)):
-                raise UserError(f"{file} lacks {lost[0]}, which the index says is in it; fetch it again")
-            for name in tensors.keys():
-                if name in found:
-                    raise UserError(f"{name} is in {found[name].file.name} and in {file.name}; fetch both again")
-                view = tensors.get_slice(name)
-                found[name] = StoredTensor(file, tuple(view.get_shape()), view.get_dtype())
+        inside = tensors_of(file)
+        if indexed is not None and (lost := sorted(indexed - set(inside))):
+            raise UserError(f"{file} lacks {lost[0]}, which the index says is in it; fetch it again")
+        if twice := sorted(inside.keys() & found.keys()):
+            raise UserError(f"{twice[0]} is in {found[twice[0]].file.name} and in {file.name}; fetch both again")
+        found |= inside
     return found
+
+
+def tensors_of(file: Path) -> dict[str, StoredTensor]:
+    """All tensors of a safetensors file by name.
+
+    Raises:
+      UserError: safetensors is missing, or the file is not whole.
+    """
+    with _open(file) as tensors:
+        views = {name: tensors.get_slice(name) for name in tensors.keys()}
+        return {name: StoredTensor(file, tuple(x.get_shape()), x.get_dtype()) for name, x in views.items()}
 
 
 def read_tensors(stored: Mapping[str, StoredTensor], names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Weights of the image families: a Hugging Face directory (config.json, safetensors) or a torchvision `.pth`."""
+"""Weights of the image families: a Hugging Face directory (config.json, safetensors), or torchvision's state dicts."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from dms_jax.pretrained.directory import (
     read_json,
     read_tensors,
     stored_tensors,
+    tensors_of,
 )
 
 # Each family says `tensor_name(module, leaf, model)`: where a leaf of a module is stored; `configuration(model)`: what
@@ -56,8 +57,9 @@ def load(name: str, path: str | os.PathLike[str], **arguments: Any) -> dict[str,
     Args:
       name: as in `dms_jax.models.create`, such as "resnet50".
       path: a Hugging Face directory: config.json, and model.safetensors or the shards of model.safetensors.index.json.
-        Or a file (`.pth`) with a state dict of torchvision's ResNet, MobileNetV2 or EfficientNet, read with
-        PyTorch (`dms_jax[torch]`); the latter two with `symmetric=True, epsilon=1e-5`, as torchvision computes.
+        Or a file with a state dict of torchvision's ResNet, MobileNetV2 or EfficientNet: `.safetensors`, or `.pth`,
+        which is read with PyTorch (`dms_jax[torch]`); the latter two with `symmetric=True, epsilon=1e-5`, as
+        torchvision computes.
       **arguments: as in `dms_jax.models.create`, such as `num_classes=1001`; the variables are for this network. Where
         config.json calls the first of one class too many "background", that class is left out.
 
@@ -99,7 +101,7 @@ def arguments(name: str, path: str | os.PathLike[str], **given: Any) -> dict[str
       **given: arguments of the network that are known.
 
     Returns:
-      These, and `symmetric=True, epsilon=1e-5` (or 1e-3) for a `.pth` of torchvision's MobileNetV2 or EfficientNet.
+      These, and `symmetric=True, epsilon=1e-5` (or 1e-3) for a state dict of torchvision's MobileNetV2 or EfficientNet.
     """
     if not torchvision.is_file(Path(path)):
         return given
@@ -135,6 +137,9 @@ def _torchvision(path: Path, model: Any) -> _Source:
     tensor_name = torchvision.namer(model)
     if tensor_name is None:
         raise UserError(f"{path.name}: torchvision's {type(model).__name__} is not read here; {HINT}")
+    if path.suffix == torchvision.SAFE:
+        kept = tensors_of(path)
+        return _Source(kept, partial(read_tensors, kept), tensor_name, torchvision.faults(model))
     tensors = torchvision.read(path)
     stored = {key: StoredTensor(path, tuple(x.shape), torchvision.kind(x)) for key, x in tensors.items()}
     read = lambda keys: ((key, torchvision.array(tensors[key])) for key in keys)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Networks of the zoo as torchvision's state dicts have them: the numbers of a `.pth` file, and what they are called.
+"""Networks of the zoo as torchvision's state dicts have them: the numbers of a file, and what they are called.
 
 A state dict does not say how a network pads or which epsilon its BatchNorms have: torchvision's pad half a kernel on
 every side, and have 1e-5 (1e-3 from EfficientNet-B5 on), so the network that is filled must, too.
@@ -21,7 +21,10 @@ from dms_jax.models.mobilenet import MobileNetV2
 from dms_jax.models.resnet import ResNet
 from dms_jax.pretrained.tensors import LEAVES, number
 
-SUFFIXES = (".pth", ".pt")
+SAFE = ".safetensors"
+"""What `read` is not needed for."""
+
+SUFFIXES = (".pth", ".pt", SAFE)
 
 HINT = "give a state dict, as torch.save(network.state_dict(), file) writes it"
 

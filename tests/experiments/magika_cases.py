@@ -1,5 +1,6 @@
 """A small network in Magika's ONNX names, its wheel, and folders of files of four types."""
 
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -58,7 +59,8 @@ def wheel(path, content=None, config=None):
 
 def known(monkeypatch, path):
     """Make a wheel the one that is known."""
-    monkeypatch.setattr(magika_network, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(magika_network, "WHEEL", dataclasses.replace(magika_network.WHEEL, sha256=digest))
 
 
 def folders(root, directories=24):

@@ -27,11 +27,21 @@ from experiments import (
     llama_memory,
     llama_prune,
     magika_prune,
+    mobilenet_prune,
 )
 
 COMMANDS = {
     m.__name__: m
-    for m in (coco_search, digits_search, imagenet_search, imagenet_retrain, llama_prune, llama_memory, magika_prune)
+    for m in (
+        coco_search,
+        digits_search,
+        imagenet_search,
+        imagenet_retrain,
+        llama_prune,
+        llama_memory,
+        magika_prune,
+        mobilenet_prune,
+    )
 }
 NEEDED = {imagenet_retrain: ["--structure=none"], imagenet_eval: ["--weights=none"], llama_memory: ["--model=none"]}
 

@@ -124,10 +124,10 @@ def test_a_wheel_of_something_else_is_one_line(tmp_path, monkeypatch):
             magika_network.load(cases.wheel(tmp_path / "a.whl", config=config))
     with pytest.raises(UserError, match="b.whl holds no Magika"):
         magika_network.load(other)
-    with pytest.raises(UserError, match="b.whl is another file than the wheel magika==1.0.3 for Linux on x86-64"):
-        magika_network.wheel(other)
+    with pytest.raises(UserError, match="b.whl is another file than the wheel magika==1.0.3 for manylinux_2_28_x86_64"):
+        magika_network.WHEEL.path(other)
     with pytest.raises(UserError, match="cannot be read"):
-        magika_network.wheel(tmp_path / "missing.whl")
+        magika_network.WHEEL.path(tmp_path / "missing.whl")
 
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
@@ -153,10 +153,10 @@ def test_the_wheel_is_brought_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     cases.known(monkeypatch, made)
     with pytest.raises(UserError, match="pip cannot download magika==1.0.3: ERROR: no network; .*give --wheel PATH$"):
-        magika_network.wheel()
-    kept = magika_network.wheel()
-    assert kept == magika_network.wheel() and kept.read_bytes() == made.read_bytes() and len(calls) == 2
+        magika_network.WHEEL.path()
+    kept = magika_network.WHEEL.path()
+    assert kept == magika_network.WHEEL.path() and kept.read_bytes() == made.read_bytes() and len(calls) == 2
     kept.write_bytes(b"damaged")
-    assert magika_network.wheel().read_bytes() == made.read_bytes() and len(calls) == 3
+    assert magika_network.WHEEL.path().read_bytes() == made.read_bytes() and len(calls) == 3
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]  # no parts
-    assert magika_network.wheel(made) == made
+    assert magika_network.WHEEL.path(made) == made

