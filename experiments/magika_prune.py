@@ -13,29 +13,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import dms_jax
 from dms_jax.command_line import parse_job
-from dms_jax.conduct import say, warm_cosine
+from dms_jax.conduct import say
 from dms_jax.data.batching import batches
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.training.distillation import TEACHER, Distillation
 from dms_jax.training.results import Quality
-from experiments import bounds, magika_files, magika_network
-from experiments.answers import Teacher, in_batches
-from experiments.flags import Budgets, Searching, default
+from experiments import magika_files, magika_network
+from experiments.flags import default
 from experiments.magika_files import Data
 from experiments.magika_network import Original, network
+from experiments.taught import Taught, Teacher, in_batches
 
 COMMAND = "python -m experiments.magika_prune"
 MANIFEST = "files.json"
@@ -45,23 +44,11 @@ AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Taught):
     """Prune Magika, a published detector of file types, with the files of this machine."""
 
-    steps: int = 150
-    """Search steps."""
-    finetune_steps: int = 450
-    """Finetuning steps of the small network."""
-    controls: bool = True
-    """Train two baselines as long as search and finetuning: a uniformly thinned network and the full one."""
-    batch: int = 16
-    """Global batch size, in files."""
-    learning_rate: float = 1e-3
-    """Peak of AdamW's cosine schedule in every phase."""
-    distill: float = 0.5
-    """Weight of the distillation loss, in [0, 1]; 0 disables the teacher."""
-    temperature: float = 1.0
-    """Distillation temperature."""
+    macs: ClassVar[float] = 0.25
+
     files: Annotated[tuple[Path, ...], default("this Python, its packages, and the shared folders of the system")] = ()
     """Directories whose files are learned from and tested on."""
     per_type: int = 200
@@ -70,17 +57,8 @@ class Config:
     """The files.json of another run, whose files are taken again."""
     wheel: Annotated[Path | None, default("the user's cache, or else pip brings it")] = None
     """Magika's wheel, version 1.0.3 for Linux on x86-64."""
-    seed: int = 0
-    """Random seed."""
     workdir: Path = Path("runs/magika")
     """Run directory; an unfinished run of the same job resumes."""
-    budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
-    searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
-
-    @property
-    def budget(self) -> dict[str, float | str]:
-        """The budgets asked for; 0.25 of the MACs where there is none."""
-        return self.budgets.amounts or {"macs": 0.25}
 
     @property
     def choice(self) -> dict[str, Any]:
@@ -91,19 +69,13 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """What `dms_jax.fit` does not know of that makes the job the one it is."""
-        names = ("batch", "learning_rate", "distill", "temperature")
-        return {**{name: getattr(self, name) for name in names}, **self.choice}
+        return {**super().identity, **self.choice}
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is brought or read."""
-        bounds.check(self)
-        self.searching.check()
-        _ = self.budgets.family  # which refuses what are no sizes
-        Distillation(self.distill, self.temperature)
+        super().check()
         if self.manifest is not None and self.files:
             raise UserError("--manifest names the files, and --files chooses others; give one of them")
-        if self.batch % len(jax.devices()):
-            raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -114,10 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
 def prune(config: Config, command: str) -> None:
     """Run the job, or what is left of it."""
     config.check()
-    resources = config.budgets.resources(config.budget)
+    options = config.options
     original = magika_network.load(magika_network.WHEEL.path(config.wheel))
     data = files_of(config, original)
-    distillation = Distillation(config.distill, config.temperature)
     run = jax.jit(network)
     ask = lambda tokens: np.asarray(run(original.params, tokens.astype(np.int32)))  # noqa: E731
     teacher = Teacher(ask, data.train["tokens"], len(original.types))
@@ -131,24 +102,16 @@ def prune(config: Config, command: str) -> None:
     dms_jax.fit(
         network,
         original.params,
-        loss=partial(distilled, distillation),
+        loss=partial(distilled, config.distillation),
         batches=batch,
-        budget=config.budgets.amounts_of_sizes(config.budget),
-        together=not config.budgets.sizes_apart,
-        steps=config.steps,
         workdir=config.workdir,
         example=jax.ShapeDtypeStruct((1, data.train["tokens"].shape[1]), jnp.int32),
         evaluate=_quality(data, original),
-        optimizer=lambda steps: optax.adamw(warm_cosine(config.learning_rate, steps)),
-        finetune=config.finetune_steps,
-        compare=config.controls,
-        resources=resources,
-        seed=config.seed,
         title="Magika 1.0.3 on the files of this machine",
         data=f"{data.words}, labeled by extension, split by directory; {MANIFEST} lists them",
         command=command,
         identity=config.identity | {"files": data.digest},
-        **config.searching.options,
+        **options,
     )
 
 

