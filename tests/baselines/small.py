@@ -41,3 +41,13 @@ def loss(params, batch, key):
 def context(layout, key=None, seed=1, goal=0.5):
     c = jnp.asarray(np.random.default_rng(seed).exponential(size=len(layout.of_element)), jnp.float32)
     return Context(c, {"macs": jnp.float32(goal)}, key, jnp.zeros(len(layout.size), bool))
+
+
+def at_drawn_scores(strategy, layout):
+    """Masks of a soft top-k at drawn scores and ratios, {group: [N]}, and of every group its scores and its k."""
+    draw = np.random.default_rng(5)
+    score = jnp.asarray(draw.normal(size=len(layout.of_element)), jnp.float32)
+    a = jnp.asarray(draw.uniform(0.1, 0.6, len(layout.first)), jnp.float32)
+    masks = layout.space.by_group(strategy.masks(layout, {"ratio": a, "score": score}, context(layout)))
+    groups = enumerate(layout.space.by_group(score).items())
+    return masks, {name: (s, len(s) * (1 - a[layout.ratio[i]])) for i, (name, s) in groups}

@@ -12,7 +12,7 @@ import numpy as np
 from jax.test_util import check_grads
 
 from dms_jax.baselines.capped_simplex import CappedSimplex, capped_simplex
-from tests.baselines.small import context
+from tests.baselines.small import at_drawn_scores
 from tests.helpers import FINITE_DIFFERENCES, FLOAT32_ROUNDING
 
 
@@ -66,13 +66,9 @@ def test_capped_simplex_gradients():
 
 
 def test_capped_simplex_strategy_is_the_operator_of_every_group(layout):
-    strategy, c = CappedSimplex(), context(layout)
-    draw = np.random.default_rng(5)
-    score = jnp.asarray(draw.normal(size=len(layout.of_element)), jnp.float32)
-    a = jnp.asarray(draw.uniform(0.1, 0.6, len(layout.first)), jnp.float32)
-    masks = layout.space.by_group(strategy.masks(layout, {"ratio": a, "score": score}, c))
-    for i, (name, s) in enumerate(layout.space.by_group(score).items()):
-        k = len(s) * (1 - a[layout.ratio[i]])
+    strategy = CappedSimplex()
+    masks, asked = at_drawn_scores(strategy, layout)
+    kept = layout.space.by_group(strategy.kept(layout, layout.space.flat(masks)))
+    for name, (s, k) in asked.items():
         np.testing.assert_allclose(masks[name], simplex(s, k), atol=1e-5)
-        kept = layout.space.by_group(strategy.kept(layout, layout.space.flat(masks)))[name]
-        assert int(kept.sum()) == round(float(k))
+        assert int(kept[name].sum()) == round(float(k))

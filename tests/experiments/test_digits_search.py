@@ -1,16 +1,12 @@
-"""The main job as its users meet it: the command end to end, stopped and resumed, and everything it refuses."""
+"""The main job as its users meet it, in processes of its own: end to end, stopped and resumed, loaded, refused."""
 
 import fcntl
-import io
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,22 +16,16 @@ import pytest
 import dms_jax
 from dms_jax import models
 from dms_jax.data import digits
-from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from dms_jax.training import latency, runs
 from dms_jax.training.pipeline import FULL, LONGER, UNIFORM
-from experiments import bounds, digits_search
-from experiments.flags import Budgets
-from tests import tiny
+from experiments import digits_search
+from tests.experiments.digits_runs import FOUND
+from tests.experiments.stopping import results
 
 ROOT = Path(__file__).parents[2]
-FOUND = "found by DMS"
 PHASES = {"pretrain": 6, "search": 40, "finetune": 30, "uniform": 70, "full": 70}
 FLAGS = ["--steps=40", "--pretrain-steps=6", "--finetune-steps=30", "--batch=16"]
-
-
-# --- the command, in processes of its own ---
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +84,6 @@ def stop_at(process, directory, phase, step, number):
             break
         time.sleep(0.005)
     return complete(process)
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
 
 
 def test_end_to_end(unbroken, shared):
@@ -190,236 +176,3 @@ def test_the_command_ends_with_status_2_and_one_line(start, tmp_path):
     assert (status, out) == (2, "")
     assert err.startswith("error: budget 5 MACs is below ") and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-# --- in this process, with a network that compiles in a second ---
-
-
-def make_quick(patch):
-    """A tiny model beside the zoo's, and no time for latency, which has tests of its own."""
-    patch.setitem(models.MODELS, "tiny", tiny.make)
-    patch.setattr(latency, "rows", lambda networks, *_: {name: {"1": 1.0, "64": 2.0} for name in networks})
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    make_quick(monkeypatch)
-    monkeypatch.setattr(digits_search, "make_mesh", partial(digits_search.make_mesh, jax.devices()[:1]))
-
-
-SHORT = ["--model=tiny", "--steps=6", "--pretrain-steps=3", "--finetune-steps=3", "--batch=16"]
-LIMITED = [
-    *SHORT, "--pipeline=p-", "--macs=0.6", "--params=1500", "--resource-weight=1", "--importance=magnitude", "--seed=7",
-    "--freeze", "stem", "--min-size", "stage2/*", "3", "--divisible-by", "stage2/*", "2", "*", "1",
-]  # fmt: skip
-
-
-def read_run(directory):
-    structure = Structure.load(directory / "structure.json")
-    assert structure.resources is not None
-    return structure, structure.resources["before"], structure.resources["after"], results(directory)
-
-
-def test_from_random_weights_and_retrained_from_scratch(quick, tmp_path):
-    flags = ["--pipeline=np", "--params=0.5", "--retrain=scratch", "--importance=fisher"]
-    digits_search.main([*SHORT, *flags, f"--workdir={tmp_path}"])
-    _, before, after, found = read_run(tmp_path)
-    assert set(found["budget"]) == {"params"} and after["params"] <= 0.5 * before["params"]
-    names = [row["name"] for row in found["rows"]]
-    assert names == [FOUND, UNIFORM, LONGER]
-    assert {row["steps"] for row in found["rows"]} == {9}
-    assert set(found["seconds"]) == {"search", "finetune", "uniform", "full"}
-    assert (tmp_path / "report.html").exists()
-
-
-def test_a_rival_is_saved_and_goes_on(quick, tmp_path):
-    """What a search saved is what it goes on from, though nothing is learned but weights and importance."""
-    flags = [*SHORT, "--pipeline=p-", "--macs=0.6", "--strategy=iterative", f"--workdir={tmp_path}"]
-    flags += ["--ratio-rate=2", "--importance=taylor_last"]
-    digits_search.main(flags)
-    structure, before, after, found = read_run(tmp_path)
-    assert after["macs"] <= 0.6 * before["macs"]
-    assert "found by iterative threshold" in [row["name"] for row in found["rows"]]
-    for name in ("results.json", "structure.json"):
-        (tmp_path / name).unlink()
-    digits_search.main(flags)
-    assert Structure.load(tmp_path / "structure.json") == structure
-
-
-@pytest.fixture(scope="module")
-def limited(tmp_path_factory):
-    """The structure alone, both budgets, every limit, on eight devices."""
-    directory = tmp_path_factory.mktemp("limited")
-    with pytest.MonkeyPatch.context() as patch:
-        make_quick(patch)
-        digits_search.main([*LIMITED, f"--workdir={directory}"])
-    return directory
-
-
-@pytest.fixture
-def copy(limited, tmp_path):
-    return Path(shutil.copytree(limited, tmp_path / "copy"))
-
-
-def test_structure_alone_under_both_budgets_and_all_limits_on_eight_devices(limited):
-    structure, before, after, found = read_run(limited)
-    assert after["macs"] <= 0.6 * before["macs"] and after["params"] <= 1500
-    sizes = {name: len(kept) for name, kept in structure.kept.items()}
-    assert sizes["stem"] == 4
-    assert all(n >= 4 and n % 2 == 0 for name, n in sizes.items() if name.startswith("stage2/"))
-    assert "x 8" in found["machine"] and found["seed"] == 7
-    assert [row["name"] for row in found["rows"]] == [FULL, FOUND, UNIFORM]
-    assert set(found["seconds"]) == {"pretrain", "search"}  # and no retraining
-
-
-def test_checkpoints_that_cannot_be_used(quick, copy, capsys):
-    (copy / "results.json").unlink()
-    flags = [*LIMITED, f"--workdir={copy}"]
-    (folder,) = (copy / "checkpoints" / "search").iterdir()
-    renamed = folder.rename(folder.with_name("5"))
-    line, _ = refused(capsys, *flags)
-    assert "it was saved as step 6" in line
-    renamed.rename(folder)
-    (folder / "meta" / "metadata").unlink()
-    line, _ = refused(capsys, *flags)
-    assert "none of the 1 checkpoints" in line and "meta/metadata is missing" in line
-    assert not (copy / "results.json").exists()
-
-
-def test_a_report_that_was_removed_is_written_again(quick, copy, capsys):
-    flags = [*LIMITED, f"--workdir={copy}"]
-    report = copy / "report.html"
-    page = report.read_bytes()
-    report.unlink()
-    digits_search.main(flags)
-    assert capsys.readouterr().out == f"finished already: {report}\n"
-    assert report.read_bytes() == page
-    report.unlink()
-    (copy / "metrics.jsonl").unlink()
-    line, _ = refused(capsys, *flags)
-    assert line.startswith(f"error: no report: {copy / 'metrics.jsonl'} is missing")
-
-
-# --- what bad input gets ---
-
-
-def refused(capsys, *flags):
-    """Run main as a program does, and return the one line of its end."""
-    with pytest.raises(SystemExit) as end:
-        exit_on_user_error(digits_search.main)([*flags])
-    out, err = capsys.readouterr()
-    assert end.value.code == 2 and out == ""
-    line = err.splitlines()[-1]
-    assert line.startswith("error: ") and "Traceback" not in err
-    return line, err.splitlines()[:-1]
-
-
-@pytest.mark.parametrize(
-    "flags, says",
-    [
-        (["--macs=0"], ["budget 0.0 of MACs is not a positive number", "2,551,424"]),
-        (["--macs=-0.5"], ["budget -0.5 of MACs is not a positive number"]),
-        (["--macs=nan"], ["budget nan of MACs"]),
-        (["--macs=inf"], ["budget inf of MACs"]),
-        (["--params=nan"], ["budget nan of parameters"]),
-        (["--macs=3e6"], ["budget 3,000,000 MACs is above the full network's 2,551,424"]),
-        (["--params=272475"], ["above the full network's 272,474"]),
-        (["--macs=1e-6"], ["is below 2,118, the smallest reachable", "2,551,424"]),
-        (["--macs=0.5", "--params=1.5"], ["parameters is below"]),
-        (["--macs=x"], ["budget x of MACs is not a positive number", "M, G, T, MACs"]),
-        (["--macs=2GB"], ["budget 2GB of MACs has the unknown unit 'GB'"]),
-        (["--weights=1PB"], ["budget 1PB of weights has the unknown unit 'PB'", "KiB"]),
-        (["--memory=1TB"], ["of memory is above the full network's"]),
-        (["--memory-batch=0"], ["batch of memory"]),
-        (["--latency=3MB"], ["budget 3MB of latency has the unknown unit 'MB'", "ns, us, µs, ms, s"]),
-        (["--latency=0ms", "--latency-batch=2"], ["budget 0ms of latency is not a positive number"]),
-        (["--latency-batch=0"], ["batch of latency"]),
-        (["--latency-batch=2"], ["--latency-batch is of a budget that is not given; give --latency"]),
-        (["--macs=0.5", "--memory-batch=2"], ["--memory-batch is of a budget that is not given; give --memory"]),
-        (["--latency-seconds=0"], ["seconds of latency 0.0 is not possible"]),
-        (["--weights-factor=2"], ["factor of weights 2.0 is not possible"]),
-        (["--cache=1MB"], ["budget on ['cache']: give one on macs or params or weights"]),
-        (["--cache-length=9"], ["ResNet has nothing that Cache(length=9"]),
-        (["--freeze=*"], ["is below 2,551,424, the smallest reachable"]),
-        (["--model=resnet21"], ["unknown model 'resnet21'", "resnet20"]),
-        (["--freeze=stage9/*"], ["'stage9/*' matches no group", "stem"]),
-        (["--min-size", "nothing", "3"], ["'nothing' matches no group"]),
-        (["--divisible-by", "*", "0"], ["divisible_by 0 for '*'"]),
-        (["--divisible-by", "*", "auto"], ['divisible_by "auto" is what was measured of this device, and nothing was']),
-        (["--steps=0"], ["--steps 0 is not possible"]),
-        (["--pretrain-steps=-1"], ["--pretrain-steps -1"]),
-        (["--finetune-steps=0"], ["--finetune-steps 0"]),
-        (["--batch=0"], ["--batch 0"]),
-        (["--batch=20"], ["--batch 20 cannot be cut over 8 devices"]),
-        (["--learning-rate=0"], ["--learning-rate 0.0"]),
-        (["--learning-rate=inf"], ["--learning-rate inf"]),
-        (["--resource-weight=nan"], ["--resource-weight nan"]),
-        (["--resource-weight=-1"], ["--resource-weight -1.0"]),
-        (["--seed=-1"], ["--seed -1"]),
-        (["--pipeline=p-", "--retrain=scratch"], ["--retrain scratch", "p-"]),
-        (["--ratio-rate=0"], ["rate 0.0 of the structure parameters", "(0, inf)"]),
-        (["--ratio-together=1"], ["together 1.0 of the rate is not possible", "[0, 1)"]),
-        (["--strategy=iterative", "--ratio-together=0.5"], ["iterative threshold has no ratios"]),
-    ],
-)  # fmt: skip
-def test_one_line_and_nothing_written(flags, says, capsys, tmp_path):
-    line, before = refused(capsys, *flags, f"--workdir={tmp_path / 'run'}")
-    assert before == []
-    for part in says:
-        assert part in line
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "flags, line",
-    [
-        (["--pipeline=q"], r"invalid choice 'q' for argument '--pipeline'. Expected one of \(.*\); --help says .*"),
-        (["--strategy=topk"], r"invalid choice 'topk' for argument '--strategy'. .*; --help says .*"),
-        (["--retrain=no"], r"invalid choice 'no' .*; --help says .*"),
-        (["--steps=many"], r"--steps 'many' is not possible; give a whole number .*"),
-        (["--min-size", "stem"], r"--min-size: Failed to parse key-value pairs; --help says .*"),
-        (["--nonsense"], r"--nonsense is no flag; --help lists all flags"),
-        (["--weight=1"], r"--weight is no flag; did you mean --weights or --resource-weight\?"),
-    ],
-)
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_mistyped_flags_are_one_line(flags, line, encoding, tmp_path, monkeypatch):
-    """Whatever the terminal can draw boxes of."""
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
-    with pytest.raises(UserError) as error:
-        digits_search.main([*flags, f"--workdir={tmp_path / 'run'}"])
-    assert re.fullmatch(line, str(error.value)) and not (tmp_path / "run").exists()
-
-
-def test_workdirs_of_others(capsys, tmp_path):
-    flags = ["--macs=0.5", f"--workdir={tmp_path}"]
-    ours = digits_search.Config(budgets=Budgets(macs=0.5)).identity
-    config = tmp_path / "config.json"
-    for content, says in [
-        (json.dumps({**ours, "experiment": "text_search"}), "experiment 'text_search' there, 'digits_search' asked"),
-        (json.dumps({**ours, "model": "resnet56"}), "model 'resnet56' there, 'resnet20' asked"),
-        (json.dumps({**ours, "macs": 0.04}), "macs 0.04 there, 0.5 asked"),
-        ("not JSON", "config.json is not JSON"),
-    ]:
-        config.write_text(content)
-        line, before = refused(capsys, *flags)
-        assert says in line and "choose another --workdir" in line and before == []
-        assert [p.name for p in tmp_path.iterdir()] == ["config.json"] and config.read_text() == content
-    line, _ = refused(capsys, "--macs=0.5", f"--workdir={config}")
-    assert "cannot write in" in line and "choose another --workdir" in line
-    line, _ = refused(capsys, "--macs=0.5", f"--workdir={config / 'below'}")
-    assert "cannot write in" in line
-
-
-def test_a_loss_that_is_not_finite_stops_the_job(quick, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "run_phase", partial(runs.run_phase, checkpoint_every=1))
-    monkeypatch.setitem(bounds.BOUNDS, "learning_rate", bounds.Bounds(0, 1e38, above=True))  # no possible rate does it
-    flags = [*SHORT, "--learning-rate=1e30", f"--workdir={tmp_path}"]
-    for _ in range(2):  # the same command fails the same way
-        line, _ = refused(capsys, *flags)
-        assert line.startswith("error: pretrain: loss is ") and "lower the learning rate" in line
-        step = int(line.split(" at step ")[1].split()[0])
-        folder = tmp_path / "checkpoints" / "pretrain"
-        saved = sorted(int(p.name) for p in folder.iterdir())
-        assert saved[-1] == step - 1 and f"last good checkpoint: {step - 1} in {folder}" in line
-        assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["pretrain"]
