@@ -126,7 +126,8 @@ def _flags(what: Callable[..., Any], about: dict[str, Any]) -> list[str]:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         tyro.cli(_deferred(what), args=["--help"], **about)
-    return list(dict.fromkeys(re.findall(r"^\W*(?:-\w, )?(--[a-z][\w-]*)", shown.getvalue(), re.MULTILINE)))
+    heads = re.findall(r"^\W*?((?:--?[a-z][\w-]*(?:, )?)+)", shown.getvalue(), re.MULTILINE)  # --tie, --no-tie
+    return list(dict.fromkeys(flag for head in heads for flag in re.findall(r"--[a-z][\w-]*", head)))
 
 
 def _fault(given: Sequence[str], box: str, refused: Sequence[_Impossible], known: Sequence[str]) -> str:

@@ -45,6 +45,9 @@ def kinds(module):
     return {f"--{name.replace('_', '-')}": types for name, types in fields(module.Config) if name != "file"}
 
 
+SWITCHED = [module for module in COMMANDS if {bool} in kinds(module).values() and set() in kinds(module).values()]
+
+
 def refused(module, arguments):
     with pytest.raises(UserError) as caught:
         module.main([*(["network.py"] if module is fit else NEEDED.get(module, [])), *arguments])
@@ -78,6 +81,19 @@ def test_what_is_no_value_of_a_flag_is_one_line_with_the_flag(module, data):
     assert flag in said
     if flag in numbers:
         assert said.startswith(f"{flag} {ascii(text)} is not possible; give a"), said
+
+
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(st.sampled_from(SWITCHED), st.data())
+def test_a_switch_that_is_turned_off_is_not_what_is_wrong(module, data):
+    flag = data.draw(st.sampled_from(sorted(flag for flag, types in kinds(module).items() if not types)))
+    off = data.draw(
+        st.sampled_from(sorted(f"--no-{flag[2:]}" for flag, types in kinds(module).items() if types == {bool}))
+    )
+    said = refused(module, data.draw(st.permutations([off, f"{flag}=nonsense"])))
+    assert f"'{flag}'" in said and "is no flag" not in said
+    said = refused(module, [off[:-1], f"{flag}=nonsense"])
+    assert said.startswith(f"{off[:-1]} is no flag; did you mean {off}")
 
 
 @pytest.mark.parametrize(
