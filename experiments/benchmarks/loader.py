@@ -31,7 +31,7 @@ from dms_jax.data.sources import Example, Synthetic
 from dms_jax.errors import exit_on_user_error
 from dms_jax.training import supervised
 from dms_jax.training.machine import machine
-from experiments.benchmarks.timing import interleaved_seconds, spread
+from experiments.benchmarks.timing import going_on, interleaved_seconds, spread
 
 HEIGHT, WIDTH, SIZE = 375, 500, 224
 AUGMENTS = {"crop, flip": Augment(rand_augment=None), "crop, flip, RandAugment": Augment()}
@@ -123,15 +123,9 @@ def step_seconds(network: str, size: int, batch: int, rounds: int) -> np.ndarray
     optimizer = optax.sgd(0.01, momentum=0.9)
     variables = jax.jit(model.init)(jax.random.key(0), images["image"])
     step = jax.jit(supervised.make_step(supervised.classification_loss(model), optimizer), donate_argnums=0)
-    state = supervised.init(variables, optimizer)
-
-    def call() -> object:
-        nonlocal state
-        state, metrics = step(state, images, jax.random.key(1))
-        return metrics
-
-    interleaved_seconds({network: call}, rounds=2)  # compiles
-    return interleaved_seconds({network: call}, rounds)[network]
+    calls = {network: going_on(step, supervised.init(variables, optimizer), images, jax.random.key(1))}
+    interleaved_seconds(calls, rounds=2)  # compiles
+    return interleaved_seconds(calls, rounds)[network]
 
 
 if __name__ == "__main__":
