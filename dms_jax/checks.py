@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -87,6 +88,24 @@ def function(what: str, value: Any) -> Callable[..., Any]:
     """
     if not callable(value):
         raise UserError(f"{what} {shown(value)} cannot be called; give a function")
+    return value
+
+
+def called(what: str, value: Any, *names: str) -> Callable[..., Any]:
+    """A function of so many arguments, or an error: "`what` takes (x); it is called as `what`(fn, params)".
+
+    Raises:
+      UserError: it cannot be called, or not with these.
+    """
+    function(what, value)
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # a function without a signature to look at
+        return value
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise UserError(f"{what} takes {signature}; it is called as {what}({', '.join(names)})") from None
     return value
 
 

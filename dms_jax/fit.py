@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dms_jax import budgets
+from dms_jax import budgets, fit_arguments
 from dms_jax.budgets import Cost, Network
 from dms_jax.budgets.amounts import Given
 from dms_jax.conduct import Experiment, conduct, warm_cosine
 from dms_jax.data.stepping import by_step
 from dms_jax.errors import UserError
 from dms_jax.fitted import Fitted, fitted
+from dms_jax.method.gradients import check_parts
 from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
 from dms_jax.method.loss import Loss, outcome
@@ -164,6 +166,12 @@ def fit(
         finite, ...
     """
     outcome(loss)  # which refuses what is no loss
+    fit_arguments.check({
+        "workdir": workdir, "evaluate": evaluate, "pretrain": pretrain, "finetune": finetune, "compare": compare,
+        "retrain": retrain, "fresh": fresh, "resources": resources, "calibrate": calibrate, "average": average,
+        "seed": seed, "devices": devices, "title": title, "data": data, "command": command,
+        "latency_batches": latency_batches, "identity": identity,
+    })  # fmt: skip
     draw = by_step(batches)
     space, params, inputs = _read(fn, params, loss, draw, example, reading)
     space = space.with_resources(*resources)
@@ -183,9 +191,11 @@ def fit(
         **chosen,
     )
     mesh, key, title = make_mesh(devices, fsdp=fsdp), jax.random.key(seed), title or space.source.title
+    placed = on_devices(draw, mesh)
+    jax.tree.map(partial(check_parts, parts=accumulate), placed(0))  # before a directory is claimed
 
     def phases(run: Run) -> Finished:
-        job = Job(run, loss, on_devices(draw, mesh), mesh, key, accumulate, calibrate)
+        job = Job(run, loss, placed, mesh, key, accumulate, calibrate)
         how = {"retrain": retrain, "fresh": fresh, "average": average, "trained": True, "sizes": sizes}
         return Pipeline(job, search, plan, make, {"name": title}, inputs, **how).run(place(space.arrays(params), mesh))
 

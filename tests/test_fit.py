@@ -148,10 +148,18 @@ def test_batches_that_cannot_be():
     ({"colour": "red"}, "no argument 'colour'"),
     ({"retrain": "scratch"}, "needs `fresh`"),
     ({"devices": jax.devices()[:3]}, r"batch of 8 cannot be cut over 3 devices.*devices=jax.devices"),
+    ({"accumulate": 3}, "batch of .8, 6. cannot be cut into 3 parts"),
+    ({"accumulate": 2, "batches": lambda step: {**batch_of(step), "rate": np.float32(1)}}, "batch of .. cannot be cut"),
 ])  # fmt: skip
 def test_what_is_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        fit(tmp_path, **options)
+        fit(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()  # so that the corrected call can have it
+
+
+def test_an_evaluation_that_gives_no_number(tmp_path):
+    with pytest.raises(UserError, match=r"evaluate \(lambda\) returns 'good'; give a number"):
+        fit(tmp_path, steps=2, compare=False, finetune=0, evaluate=lambda fn, params: "good")
 
 
 def test_without_an_evaluation_the_loss_is_the_quality(tmp_path):

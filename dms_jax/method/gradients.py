@@ -71,8 +71,14 @@ def _cut(batch: Any, parts: int) -> Any:
     """
 
     def one(leaf: jax.Array) -> jax.Array:
-        if leaf.shape[0] % parts:
-            raise UserError(f"a batch of {leaf.shape[0]} cannot be cut into {parts} parts; take a multiple of {parts}")
+        check_parts(leaf, parts)
         return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
 
     return jax.tree.map(one, batch)
+
+
+def check_parts(leaf: Any, parts: int) -> None:
+    """Refuse a leaf of a batch that cannot be cut into parts."""
+    shape = jnp.shape(leaf)
+    if parts > 1 and (not shape or shape[0] % parts):
+        raise UserError(f"a batch of {shape} cannot be cut into {parts} parts; take a multiple of {parts}")

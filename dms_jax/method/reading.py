@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from dms_jax import checks
 from dms_jax.errors import TracingError, UserError, shortened
+from dms_jax.method import gradients
 from dms_jax.reading import shown
 from dms_jax.space import SearchSpace
 
@@ -66,7 +67,6 @@ def masked(space: SearchSpace, loss: Callable[..., Any], batch: Any, writes: boo
 def _shape(leaf: Any, parts: int) -> jax.ShapeDtypeStruct:
     if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float | complex)):
         raise UserError(f"the batch holds {shown(leaf)}, which is no array; give arrays, shapes or numbers alone")
+    gradients.check_parts(leaf, parts)
     shape = jnp.shape(leaf)
-    if parts > 1 and (not shape or shape[0] % parts):
-        raise UserError(f"a batch of {shape} cannot be cut into {parts} parts; take a multiple of {parts}")
     return jax.ShapeDtypeStruct((shape[0] // parts, *shape[1:]) if parts > 1 else shape, jnp.result_type(leaf))

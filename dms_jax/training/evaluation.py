@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax.errors import UserError
 from dms_jax.method.loss import Loss
+from dms_jax.reading import shown
 from dms_jax.space import SearchSpace
 from dms_jax.training.results import Quality
 
@@ -27,6 +29,9 @@ def quality_of(evaluate: Any, space: SearchSpace, loss: Loss, draw: Callable[[in
       space: of the networks.
       loss, draw: of the full network, and its batches.
       key: of the loss.
+
+    Raises:
+      UserError: from the quality's measure: what it returns is no number.
     """
     if evaluate is None:
         return Quality("training loss", "", lambda fn, params: _mean_loss(space, fn, loss, params, draw, key))
@@ -34,9 +39,16 @@ def quality_of(evaluate: Any, space: SearchSpace, loss: Loss, draw: Callable[[in
     quality = evaluate if isinstance(evaluate, Quality) else Quality(name, "%" if "accuracy" in name else "", evaluate)
 
     def measured(fn: Callable[..., Any], params: Any) -> Sequence[Any]:
-        found = quality.measure(runnable(space, fn), space.whole(params))
-        value, *more = found if isinstance(found, Sequence) else (found,)
-        return float(value), float(more[0]) if more and more[0] is not None else None, *more[1:]
+        found: Any = quality.measure(runnable(space, fn), space.whole(params))
+        several = isinstance(found, Sequence) and not isinstance(found, str) and len(found) > 0
+        parts: list[Any] = list(found) if several else [found]
+        value, *more = parts
+        try:
+            return float(value), float(more[0]) if more and more[0] is not None else None, *more[1:]
+        except (TypeError, ValueError):
+            raise UserError(
+                f"evaluate ({quality.name}) returns {shown(found)}; give a number, or (number, standard error)"
+            ) from None
 
     return replace(quality, measure=measured)
 

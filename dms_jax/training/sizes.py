@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +119,7 @@ def split(
     ((name, given),) = amounts.items()
     sizes = Sizes.of(space, name, given, together)
     if teach is not None:
-        answers = checks.function("teach", teach)
+        answers = checks.called("teach", teach, "params", "batch")
         _check_answers(space, answers, batch)
         lessons = Lessons.mixed(lambda params, batch, key: answers(params, batch), loss, Distillation())
         sizes = dataclasses.replace(sizes, lessons=lessons)
@@ -136,15 +135,6 @@ def several_of(given: Any) -> list[Any] | None:
 
 def _check_answers(space: SearchSpace, answers: Callable[[Any, Any], Any], batch: Any) -> None:
     """Refuse before the search what would be refused after it."""
-    try:
-        signature = inspect.signature(answers)
-    except (TypeError, ValueError):  # a function without a signature to look at
-        signature = None
-    try:
-        if signature is not None:
-            signature.bind(None, None)
-    except TypeError:
-        raise UserError(f"teach takes {signature}; it is called as teach(params, batch)") from None
     found = jax.eval_shape(lambda arrays: answers(space.whole(arrays), batch), space.arrays(space.parameters.template))
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
     if not shape or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
