@@ -71,6 +71,9 @@ class Config:
         bounds.check(self)
         self.searching.check()
         _ = self.budgets.family  # which refuses what are no sizes
+        for name in ("finetune_steps", "average"):
+            if not self.finetune and getattr(self, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is of a finetuning, and --no-finetune leaves it out")
 
 
 def main(arguments: list[str] | None = None) -> None:

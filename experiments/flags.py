@@ -178,13 +178,18 @@ class Searching:
         """Refuse what no search can be made of.
 
         Raises:
-          UserError: a weight or a rate that is not possible, or flags that contradict each other.
+          UserError: a weight or a rate that is not possible, flags that contradict each other, or one without effect.
         """
         if self.resource_weight is not None and not 0 <= self.resource_weight < math.inf:
             raise UserError(
                 f"--resource-weight {self.resource_weight} is not possible; give one of at least 0, or leave it out"
             )
-        _ = self.chosen  # which refuses what is no rate, or no share
+        chosen = self.chosen  # which refuses what is no rate, or no share
+        if self.importance != Searching.importance and not chosen.uses_importance:
+            raise UserError(
+                f"--importance {self.importance} is of no use to --strategy {self.strategy}, "
+                "which does not look at importance; leave it out"
+            )
 
     @property
     def chosen(self) -> Strategy:

@@ -32,6 +32,7 @@ class Iterative(Strategy):
     """
 
     title: ClassVar[str] = "iterative threshold"
+    learned: ClassVar[bool] = False
     zeros: ClassVar[bool] = True
     across: ClassVar[bool] = True
 

@@ -68,6 +68,7 @@ class Strategy(ABC):
     Class attributes:
       title: in tables: "found by ...".
       ratios: the parameters are `[ratios]` pruning ratios.
+      learned: there are parameters, which a rate moves.
       uses_importance: which elements stay is decided by their importance.
       zeros: masks reach exactly 0. Then (1) masks are folded into kernels that read them alone: folded into what writes
         the axis, a mask of 0 under a ReLU passes no gradient to itself; (2) an element is judged as if its mask were 1,
@@ -77,8 +78,8 @@ class Strategy(ABC):
         projection holds no piece against them (`projection.project`).
 
     Raises:
-      UserError: numbers outside their ranges, or ratios that should move together, or on the target, where there are
-        none.
+      UserError: numbers outside their ranges, a rate where nothing is learned, or ratios that should move together, or
+        on the target, where there are none.
     """
 
     rate: float = 5.0
@@ -88,6 +89,7 @@ class Strategy(ABC):
     effects: bool = False
     title: ClassVar[str] = "another strategy"
     ratios: ClassVar[bool] = False
+    learned: ClassVar[bool] = True
     uses_importance: ClassVar[bool] = True
     zeros: ClassVar[bool] = False
     across: ClassVar[bool] = False
@@ -96,6 +98,8 @@ class Strategy(ABC):
         checks.number("rate", self.rate, "(0, inf)", "of the structure parameters")
         checks.number("together", self.together, "[0, 1)", "of the rate")
         checks.one_of("schedule of the rate", self.schedule, "cosine", "constant")
+        if not self.learned and (self.rate, self.schedule) != (type(self).rate, type(self).schedule):
+            raise UserError(f"{self.title} has no parameters that a rate could move; leave `rate` and `schedule` out")
         if self.together and not self.ratios:
             raise UserError(f"{self.title} has no ratios that could move together; leave `together` out")
         for name in ("on_target", "effects"):

@@ -163,11 +163,13 @@ def projection_warnings(
         f"{100 * found[name] / full[name]:.1f} %",
         f"{100 * search.targets[name] / full[name]:.1f} % were asked",
     )
-    if name in measured:
-        truth = f"{has} predicted are {100 * measured[name] / full[name]:.1f} % measured ({asked})"
-        return [f"{ended}, as predicted, and the projection {how}, as {truth}: what it chose is not searched"]
     can = search.strategy.ratios and not search.strategy.on_target  # others have nothing that a shift could hold
     advice = "search longer (more steps)" + (", or hold the search on its target (`on_target`)" if can else "")
+    if name in measured:
+        truth = f"{has} predicted are {100 * measured[name] / full[name]:.1f} % measured ({asked})"
+        missed = abs(math.log(max(reached[name] * full[name] / search.targets[name], least))) > FAR
+        why = f"; {advice}" if missed else ""  # else what was predicted was wrong, and more steps change nothing
+        return [f"{ended}, as predicted, and the projection {how}, as {truth}: what it chose is not searched{why}"]
     return [
         f"{ended}, and the projection {how}; the result has {has} ({asked}): what it chose is not searched; {advice}"
     ]

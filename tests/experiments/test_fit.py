@@ -97,6 +97,12 @@ def test_a_task_that_teaches_does_so_where_there_is_somebody_to_teach(flags, tmp
         assert dms_jax.load(tmp_path / "run", size=size)[1]["a"].shape[0] == 4
 
 
+@pytest.mark.parametrize("flag", ["--finetune-steps=3", "--average=0.9"])
+def test_flags_of_a_finetuning_that_is_left_out(flag, tmp_path):
+    with pytest.raises(UserError, match=f"{flag.split('=')[0]} is of a finetuning, and --no-finetune leaves it out"):
+        fit.main([str(tmp_path / "mine.py"), "--no-finetune", flag])
+
+
 def test_numbers_that_no_run_has(tmp_path):
     for flag in ("--steps=0", "--seed=-1", "--average=1", "--warmup-steps=-1"):
         with pytest.raises(UserError, match=flag.split("=")[0]):

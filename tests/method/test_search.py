@@ -141,6 +141,9 @@ def test_widths_move_together_and_depth_by_itself(space):
         DMS(together=1.0)
     with pytest.raises(UserError, match="iterative threshold has no ratios that could move together"):
         Iterative(together=0.5)
+    for options in ({"rate": 2.0}, {"schedule": "cosine"}):
+        with pytest.raises(UserError, match="iterative threshold has no parameters that a rate could move"):
+            Iterative(**options)
 
 
 # --- the gradient on the ratios ----------------------------------------------------------------------------------

@@ -126,6 +126,11 @@ def test_the_balanced_search_says_how_far_its_result_had_to_be_moved():
     assert not projection_warnings(search, {"macs": found["macs"] / search.space.resources()["macs"]}, found, {})
     (line,) = projection_warnings(search, {"macs": 0.7}, found, {"macs": 0.6 * search.space.resources()["macs"]})
     assert "took more elements, as" in line and "% predicted are 60.0 % measured (50.0 % were asked)" in line
+    assert line.endswith("or hold the search on its target (`on_target`)")
+    # what was predicted was wrong, and the search ended where it was asked to: nothing that more steps would change
+    corrected, full = {"macs": 0.4 * search.space.resources()["macs"]}, search.space.resources()["macs"]
+    (line,) = projection_warnings(search, {"macs": 0.5}, corrected, {"macs": 0.5 * full})
+    assert line.endswith("40.0 % predicted are 50.0 % measured (50.0 % were asked): what it chose is not searched")
 
 
 @pytest.mark.parametrize("budget", [{"macs": 0.5}, {"macs": 0.5, "params": 0.9}, {"macs": 0.9, "params": 0.5}])
