@@ -119,10 +119,6 @@ class Priced(Programs):
         found = {name: cost.spread(kept) for name, cost in self.costs.items() if isinstance(cost, Measured)}
         return {name: spread for name, spread in found.items() if spread is not None}
 
-    def variable_counts(self, kept: Mapping[str, Sequence[int]]) -> np.ndarray:
-        """`[variables]` int64: what the polynomials of `costs` are evaluated at, for kept elements of every group."""
-        return self._variables.counts(kept)
-
     @property
     def variable_sizes(self) -> np.ndarray:
         """`[variables]` int64: what every variable of `costs` counts in the full network; the first is 1."""

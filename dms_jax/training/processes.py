@@ -84,12 +84,6 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def sync(name: str) -> None:
-    """Wait until all processes are here; `name` has to be the same in all."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
 def anywhere(flag: bool) -> bool:
     """Whether the flag is up in any process; to be called by all, as one that stops by itself leaves others waiting."""
     if jax.process_count() == 1:

@@ -112,7 +112,7 @@ def test_the_search_follows_something_smooth_that_never_falls(device):
     assert cost.fraction(sizes) == pytest.approx(1, abs=1e-5)
     rng = np.random.default_rng(0)
     for _ in range(5):
-        counts = jnp.asarray(space.variable_counts(drawn(space, rng, 0.5)), jnp.float32)
+        counts = jnp.asarray(space._variables.counts(drawn(space, rng, 0.5)), jnp.float32)
         assert float(cost.fraction(counts)) == pytest.approx(
             float(cost.exact(np.asarray(counts)) / cost.full), rel=1e-4
         )

@@ -76,7 +76,7 @@ def test_what_lives_at_once_is_the_largest_pair_of_neighbours():
     peak = Peak("peak", "bytes", always, weights, factors)
     for a, b in itertools.product((1, 7, 40), (1, 5, 24)):
         kept = {"up": tuple(range(a)), "on": tuple(range(b))}
-        counts = space.variable_counts(kept)
+        counts = space._variables.counts(kept)
         arrays = 4 * (16 * a + a * b + b * 16)
         assert peak.exact(counts) == arrays + 4 * 8 * max(a + b, b + 16)  # input and output of one product
 
@@ -87,7 +87,7 @@ def test_the_soft_maximum_is_the_maximum_of_the_full_network_and_never_falls():
     sizes = jnp.asarray(space.variable_sizes, jnp.float32)
     assert cost.fraction(sizes) == pytest.approx(1, abs=1e-6)
     for seed in range(10):
-        counts = space.variable_counts(drawn(space, seed))
+        counts = space._variables.counts(drawn(space, seed))
         share = float(cost.exact(counts) / cost.full)
         assert float(cost.fraction(jnp.asarray(counts, jnp.float32))) == pytest.approx(share, rel=0.06)
         assert np.all(jax.grad(cost.fraction)(jnp.asarray(counts, jnp.float32)) >= 0)

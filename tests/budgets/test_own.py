@@ -103,7 +103,7 @@ def test_a_fit_is_near_what_it_is_fitted_to_and_never_falls(space):
     own = Resource("work", "ops", lambda k: 3 + sum(n * n for n in k.values()) + 5 * sum(k.values()))
     cost = space.with_resources(own).costs["work"]
     for seed in range(20):
-        counts = space.variable_counts(drawn(space, seed))
+        counts = space._variables.counts(drawn(space, seed))
         exact = cost.exact(counts) / cost.full
         slope = jax.grad(lambda c, cost=cost: cost.fraction(c))(jnp.asarray(counts, jnp.float32))
         assert abs(cost.fraction(jnp.asarray(counts, jnp.float32)) - exact) < 0.02 and np.all(slope >= 0)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 import toy
+from jax.experimental import multihost_utils
 
 from dms_jax import Searchable
 from dms_jax.adapters import marked
@@ -171,7 +172,7 @@ def main(what: str, rank: int, port: str, directory: Path) -> None:
         processes.on_first(_fail if rank == 0 else lambda: pytest.fail("process 0 alone does it"))
     with pytest.raises(ZeroDivisionError if rank == 0 else UserError, match="division by zero"):
         processes.on_first(lambda: 1 / 0)  # which leaves nobody waiting
-    processes.sync("start")
+    multihost_utils.sync_global_devices("start")
     if what == "job":
         return job(rank, 2, directory, stop=True)
     loop(rank, directory) if what == "loop" else experiment(rank, directory)
