@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dms_jax.program.axes import UNIT, atoms, resolve
-from dms_jax.program.frames import Node, Program, Value
+from dms_jax.program.frames import SAME, Node, Program, Value
 from dms_jax.program.gatemarks import GateMarks
 
 Element: TypeAlias = tuple[str, int]  # (depth group, element)
@@ -115,9 +115,7 @@ def _trunks(makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: V
     """A value, and what it is a residual sum on, all the way back."""
     found = [value]
     while True:
-        while (
-            value not in trunk and value in makers and makers[value].name in ("convert_element_type", "alias", "name")
-        ):
+        while value not in trunk and value in makers and makers[value].name in SAME:
             value = makers[value].inputs[0]
             found.append(value)
         if value not in trunk:

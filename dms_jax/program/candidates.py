@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dms_jax.program.axes import UNIT, Atom, Axis, Product, atoms, resolve
 from dms_jax.program.exactness import reads
-from dms_jax.program.frames import Program, Value, describe
+from dms_jax.program.frames import PIECES, Program, Value, describe
 from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
 from dms_jax.program.reasons import Boundary, Reason
@@ -168,7 +168,7 @@ def _readers(
     for program in programs:
         origin = dict(leaves)
         for node in program.nodes:
-            if node.name in _MOVED and node.inputs and node.inputs[0] in origin:
+            if node.name in PIECES and node.inputs and node.inputs[0] in origin:
                 for out in node.outputs:
                     origin[out] = origin[node.inputs[0]]
         for name, sites in reads(program, owned).items():
@@ -180,11 +180,6 @@ def _readers(
                             place for place in where[names[name]] if place[0] == leaf
                         )
     return found
-
-
-_MOVED = frozenset(
-    "convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split()
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +214,7 @@ def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Ro
 def _moved_parameters(program: Program, axes: Sequence[tuple[Axis, ...]]) -> set[Value]:
     found = set(program.inputs[: len(axes)])
     for node in program.nodes:
-        if node.name in _MOVED and node.inputs and node.inputs[0] in found:
+        if node.name in PIECES and node.inputs and node.inputs[0] in found:
             found.update(node.outputs)
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dms_jax.program.branches import Branch, Element, reach
-from dms_jax.program.frames import Node, Program, Value
+from dms_jax.program.frames import PIECES, Node, Program, Value
 
 
 def gates_by_use(
@@ -71,7 +71,7 @@ def _uses(program: Program, leaves: Mapping[Value, int], through: Mapping[Value,
     origin = dict(leaves)
     found: dict[int, set[int]] = {}
     for node in program.nodes:
-        if node.inputs and node.inputs[0] in origin and node.name in MOVED:
+        if node.inputs and node.inputs[0] in origin and node.name in PIECES:
             origin |= dict.fromkeys(node.outputs, origin[node.inputs[0]])
             continue
         behind = [through[out] for out in node.outputs if out in through]
@@ -80,11 +80,6 @@ def _uses(program: Program, leaves: Mapping[Value, int], through: Mapping[Value,
                 for i in frozenset.intersection(*behind):
                     found.setdefault(i, set()).add(origin[value])
     return found
-
-
-MOVED = frozenset(
-    "convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row split slice".split()
-)
 
 
 def _ahead(program: Program, leaves: Mapping[Value, int], sums: Sequence[tuple[Node, int]]) -> list[frozenset[int]]:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from dms_jax.program.axes import Atom, Axis, atoms, resolve
 from dms_jax.program.bounds import differences
 from dms_jax.program.branches import Element
-from dms_jax.program.frames import Node, Program, Value
+from dms_jax.program.frames import MOVED, Node, Program, Value
 from dms_jax.program.means import Mean, means
 from dms_jax.program.operations import Refused
 from dms_jax.program.scaling import Graph, Scaling, Site
@@ -247,7 +247,7 @@ def _root(graph: Graph, value: Value) -> Value:
     """What a value is, before it was moved or cast."""
     while value not in graph.leaves:
         makers = graph.makers.get(value, ())
-        if len(makers) != 1 or makers[0].name not in _MOVED:
+        if len(makers) != 1 or makers[0].name not in MOVED:
             break
         value = makers[0].inputs[0]
     return value
@@ -259,9 +259,6 @@ def _parameter_side(graph: Graph, node: Node, sides: tuple[tuple[int, int], ...]
         if _origin(graph, node.inputs[operand]) is not None:
             return operand, axis
     return None
-
-
-_MOVED = frozenset("convert_element_type transpose reshape squeeze broadcast_in_dim copy alias scan_row name".split())
 
 
 def _origin(graph: Graph, value: Value) -> Value | None:

@@ -17,6 +17,19 @@ _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _OURS = (_HERE + "models" + os.sep,)  # networks of the zoo are a user's, as far as messages go
 
 
+SAME = frozenset(
+    "alias convert_element_type copy copy_p dms_name layout_constraint mesh_cast name pcast pvary reshard "
+    "sharding_constraint".split()
+)
+"""What gives the array that it takes, cast or placed elsewhere at most."""
+
+MOVED = SAME | frozenset("transpose reshape squeeze broadcast_in_dim scan_row".split())
+"""What gives the numbers that it takes, at other places."""
+
+PIECES = MOVED | {"split", "slice"}
+"""The same, or some of them."""
+
+
 @dataclass(eq=False, slots=True)
 class Value:
     """One array of the program.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dms_jax.program.axes import UNIT
 from dms_jax.program.branches import alike, made_of
-from dms_jax.program.frames import Node, Program, Scan, Value
+from dms_jax.program.frames import SAME, Node, Program, Scan, Value
 
 
 @dataclass(eq=False)
@@ -72,7 +72,7 @@ def _residual_body(program: Program, scan: Scan, leaves: Mapping[Value, int]) ->
             node = makers.get(value)
             if node is None:
                 return None
-            if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
+            if node.name in SAME:
                 value = node.inputs[0]
                 continue
             if node.name not in ("add", "add_any", "sub") or not alike(*node.inputs):
@@ -100,7 +100,7 @@ def _leads(makers: Mapping[Value, Node], value: Value, start: Value) -> bool:
         if current in seen or node is None:
             continue
         seen.add(current)
-        if node.name in ("convert_element_type", "alias", "name", "dms_name", "copy", "sharding_constraint"):
+        if node.name in SAME:
             stack.append(node.inputs[0])
         elif node.name in ("add", "add_any"):
             stack += node.inputs

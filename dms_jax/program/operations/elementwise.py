@@ -24,14 +24,14 @@ from dms_jax.program.operations.operation import (
 )
 
 NAMES = """abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex conj
-    copy cos cosh digamma eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag
+    cos cosh digamma eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag
     integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to min ne nextafter not or polygamma polynomial
     one_minus_square log2 mulhi population_count pow real regularized_incomplete_beta rem round rsqrt shard_alike
     shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient tan tanh threefry2x32
     xor zeta random_clone random_fold_in pvary pcast pbroadcast unreduced_psum xla_metadata_value to_edtype from_edtype
     zeros_like""".split()
 
-SCALED = """copy_p reduce_precision neg name dms_name sharding_constraint mesh_cast reshard
+SCALED = """copy copy_p reduce_precision neg name dms_name sharding_constraint mesh_cast reshard
     layout_constraint relayout reduced_vary_cast vary_unreduced_cast""".split()
 """m f(x) = f(m x)."""
 
