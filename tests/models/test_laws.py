@@ -65,3 +65,26 @@ def test_a_search_that_has_not_begun_is_harmless(name):
     full = jax.jit(space.model.apply)(variables, x)
     opened = jax.jit(space.model.apply)({**variables, "masks": space.collection(flat)}, x)
     assert float(jnp.linalg.norm(opened - full)) < 0.05 * float(jnp.linalg.norm(full))
+
+
+@pytest.mark.parametrize("name", ["resnet_bottleneck", "vit"])
+def test_the_gradient_of_the_small_program_costs_what_that_of_a_thin_network_does(name):
+    """Operations, bytes and temporary memory, against the module that was built thin."""
+    space, x = space_of(name), images(8)
+    structure = space.structure(random_structure(space.groups, 0))
+    small = dms_jax.shrink(space, random_variables(space), structure)
+
+    def loss(model):
+        call = dict(train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(5)})
+        return lambda variables, x: jnp.mean(model.apply(variables, x, **call)[0] ** 2)
+
+    thin = space.model.clone(structure=structure)
+    found = []
+    for run in (space.shrunk(loss(space.model), structure), loss(thin)):
+        gradient = jax.grad(lambda params, rest, x, run=run: run({"params": params, **rest}, x))
+        rest = {name: tree for name, tree in small.items() if name != "params"}
+        with portable():
+            program = jax.jit(gradient).lower(small["params"], rest, x).compile()
+        costs, memory = program.cost_analysis(), program.memory_analysis()
+        found.append((costs["flops"], costs["bytes accessed"], memory.temp_size_in_bytes))
+    np.testing.assert_allclose(found[0], found[1], rtol=5e-3)
