@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import dms_jax
-from dms_jax import Searchable, SearchSpace
+from dms_jax import Searchable, SearchSpace, Structure, UserError
 from tests.counting import multiply_adds, numbers, random_variables
 from tests.helpers import FLOAT32_LOGITS
 from tests.laws.checking import Case, hold
@@ -292,6 +292,10 @@ def test_a_search_space_of_a_smaller_network():
         "block2/mid": 5,
     }
     assert again.resources() == space.resources(small.structure)
+    gone = model.clone(structure=Structure({"depth": (0, 2), "block1/mid": (0,)}))  # a group of a block that is gone
+    assert "block1/mid" not in SearchSpace.from_model(gone, jnp.ones((2, 4))).groups
+    with pytest.raises(UserError, match="the structure has group 'block9/mid', which Deep does not declare"):
+        SearchSpace.from_model(model.clone(structure=Structure({"block9/mid": (0,)})), jnp.ones((2, 4)))
 
 
 def test_a_loop_that_takes_what_it_does_not_need():
