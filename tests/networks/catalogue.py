@@ -26,7 +26,7 @@ MODULES = {
 }  # fmt: skip
 """A module of this package and its functions, which build a network each."""
 
-if importlib.util.find_spec("equimo") is not None:  # not among the tests' requirements
+if importlib.util.find_spec("equimo") is not None:  # CI adds it after the other tests
     MODULES["equinox_networks"] += ("equimo_vit", "equimo_mobilenet_v3")
 
 
