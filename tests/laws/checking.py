@@ -213,6 +213,15 @@ def case_program(space: SearchSpace, function: Callable[..., Any]) -> Callable[.
     return lambda arrays, *args: function(space.parameters.tree(arrays), *args)
 
 
+# --- 4 ---
+
+
+def masks_of_one_change_nothing(case: Case) -> None:
+    """Under masks of one a program computes what it does without, to the bit."""
+    found = case.masked()(case.arrays, case.space.masks(), *case.inputs)
+    close(found, case.jitted(case.fn)(case.arrays, *case.inputs), 0.0)
+
+
 # --- 8 ---
 
 

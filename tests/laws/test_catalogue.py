@@ -53,6 +53,11 @@ def test_masked_is_shrunk(name):
         checking.masked_is_shrunk(case, kept)
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BIG])
+def test_masks_of_one_change_nothing(name):
+    checking.masks_of_one_change_nothing(case_of(name))
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_masked_is_shrunk_in_training(name):
     case = case_of(name)
