@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 
 def template(space: SearchSpace) -> dict[str, Any] | None:
-    """Shapes of the full network's parameters and inputs; None where they are no plain containers of arrays."""
+    """Shapes of the full network's parameters and inputs; None where they are no plain containers of whole arrays."""
     p = space.parameters
     kinds = [[(type(k).__name__, getattr(k, "key", getattr(k, "idx", None))) for k in keys] for keys in p.keys]
     plain = all(
         (kind == "DictKey" and isinstance(key, str)) or kind == "SequenceKey" for keys in kinds for kind, key in keys
     )
     inputs = all(hasattr(x, "shape") for x in space.example)
-    if not (plain and inputs and len(p) == len(jax.tree.leaves(p.template)) and not any(map(is_key, p.shapes))):
+    arrays = len(p) == len(jax.tree.leaves(p.template)) and not any(map(is_key, p.shapes))
+    if p.stacked or not (plain and inputs and arrays):
         return None
     leaves = [
         {"keys": [key for _, key in keys], "shape": list(s.shape), "dtype": str(s.dtype), "path": path, "trained": t}
@@ -38,7 +39,8 @@ def space_of(full: Mapping[str, Any] | None, folder: Path, fn: Callable[..., Any
 
     if full is None:
         raise UserError(
-            f"{folder} is of parameters that are no plain containers: give fn=SearchSpace.from_..., not a function"
+            f"{folder} is of parameters that are no plain containers, or are laid out in rows (`unroll=`): give "
+            "fn=SearchSpace.from_..., not a function"
         )
     params: Any = {}
     for leaf in full["leaves"]:
