@@ -86,5 +86,6 @@ def test_the_gradient_of_the_small_program_costs_what_that_of_a_thin_network_doe
         with portable():
             program = jax.jit(gradient).lower(small["params"], rest, x).compile()
         costs, memory = program.cost_analysis(), program.memory_analysis()
+        assert costs is not None and memory is not None
         found.append((costs["flops"], costs["bytes accessed"], memory.temp_size_in_bytes))
     np.testing.assert_allclose(found[0], found[1], rtol=5e-3)

@@ -79,8 +79,7 @@ def test_a_search_over_rows_is_shrunk_trained_saved_and_loaded(tmp_path):
     )
     expected = space.shrunk(fn, structure)(small, X)
     space.save(tmp_path, fn, small, structure, loss=loss, batch=batch)
-    for options in ({}, {"fn": space}):
-        run, own = dms_jax.load(tmp_path, **options)
+    for run, own in (dms_jax.load(tmp_path), dms_jax.load(tmp_path, fn=space)):
         np.testing.assert_allclose(run(own, X), expected, atol=FLOAT32_LOGITS)
     with pytest.raises(UserError, match="laid out in rows .*: give fn=SearchSpace.from_"):
         dms_jax.load(tmp_path, fn=fn)
