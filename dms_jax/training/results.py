@@ -16,6 +16,7 @@ from rich.table import Table
 
 from dms_jax.budgets.amounts import Given, words
 from dms_jax.explanation import exactly, label
+from dms_jax.method.correction import NEAR
 from dms_jax.method.found import targets
 from dms_jax.method.search import Search
 from dms_jax.training import latency
@@ -113,6 +114,7 @@ def measure(
         "rows": rows,
         "warnings": [
             *projection_warnings(search, finished.reached, space.resources(last), space.measured(last)),
+            *unused_warnings(search, space.resources(last), space.measured(last)),
             *([] if promised is None else latency.latency_warnings(before, milliseconds[FOUND], promised)),
         ],
     }
@@ -153,9 +155,10 @@ def projection_warnings(
     moved = {
         name: math.log(max(found[name] / full[name], least) / max(reached[name], least)) for name in search.targets
     }
-    name = max(moved, key=lambda n: abs(moved[n]))
-    if abs(moved[name]) <= FAR:
+    far = [name for name, by in moved.items() if abs(by) > FAR]
+    if not far:
         return []
+    name = max(far, key=lambda n: measured.get(n, found[n]) / search.targets[n])  # the budget that bounds the result
     title = words(name, search.space.costs[name].unit)
     ended = f"the search ended at {100 * reached[name]:.1f} % of the {title}"
     how = "gave elements back" if moved[name] > 0 else "took more elements"
@@ -172,6 +175,27 @@ def projection_warnings(
         return [f"{ended}, as predicted, and the projection {how}, as {truth}: what it chose is not searched{why}"]
     return [
         f"{ended}, and the projection {how}; the result has {has} ({asked}): what it chose is not searched; {advice}"
+    ]
+
+
+def unused_warnings(search: Search, found: Mapping[str, float], measured: Mapping[str, float]) -> list[str]:
+    """A line for every budget of what is measured, where the result leaves more of all budgets than it should.
+
+    Args:
+      search: with its budgets.
+      found: the resources of the structure.
+      measured: of the structure, what is measured.
+    """
+    used = {name: measured.get(name, found[name]) / most for name, most in search.targets.items()}
+    if max(used.values()) >= NEAR:
+        return []
+    return [
+        f"the result has {exactly(measured[name])} {words(name, search.space.costs[name].unit)} when measured, "
+        f"{100 * share:.0f} % of the {exactly(search.targets[name])} that were asked: of the structures that were "
+        "tried none lies nearer below, as what is measured jumps where sizes change a little; other amounts may be "
+        "used better"
+        for name, share in used.items()
+        if name in measured
     ]
 
 

@@ -20,7 +20,7 @@ from dms_jax.baselines.gradient_estimated import GradientEstimated
 from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.method import tracking
 from dms_jax.method.dms import DMS
-from dms_jax.training.results import projection_warnings
+from dms_jax.training.results import projection_warnings, unused_warnings
 from tests.moved import moved_by
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 5)), jnp.float32)
@@ -192,3 +192,25 @@ def test_refusals():
         GradientEstimated(effects=True)
     with pytest.raises(UserError, match="on_target 'yes' is not possible; give True or False"):
         DMS(on_target="yes")
+
+
+def test_of_two_budgets_the_one_that_bounds_the_result_is_told_of():
+    search, _ = search_of(Blocks(), {"macs": 0.5, "params": 0.9}, Schedule(4), DMS())
+    full = search.space.resources()
+    found = {"macs": 0.5 * full["macs"], "params": 0.5 * full["params"]}
+    for ended in (0.1, 0.3, 0.9):  # whichever moved farther
+        (line,) = projection_warnings(search, {"macs": ended, "params": ended / 2}, found, {})
+        assert f"ended at {100 * ended:.1f} % of the MACs" in line and "(50.0 % were asked)" in line
+    (line,) = projection_warnings(search, {"macs": 0.5, "params": 0.2}, found, {})
+    assert "% of the parameters" in line and "(89.9 % were asked)" in line  # 0.9 in whole parameters
+
+
+@pytest.mark.parametrize("share", [1.0, 0.951, 0.94, 0.3])
+def test_a_budget_of_what_is_measured_that_is_left_is_told_of(share):
+    search, _ = search_of(Blocks(), {"macs": 0.5, "params": 0.5}, Schedule(4), DMS())
+    one, other = search.targets.values()
+    found = unused_warnings(search, {"macs": 0, "params": 0.5 * other}, {"macs": share * one})
+    assert len(found) == (share < 0.95) and all(f"measured, {100 * share:.0f} % of the" in line for line in found)
+    # where another budget is what bounds the result, nothing is left that could be used
+    assert not unused_warnings(search, {"macs": 0, "params": other}, {"macs": share * one})
+    assert not unused_warnings(search, {"macs": share * one, "params": 0}, {})
