@@ -277,4 +277,11 @@ def prepare(flags_data: Data, flags: Weights, row: Preset, seed: int) -> Detecti
         raise UserError(f"the recipe of {row.model} is for no detector")
     recipe, batch = fitted(flags_data, flags, usual, bundled)
     size = given or (COMPOSITES_RESOLUTION if bundled else row.resolution)
-    return DetectionTask(data, recipe, size, batch, seed, bundled, flags_data, flags)
+    task = DetectionTask(data, recipe, size, batch, seed, bundled, flags_data, flags)
+    if isinstance(data.test, coco_files.Pictures) and data.test.most > task.most:  # before days of training
+        number = int(np.argmax(np.diff(data.test.starts)))
+        raise UserError(
+            f"{data.test.name(number)} has {data.test.most} objects, and there is room for {task.most}; give "
+            f"--objects {data.test.most}"
+        )
+    return task

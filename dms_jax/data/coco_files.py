@@ -24,6 +24,7 @@ from dms_jax import reading
 from dms_jax.data.corruption import FEW, SHARE
 from dms_jax.data.objects import Annotated, DetectionData
 from dms_jax.data.pictures import FORMATS, Unreadable
+from dms_jax.data.usable import fault, faults
 from dms_jax.errors import UserError
 from dms_jax.reading import listing, number, optional, record, text, whole
 
@@ -80,6 +81,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def most(self) -> int:
+        """Objects of a picture, at most."""
+        return int(np.max(np.diff(self.starts)))
+
     def name(self, number: int) -> str:
         return str(self.folder / self.files[number])
 
@@ -103,7 +109,9 @@ def open(directory: str | os.PathLike[str], name: str | None = None) -> Detectio
     """Open a directory of COCO's files: it is trained on "train", and tested on "val".
 
     Classes count from 0 in the order of the categories' numbers. Annotations of pictures that the file does not list,
-    and pictures in the folder that it does not list, are left out, named on stderr, and counted.
+    annotations that it has twice, and pictures in the folder that it does not list, are left out, named on stderr, and
+    counted. Pictures that are not there, and objects that cannot be used, are so when they are loaded; where they are
+    too many, that is said here, and not by the evaluation at the end of a training.
 
     Args:
       directory: holds `annotations`.
@@ -111,7 +119,7 @@ def open(directory: str | os.PathLike[str], name: str | None = None) -> Detectio
 
     Raises:
       UserError: files are missing or not COCO's, the two have other categories, one has no objects, or more than
-        0.1 % of the pictures or annotations (and more than two) are left out.
+        0.1 % of the pictures or annotations (and more than two) are left out, or will be.
     """
     directory = Path(directory)
     halves = [_read(directory, which) for which in ("train", "val")]
@@ -141,11 +149,13 @@ def _read(directory: Path, which: str) -> tuple[Pictures, dict[int, str], str]:
     categories = {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda e: e["id"])}
     if len(categories) != len(content["categories"]):
         raise UserError(f"{path} has a category twice; {hint}")
-    return _pictures(folder, content, list(categories), path), categories, hashlib.sha256(data).hexdigest()[:8]
+    pictures = _pictures(folder, content, list(categories), path)
+    _check_objects(pictures, len(categories), path)
+    return pictures, categories, hashlib.sha256(data).hexdigest()[:8]
 
 
 def _pictures(folder: Path, content: Mapping[str, Any], categories: list[int], path: Path) -> Pictures:
-    images, annotations = content["images"], content["annotations"]
+    images, annotations = content["images"], _once(content["annotations"], path)
     for image in images:
         _check_name(image["file_name"], path)
     numbers = {image["id"]: n for n, image in enumerate(images)}
@@ -155,8 +165,10 @@ def _pictures(folder: Path, content: Mapping[str, Any], categories: list[int], p
     known = [entry for entry in annotations if entry["image_id"] in numbers]
     strangers = [f"of image {entry['image_id']}" for entry in annotations if entry["image_id"] not in numbers]
     _leave_out(strangers, len(annotations), f"annotations in {path} are of pictures that it does not list")
-    unlisted = sorted({entry.name for entry in folder.iterdir() if entry.suffix.lower() in ENDINGS} - {*files})
+    there = {entry.name for entry in folder.iterdir()}
+    unlisted = sorted(name for name in there - {*files} if Path(name).suffix.lower() in ENDINGS)
     _leave_out(unlisted, len(files), f"pictures in {folder} have no annotation in {path}")
+    _refuse_many(sorted({*files} - there), len(files), f"pictures that {path} lists are not in {folder}")
     known.sort(key=lambda entry: numbers[entry["image_id"]])  # which keeps their order in a picture
     owner = np.array([numbers[entry["image_id"]] for entry in known], np.int64)
     boxes = np.array([entry["bbox"] for entry in known], np.float64).reshape(-1, 4)
@@ -181,16 +193,55 @@ def _check_name(file: str, path: Path) -> None:
         raise UserError(f"{path} names {reading.shown(file)}, which is no file of one directory; give COCO's own files")
 
 
+def _once(annotations: list[Any], path: Path) -> list[Any]:
+    """Without those that are there twice: of an object that is counted twice, one can never be found."""
+    seen: dict[tuple[Any, ...], Any] = {}
+    for entry in annotations:
+        own = entry.get("id") if isinstance(entry.get("id"), int | str) else None
+        seen.setdefault((own, entry["image_id"], entry["category_id"], *entry["bbox"], entry.get("iscrowd", 0)), entry)
+    once = {id(entry) for entry in seen.values()}
+    twice = [f"of image {entry['image_id']}" for entry in annotations if id(entry) not in once]
+    _leave_out(twice, len(annotations), f"annotations in {path} are there twice")
+    return list(seen.values())
+
+
+def _check_objects(pictures: Pictures, num_classes: int, path: Path) -> None:
+    """Refuse objects that will be refused once all pictures were loaded.
+
+    Raises:
+      UserError: they are too many.
+    """
+    owner = np.repeat(np.arange(len(pictures)), np.diff(pictures.starts))
+    bounds = np.tile(pictures.sizes, 2).astype(np.float32)[owner]
+    # as they are loaded: of shares
+    boxes = (pictures.boxes / np.tile(pictures.sizes, 2)[owner]).astype(np.float32) * bounds
+    wrong = faults(boxes, pictures.classes, bounds, num_classes)
+    faulty = {int(owner[k]): k for k in np.flatnonzero(wrong)[::-1]}  # picture -> its first
+    said = [
+        f"{pictures.files[n]} ({fault(int(wrong[k]), int(pictures.classes[k]), num_classes, bounds[k])})"
+        for n, k in sorted(faulty.items())
+    ]
+    _refuse_many(said, len(pictures), f"pictures in {path} have objects that cannot be used")
+
+
 def _leave_out(left: list[str], among: int, what: str) -> None:
     """Name and count what is left out.
 
     Raises:
       UserError: it is too much.
     """
-    if not left:
-        return
+    if left:
+        print(f"left out, {_refuse_many(left, among, what)}", file=sys.stderr, flush=True)
+
+
+def _refuse_many(left: list[str], among: int, what: str) -> str:
+    """Name and count what cannot be used.
+
+    Raises:
+      UserError: it is too much.
+    """
     some = ", ".join(left[:_NAMED]) + (", ..." if len(left) > _NAMED else "")
     said = f"{len(left)} of {among:,} {what}: {some}"
     if len(left) > max(FEW, SHARE * among):
         raise UserError(f"{said}; more than {SHARE:.1%} is too many: prepare the data again")
-    print(f"left out, {said}", file=sys.stderr, flush=True)
+    return said

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from dms_jax import reading
 from dms_jax.data import box_loading, coco_files
+from dms_jax.data.usable import usable
 from dms_jax.errors import UserError
 
 pytest.importorskip("PIL", reason="of the extra data")
@@ -161,6 +163,45 @@ def test_a_category_that_is_not_listed_and_a_picture_of_another_size(tmp_path, c
     assert "2.png: a class that the set does not list; 1 of 3 pictures so far" in said
 
 
+def test_an_annotation_that_is_there_twice_is_one_object(tmp_path, capfd):
+    content = annotations()
+    content["annotations"].append(dict(content["annotations"][0]))
+    content["annotations"].append(content["annotations"][1] | {"id": 50})  # says of itself that it is another
+    data = coco_files.open(write(tmp_path, train=content))
+    assert [len(data.train[n].boxes) for n in range(3)] == [0, 1, 3]
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("left out, 1 of 5 annotations in ") and said.endswith(" are there twice: of image 11")
+    content["annotations"] += content["annotations"][:2]
+    with pytest.raises(UserError, match=r"3 of 7 annotations in .* are there twice: .* more than 0.1% is too many"):
+        (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+        coco_files.open(tmp_path)
+
+
+def test_pictures_that_are_not_there_are_an_error_before_they_are_asked_for(tmp_path):
+    write(tmp_path, val=annotations(5))
+    for n in range(3):
+        assert len(coco_files.open(tmp_path).test) == 5
+        (tmp_path / "val2017" / f"{n}.png").unlink()
+    with pytest.raises(UserError, match=r"3 of 5 pictures that .*val2017.json lists are not in .*: 0.png, 1.png, 2"):
+        coco_files.open(tmp_path)
+
+
+BAD_BOXES = {
+    "a box outside of 40 x 20 pixels": [0, 0, 1e9, 5],
+    "a box of no area": [3, 3, 9, 0],
+    "a class that the set does not list": [0, 0, 9, 9],
+}
+
+
+@pytest.mark.parametrize("what", BAD_BOXES)
+def test_too_many_objects_that_cannot_be_used_are_an_error_before_they_are_loaded(what, tmp_path):
+    content = annotations(6)
+    for entry in content["annotations"][:3]:
+        entry |= {"bbox": BAD_BOXES[what]} | ({"category_id": 5} if "class" in what else {})
+    with pytest.raises(UserError, match=rf"3 of 6 pictures in .* cannot be used: 1.png \({what}\), 2.png .*too many"):
+        coco_files.open(write(tmp_path, val=content))
+
+
 NUMBERS = st.integers(-5, 60) | st.floats(-100, 100, width=32) | st.sampled_from([1e9, -1e9, 0])
 
 
@@ -180,6 +221,30 @@ def test_any_box_is_an_object_or_a_fault_that_is_named(boxes, tmp_path_factory):
     ]  # fmt: skip
     assert len(kept) >= len(whole)
     assert np.all(kept[:, 2:] > kept[:, :2]) and np.all(kept >= 0) and np.all(kept <= 40)
+
+
+@hypothesis.given(
+    boxes=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=3, max_size=9),
+    categories=st.lists(st.sampled_from([3, 7, 7, 5]), min_size=9, max_size=9),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_what_loading_would_refuse_is_refused_at_once(boxes, categories, tmp_path_factory):
+    objects = [
+        {"image_id": 10 + n % 4, "category_id": c, "bbox": list(map(float, box))}
+        for n, (box, c) in enumerate(zip(boxes, categories, strict=False))
+    ]
+    directory = write(tmp_path_factory.mktemp("set"), train=annotations(4, annotations=objects))
+    path = directory / "annotations" / "instances_train2017.json"
+    content = reading.parse(path.read_bytes(), str(path), coco_files.COCO, hint="", title="")
+    source = coco_files._pictures(directory / "train2017", content, [3, 7], path)
+    faulty = sum(bool(usable(source[n], WIDTH, HEIGHT, 2).faults) for n in range(4))
+    try:
+        coco_files.open(directory)
+    except UserError as error:
+        refused = "have objects that cannot be used" in str(error)
+        assert refused == (faulty > 2) and (refused or "there are no objects" in str(error))
+    else:
+        assert faulty <= 2
 
 
 @hypothesis.given(

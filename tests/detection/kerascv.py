@@ -1,6 +1,6 @@
 """What KerasCV 0.9.0 (Apache 2.0) computes from `drawn`, written to kerascv.json; a test compares this package with it.
 
-    pip install keras-cv==0.9.0 "keras<3.6" tensorflow-cpu "jax[cpu]<0.7"
+    pip install keras-cv==0.9.0 "keras<3.6" tensorflow-cpu "tensorflow-metadata<1.18" "jax[cpu]<0.7"
     KERAS_BACKEND=jax python -m tests.detection.kerascv
 
 Its neck is not that of this package, so the sizes are those of backbone and head. Its loss has no part for the

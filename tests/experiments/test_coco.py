@@ -119,6 +119,13 @@ def test_cocos_own_files_are_a_data_set(tmp_path):
     assert work.identity["objects"] == 5 and "(annotations " in work.identity["dataset"]
 
 
+def test_room_for_too_few_objects_is_refused_before_anything_is_trained(tmp_path):
+    flags = [*SHORT, f"--dataset={write(tmp_path)}", "--objects=1", f"--workdir={tmp_path / 'run'}"]
+    with pytest.raises(UserError, match="2.png has 2 objects, and there is room for 1; give --objects 2"):
+        coco_search.main(flags)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_of_something_else_is_none_of_cocos(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path)
