@@ -102,6 +102,29 @@ def test_composites_are_the_same_every_time_and_their_boxes_are_around_ink():
     assert not np.array_equal(np.asarray(data.train[0].picture), np.asarray(data.test[0].picture))
 
 
+def test_the_box_of_a_composite_is_around_what_was_drawn():
+    ink = np.zeros((2, 8, 8), np.float32)
+    ink[0, 2:5, 1:7], ink[1, 1:7, 3:4] = 1, 1
+    night = (np.zeros((90, 120, 3), np.uint8),)
+    source = objects.Composites(ink, np.array([0, 1], np.int32), night, SIZE, 200, "night", 0)
+    drawn = [source[n] for n in range(200)]
+    alone = [one for one in drawn if len(one.boxes) == 1]
+    assert len(alone) >= 20 and {int(one.classes[0]) for one in alone} == {0, 1}
+    for one in alone:
+        light = np.asarray(one.picture).max(-1).astype(float)
+        np.testing.assert_allclose(one.boxes[0] * SIZE, around_light(light, 0.25 * light.max()), atol=1.01)
+    for one in drawn:  # however many there are, nothing is drawn outside of all boxes but edges
+        outside = np.asarray(one.picture).max(-1).astype(float)
+        for left, upper, right, lower in np.rint(one.boxes * SIZE).astype(int):
+            outside[upper:lower, left:right] = 0
+        assert outside.max() <= 0.3 * 255
+
+
+def around_light(light, least):
+    y, x = np.flatnonzero((light > least).any(1)), np.flatnonzero((light > least).any(0))
+    return np.array([x[0], y[0], x[-1] + 1, y[-1] + 1])
+
+
 def test_composites_of_less_than_32_pixels():
     with pytest.raises(UserError, match="composites of 16 pixels are not possible; give at least 32"):
         composites(16)
