@@ -1,4 +1,4 @@
-"""A job that is stopped in its search and started again, beside one that was never stopped."""
+"""A job that is stopped and started again, beside one that was never stopped."""
 
 import json
 import signal
@@ -13,8 +13,8 @@ def results(directory):
     return json.loads((directory / "results.json").read_text())
 
 
-def check_stopped_and_resumed(main, job, loading, at, directory, never_stopped, monkeypatch):
-    """Stop a job at a step of its search, resume it, and compare it with another.
+def check_stopped_and_resumed(main, job, loading, at, directory, never_stopped, monkeypatch, phases=("search",)):
+    """Stop a job at a step of every phase, resume it, and compare it with another.
 
     Args:
       main: the command.
@@ -24,6 +24,7 @@ def check_stopped_and_resumed(main, job, loading, at, directory, never_stopped, 
       directory: of the job.
       never_stopped: that of the same job, finished.
       monkeypatch: pytest's.
+      phases: in which it is stopped, in order; more than `at` steps of each are left to it when it begins.
     """
     make = loading.batches
 
@@ -39,8 +40,9 @@ def check_stopped_and_resumed(main, job, loading, at, directory, never_stopped, 
 
     with monkeypatch.context() as patch:
         patch.setattr(loading, "batches", stopping)
-        with pytest.raises(Interrupted, match="stopped search after step"):
-            main(job)
+        for phase in phases:
+            with pytest.raises(Interrupted, match=f"stopped {phase} after step"):
+                main(job)
     main(job)
     for name in ("structure.json", "metrics.jsonl", "masks.jsonl"):
         assert (directory / name).read_bytes() == (never_stopped / name).read_bytes(), name

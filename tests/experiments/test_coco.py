@@ -75,7 +75,8 @@ def test_a_finished_run_is_loaded(searched):
 
 def test_stopped_and_resumed_is_never_stopped(searched, tmp_path, monkeypatch):
     job = [*SHORT, f"--data-dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
-    check_stopped_and_resumed(coco_search.main, job, box_loading, 2, tmp_path / "run", searched[0], monkeypatch)
+    run, phases = tmp_path / "run", ("search", "finetune")
+    check_stopped_and_resumed(coco_search.main, job, box_loading, 2, run, searched[0], monkeypatch, phases)
     assert (tmp_path / "run" / "examples.json").read_bytes() == (searched[0] / "examples.json").read_bytes()
 
 
