@@ -1,7 +1,8 @@
 """Residual branches that can go, and what goes with them.
 
-`y = x + f(x)` (or minus) is a sum of which one term is made of the other, or of what the other is a residual sum on.
-Without its branch such a sum gives its trunk; the branch, and whatever reaches outputs through it alone, is gone.
+`y = x + f(x)` (or minus) is a sum of which one term is made of the other, or of what the other is a residual sum on, or
+a multiple of: `1.4 x + f(x)`, say. Without its branch such a sum gives its trunk; the branch, and whatever reaches
+outputs through it alone, is gone.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _residual_sums(program: Program, leaves: Mapping[Value, int]) -> list[tuple[
         for operand, (stays, branch) in either[:1] if node.name == "sub" else either:  # x - f(x)
             if branch in makers and makers[branch].name == "stop_gradient":
                 continue  # x + stop_gradient(q - x) is q: nothing learns there
-            if made_of(makers, index, branch, _trunks(makers, trunk, stays)):
+            if made_of(makers, index, branch, _trunks(makers, trunk, stays, leaves)):
                 trunk[node.outputs[0]] = stays
                 found.append((node, operand))
                 break
@@ -111,17 +112,30 @@ def alike(a: Value, b: Value) -> bool:
     return len(a.axes) == len(b.axes) and all(x.size == y.size for x, y in zip(a.axes, b.axes, strict=True))
 
 
-def _trunks(makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: Value) -> list[Value]:
-    """A value, and what it is a residual sum on, all the way back."""
+def _trunks(
+    makers: Mapping[Value, Node], trunk: Mapping[Value, Value], value: Value, leaves: Mapping[Value, int]
+) -> list[Value]:
+    """A value, and what it is a residual sum on, or a multiple of, all the way back."""
     found = [value]
     while True:
-        while value not in trunk and value in makers and makers[value].name in SAME:
-            value = makers[value].inputs[0]
-            found.append(value)
-        if value not in trunk:
+        source = trunk.get(value) or _multiplied(makers.get(value))
+        if source is None or source in leaves:
             return found
-        value = trunk[value]
+        value = source
         found.append(value)
+
+
+def _multiplied(node: Node | None) -> Value | None:
+    """What an operation casts, or multiplies by a number."""
+    if node is None:
+        return None
+    if node.name in SAME:
+        return node.inputs[0]
+    if node.name == "mul" and node.inputs[0].constant is not None:
+        return node.inputs[1]
+    if node.name in ("mul", "div") and node.inputs[1].constant is not None:
+        return node.inputs[0]
+    return None
 
 
 def made_of(makers: Mapping[Value, Node], index: Mapping[Value, int], value: Value, of: Sequence[Value]) -> bool:

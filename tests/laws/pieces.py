@@ -23,11 +23,11 @@ def mlp(draw: Draw, width: int) -> Piece:
 
 
 def gated(draw: Draw, width: int) -> Piece:
-    """x + gates * gammas * constants * f(x), multiplied in any order and association."""
+    """a x + gates * gammas * constants * f(x), multiplied in any order and association."""
     inner, f = draw((mlp, recurrent, dense_of_norm))(draw, width)
     kinds = [draw(tuple(FACTORS)) for _ in range(draw((1, 2, 3)))]
     order = draw(tuple(range(len(kinds) + 1)))
-    from_left, subtract = draw((True, False)), draw((False, False, True))
+    from_left, subtract, trunk = draw((True, False)), draw((False, False, True)), draw((1, 1, 1.4))
     shapes = inner | {"alpha": (), "gamma": (width,), "gate": (width, 1), "se_up": (width, 3), "se_down": (3, width)}
     shapes |= {"unused": (width, 3)}
 
@@ -40,6 +40,7 @@ def gated(draw: Draw, width: int) -> Piece:
                 y = part if how == "mul" else 1.0 / part
             else:
                 y = y * part if how == "mul" else y / part
+        x = x if trunk == 1 else trunk * x
         return x - y if subtract else x + y
 
     return shapes, apply

@@ -179,6 +179,20 @@ def one_block_three_times(p, x):
     return h @ p["o"]
 
 
+@program(
+    TABLE,
+    {"w": (5, 6), "a": (6, 7), "b": (7, 6), "c": (6, 4), "d": (4, 6), "o": (6, 3)},
+    (2, 5),
+    groups={"w": 6, "a": 7, "c": 4, "depth": 2},
+)
+def multiples_of_the_trunk(p, x):
+    """Deep networks weigh their trunk; one of a choice leaves it as it is."""
+    h = x @ p["w"]
+    h = jax.nn.standardize(1.4 * h + jax.nn.relu(h @ p["a"]) @ p["b"], axis=-1, epsilon=1e-2)
+    h = lax.cond(jnp.sum(x) < 9, lambda h: 0.5 * h + 0.5 * jnp.tanh(h @ p["c"]) @ p["d"], lambda h: h, h)
+    return h @ p["o"]
+
+
 # --- experts ---
 
 EXPERTS = {"r": (5, 3), "e1": (3, 5, 7), "e2": (3, 7, 6), "o": (6, 2)}
