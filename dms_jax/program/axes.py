@@ -28,7 +28,7 @@ class Atom:
     _numbers = itertools.count()
 
     def __init__(self, size: int):
-        self.size = size
+        self.size = int(size)  # numpy's among parameters of operations do not go into files
         self.number = next(Atom._numbers)
         self.bound: Axis | None = None
         self.frozen: Any = None

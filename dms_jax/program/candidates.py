@@ -199,6 +199,8 @@ def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Ro
                 (lc, _), (lb, _) = node.eqn.params["dimension_numbers"]
                 if not any(node.inputs[0].axes[i].size > 1 for i in lc):
                     continue  # an elementwise product, written as an einsum
+                if len(node.outputs[0].axes) == len(lb):
+                    continue  # a sum of squares, say, of every channel
             elif node.name == fused.FORWARD:
                 lb = fused.heads_and_positions(node.eqn)[:1]
             else:

@@ -95,6 +95,7 @@ def test_laws(name):
     outsider = PROGRAMS[name]
     case = outsider.case()
     assert dict(outsider.groups) == {name: group.size for name, group in case.space.groups.items()}
+    assert {type(group.size) for group in case.space.groups.values()} == {int}  # which JSON can write
     check(case, outsider.plain, outsider.backward, outsider.inserted)
 
 

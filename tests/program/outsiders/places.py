@@ -210,3 +210,28 @@ def kernels_of_every_sample(p, x):
     kernels = p["k"][None] * style[:, None, None, :, None]
     kernels = kernels * lax.rsqrt(jnp.sum(kernels**2, (1, 2, 3), keepdims=True) + 1e-6)
     return jax.nn.relu(jax.vmap(conv)((x @ p["i"])[:, None], kernels)[:, 0]) @ p["o"]
+
+
+@program(
+    TABLE,
+    {"k": (3, 3, 2, 8), "s": (5, 8), "k2": (3, 3, 8, 4), "o": (4, 3)},
+    (2, 4, 4, 2),
+    (2, 5),
+    groups={"k": 8, "k2": 4},
+)
+def a_kernel_for_every_image(p, x, z):
+    """Styles scale the kernel, which is normalized again; images are groups of one grouped convolution."""
+    h = jax.nn.relu(conv(x, p["k"]))
+    kernels = p["k2"] * (1 + z @ p["s"])[:, None, None, :, None]
+    kernels = kernels * lax.rsqrt(jnp.sum(kernels**2, (1, 2, 3), keepdims=True) + 1e-3)
+    h = jnp.transpose(h, (1, 2, 0, 3)).reshape(1, *h.shape[1:3], -1)
+    kernels = jnp.transpose(kernels, (1, 2, 3, 0, 4)).reshape(*p["k2"].shape[:3], -1)
+    y = conv(h, kernels, feature_group_count=len(x)).reshape(*h.shape[1:3], len(x), -1)
+    return jax.nn.relu(y).mean((0, 1)) @ p["o"]
+
+
+@program(TABLE, {"e": (5, 6), "r": (4, 6), "o": (6, 3)}, (2, 3, 5), groups={"e": 6, "r": 4})
+def tokens_that_are_learned(p, x):
+    """They stand beside those of the input, compete with them, and are counted with them."""
+    h = jnp.concatenate([x @ p["e"], jnp.broadcast_to(p["r"], (len(x), *p["r"].shape))], 1)
+    return (jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", h, h)) @ h).mean(1) @ p["o"]
