@@ -171,6 +171,7 @@ def _traced_vjp(step: Step, ties: Ties) -> VjpRules | Closed:
         return Closed(step, _OUTSIDE)
     values = [Value(value.axes) for value in (*residuals, *step.outs)]
     backward = trace(closed, values, ties)
+    backward.ahead = forward
     outs = iter(backward.outputs)
     for has, operand in zip(there, own, strict=True):
         if has:

@@ -60,6 +60,12 @@ class Node:
         return any(eqn.primitive.name in ("scan", "while") for eqn in self.callers)
 
     @property
+    def transposed(self) -> bool:
+        """Whether it is on the way back of a derivative."""
+        eqns = (self.eqn, *self.callers)
+        return any("transpose" in str(getattr(eqn.source_info, "name_stack", "")) for eqn in eqns)
+
+    @property
     def operation(self) -> Operation | None:
         return OPERATIONS.get(self.name)
 
@@ -128,6 +134,7 @@ class Program:
       scans: all loops over rows.
       whole: whether nothing was left out that no output needs.
       ties: of its axes; programs of the same parameters share it.
+      ahead: what it is the derivative of, where a user wrote that.
       frame: the outermost frame.
     """
 
@@ -140,6 +147,7 @@ class Program:
     uncounted: list[str] = field(default_factory=list)
     scans: list[Scan] = field(default_factory=list)
     whole: bool = True
+    ahead: Program | None = None
     frame: Frame = field(init=False)
 
     @property

@@ -101,7 +101,7 @@ class Nested:
             residuals, masks, arrays = saved
             assert not isinstance(rules, Closed)  # it was refused on the way ahead
             own = rules.cotangents(self.of(rules.backward, masks).run([*residuals, *cotangents]))
-            if not self._changed_inside(step):  # masks act on the way back alone
+            if not masks or not self._changed_inside(step):  # masks act on the way back alone
                 return jax.tree.map(jnp.zeros_like, masks), *own
             return self._by_masks(step, masks, arrays, cotangents), *own
 

@@ -131,8 +131,8 @@ def _recounted(mean: Mean, sizes: Sizes) -> Change:
         if isinstance(size, int) and size == mean.size:
             return ins
         out, by = list(ins), jnp.asarray(ins[mean.operand])
-        number = jnp.asarray(size, by.dtype)
-        out[mean.operand] = 1 / number if mean.inverse else number
+        number = mean.of(jnp.asarray(size, by.dtype))
+        out[mean.operand] = jnp.broadcast_to(1 / number if mean.inverse else number, by.shape)
         return out
 
     return change

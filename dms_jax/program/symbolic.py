@@ -127,7 +127,7 @@ class _Pair:
         mean = self.divided.get((a, operand))
         if mean is None or not y.constant:
             return False
-        count = math.prod(map(self._size, mean.axes))
+        count = mean.of(math.prod(map(self._size, mean.axes)))
         return math.isclose(1 / y.constant if mean.inverse else y.constant, count, rel_tol=1e-5)
 
     def _above_zero(self, a: Node, b: Node) -> bool:

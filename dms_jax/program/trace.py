@@ -7,10 +7,13 @@ the whole program look at: `exactness.py`, `branches.py`, `dms_jax.budgets`).
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer as Unknown
 from jax.extend import core
@@ -90,13 +93,10 @@ class Tracer(Loops):
     def constant(self, value: Any) -> Value:
         """An array made in Python; running smaller slices it, so it may have any axes."""
         axes = fresh(np.shape(value))
+        found = Value(axes, _all_over(value), True)
         if len(axes) == 1 and axes[0].size <= _SHORT and not isinstance(value, Unknown):
-            found = Value(axes, None, True)
             self.short[found] = value
-            return found
-        if not axes and isinstance(value, int | float | np.number | np.ndarray) and np.isrealobj(value):
-            return Value(axes, float(value), True)
-        return Value(axes, None, True)
+        return found
 
     def run(
         self, jaxpr: Any, const_arrays: Sequence[Any], args: Sequence[Value], wanted: Sequence[bool] | None = None
@@ -150,8 +150,8 @@ class Tracer(Loops):
         node.outputs = [Value(a, None, fixed) for a in axes]
         if name in _UNIFORM and ins[0].constant is not None:
             node.outputs[0].constant = ins[0].constant
-        if name in _NUMBERS and not axes[0] and all(value.constant is not None for value in ins):
-            node.outputs[0].constant = float(_NUMBERS[name](*(value.constant for value in ins)))
+        if name in _NUMBERS and all(value.constant is not None for value in ins) and not _divides_back(node):
+            node.outputs[0].constant = _number(eqn, [value.constant for value in ins])
         if name == "reduce_prod" and not axes[0] and ins[0] in self.short:
             node.outputs[0].constant = float(np.prod(self.short[ins[0]]))
         self.program.nodes.append(node)
@@ -173,12 +173,49 @@ COMPARISONS = frozenset("eq ne lt le gt ge".split())
 
 _UNIFORM = frozenset("broadcast_in_dim reshape convert_element_type squeeze transpose copy".split())
 
-_NUMBERS = {
-    **{name: getattr(operator, name) for name in ("add", "sub", "mul", *COMPARISONS)},
+_NUMBERS: dict[str, Callable[..., float]] = {
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "pow", *COMPARISONS)},
+    "div": operator.truediv,
+    "max": max,
+    "min": min,
+    "sqrt": math.sqrt,
+    "square": lambda x: x * x,
+    "integer_pow": operator.pow,
     "select_n": lambda which, *cases: cases[int(which)],
 }
-"""Numbers that are computed from numbers: a variance divides by N - 0, Keras by N where N is not 0, else by 1."""
+"""Numbers that are computed from numbers, alone or all over an array: a variance divides by N - 0, Keras by N where N
+is not 0, else by 1; others multiply by 1 / max(N, 1)."""
 
+
+def _divides_back(node: Node) -> bool:
+    """d(sum x / N) = 1 / N, for all x: there N is what a mean counts."""
+    return node.name in ("mul", "div") and node.transposed
+
+
+def _all_over(value: Any) -> float | None:
+    """The one number that an array made in Python holds, if that is all."""
+    if isinstance(value, int | float):
+        return float(value)
+    known = isinstance(value, np.number | np.ndarray) or (isinstance(value, jax.Array) and np.ndim(value))
+    if isinstance(value, Unknown) or not known or not 0 < np.size(value) <= _LARGE:
+        return None
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        return None
+    flat = np.asarray(value).reshape(-1)
+    return float(flat[0]) if np.all(flat == flat[0]) else None
+
+
+def _number(eqn: Any, numbers: Sequence[Any]) -> float | None:
+    more = (eqn.params["y"],) if eqn.primitive.name == "integer_pow" else ()
+    if eqn.primitive.name == "div" and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.integer):
+        return None  # which is rounded
+    try:
+        return float(_NUMBERS[eqn.primitive.name](*numbers, *more))
+    except (ArithmeticError, ValueError, TypeError):  # what is no number, or no real one
+        return None
+
+
+_LARGE = 1 << 16  # entries of a constant array that is looked at
 _SHORT = 8  # entries of a constant array that may be a shape: Keras takes its product
 
 
