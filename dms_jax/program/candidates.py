@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
@@ -226,10 +227,12 @@ def _kind(atom: Atom, roles: _Roles, axes: Sequence[tuple[Axis, ...]]) -> str:
     if atom in roles.attention:
         last = False
         for terms in axes:
-            flat = [a for axis in terms for a in atoms(resolve(axis)) if a is not UNIT]
-            for i, a in enumerate(flat):
-                if a is atom and (i + 1 == len(flat) or flat[i + 1] not in roles.attention):
-                    last = True
+            follows: Atom | None = None  # the first of the next axis
+            for axis in reversed(terms):
+                for part in getattr(resolve(axis), "parts", (resolve(axis),)):  # queries, keys and values end to end
+                    flat = [a for a in atoms(part) if a is not UNIT]
+                    last |= any(a is atom and b not in roles.attention for a, b in pairwise([*flat, follows]))
+                follows = next((a for a in atoms(resolve(axis)) if a is not UNIT), follows)
         return "features" if last and atom not in roles.batched else "heads"
     if atom in roles.batched:
         return "heads"

@@ -235,3 +235,10 @@ def tokens_that_are_learned(p, x):
     """They stand beside those of the input, compete with them, and are counted with them."""
     h = jnp.concatenate([x @ p["e"], jnp.broadcast_to(p["r"], (len(x), *p["r"].shape))], 1)
     return (jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", h, h)) @ h).mean(1) @ p["o"]
+
+
+@program(TABLE, {"qkv": (5, 24), "o": (8, 5)}, (2, 3, 5), groups={"qkv/heads": 2}, plain=False)
+def queries_keys_and_values_end_to_end(p, x):
+    """What comes after the features of queries are the heads of keys, and no more features."""
+    q, k, v = (y.reshape(*x.shape[:2], 2, -1) for y in jnp.split(x @ p["qkv"], 3, -1))
+    return attend(q, k, v).reshape(*x.shape[:2], -1) @ p["o"]
