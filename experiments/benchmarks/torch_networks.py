@@ -121,6 +121,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    found: dict[str, Any]
     if isinstance(module, nn.BatchNorm2d):
         found = {"scale": module.weight, "bias": module.bias, "mean": module.running_mean, "var": module.running_var}
     else:
@@ -203,7 +204,8 @@ def pruner(model: nn.Module, example: torch.Tensor, importance: Any, steps: int,
 
 def outputs(model: nn.Module) -> list[nn.Module]:
     """The last dense layer, which is not to be pruned."""
-    return [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
+    dense: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return dense[-1:]
 
 
 def prune_below(pruner: Any, count: Counter, macs: int, gradients: Gradients | None, watch: Callable[[], None]) -> None:

@@ -50,4 +50,4 @@ def test_several_sizes_are_a_budget_of_the_smallest_one():
 )
 def test_sizes_that_are_none_are_refused_in_one_line(flags, message):
     with pytest.raises(UserError, match=message):
-        (Budgets(**flags).amounts, Budgets(**flags).family)
+        _ = Budgets(**flags).amounts, Budgets(**flags).family

@@ -69,7 +69,7 @@ class Features(nn.Module):
 
 def mobilenet_v2(classes, width=1.0):
     channels = round_channels(32 * width)
-    features = [conv_norm(3, channels, 3, 2, nn.ReLU6)]
+    features: list[nn.Module] = [conv_norm(3, channels, 3, 2, nn.ReLU6)]
     for expansion, outputs, blocks, stride in MOBILE:
         for i in range(blocks):
             outs = round_channels(outputs * width)

@@ -18,7 +18,7 @@ PLACED = {
     "nothing": lambda x: x,
     "named": lambda x: checkpoint_name(x, "stream"),
     "copied": lambda x: jnp.array(x, copy=True),
-    "cast": lambda x: x.astype(jnp.float64 if jax.config.jax_enable_x64 else jnp.bfloat16).astype(x.dtype),
+    "cast": lambda x: x.astype(jnp.bfloat16).astype(x.dtype),
     "sharded": lambda x: jax.lax.with_sharding_constraint(x, DEVICE),
     "called": jax.jit(lambda x: x),
 }
