@@ -136,7 +136,9 @@ class Structure:
                 f'{source} is not a structure: expected JSON with "format": "{FORMAT}", as a search writes it'
             )
         if data.get("version") != VERSION:
-            raise UserError(f"{source} has version {data.get('version')!r}; this dms_jax reads version {VERSION}")
+            raise UserError(
+                f"{source} has version {reading.shown(data.get('version'))}; this dms_jax reads version {VERSION}"
+            )
         groups = data.get("groups")
         if not isinstance(groups, dict) or not all(isinstance(g, dict) and "kept" in g for g in groups.values()):
             raise UserError(f'{source} is not a structure: "groups" must map names to {{"size", "kept", "kind"}}')

@@ -16,7 +16,7 @@ from dms_jax import files, reading
 from dms_jax.budgets import timing
 from dms_jax.errors import UserError
 from dms_jax.hardware import cores, processor
-from dms_jax.reading import listing, mapping, number, record, text
+from dms_jax.reading import listing, mapping, number, record, shown, text
 
 FORMAT = "dms_jax.latency"
 
@@ -102,7 +102,9 @@ class Table(contextlib.AbstractContextManager["Table"]):
             raise UserError(f"{path} is no table of latencies; {_HINT}")
         for what, own in self.of.items():
             if data["of"].get(what) != own:
-                raise UserError(f"{path} has times of {what} {data['of'].get(what)!r}, and here it is {own!r}; {_HINT}")
+                raise UserError(
+                    f"{path} has times of {what} {shown(data['of'].get(what))}, and here it is {own!r}; {_HINT}"
+                )
         return {key: (pair[0], pair[-1]) for key, pair in data["times"].items() if pair}
 
     def time(self, key: str, measure: Callable[[], tuple[float, float]], *, again: bool = False) -> tuple[float, float]:

@@ -186,7 +186,7 @@ def _check_structure(content: Any) -> None:
     fields: dict[str, tuple[type, ...]] = {"model": (dict,), "groups": (dict,), "resources": (dict,)}
     is_structure = isinstance(content, dict) and content.get("format") == "dms_jax.structure"
     expect(is_structure, "the format is not dms_jax.structure")
-    expect(content.get("version") == 1, f"version {content.get('version')!r}, this report reads version 1")
+    expect(content.get("version") == 1, f"version {reading.shown(content.get('version'))}, this report reads version 1")
     _check_fields(content, fields, "the structure")
     _MODEL(content["model"], "the model")
     expect(len(content["groups"]) <= MOST_GROUPS, f"there are {len(content['groups']):,} groups")
