@@ -96,7 +96,7 @@ def close(found: Any, expected: Any, tolerance: float) -> None:
         there = np.isfinite(y)  # a norm of nothing is not finite in either
         np.testing.assert_array_equal(there, np.isfinite(x))
         worst = float(np.max(np.abs(x[there] - y[there]), initial=0.0))
-        assert worst <= tolerance * max(scale, 3e-2), f"{worst} of {scale}"
+        assert worst <= tolerance * max(scale, 1e-2), f"{worst} of {scale}"
 
 
 def _numbers(x: Any) -> np.ndarray:
@@ -237,10 +237,14 @@ def folded_is_inserted(case: Case, seed: int = 0, tolerance: float = 2) -> None:
         masked = space.masked(case.fn, fold=fold)
 
         def loss(trained: Any, masks: Any, rest: Any, *inputs: Any) -> Any:
-            return smooth(masked(space.parameters.tree(joined(trained, rest)), masks, *inputs))
+            outputs = masked(space.parameters.tree(joined(trained, rest)), masks, *inputs)
+            return smooth(outputs), outputs
 
         trained, rest = parted(space, case.arrays)
-        return jax.jit(jax.value_and_grad(loss, (0, 1)))(trained, masks, rest, *case.inputs)
+        (_, outputs), slopes = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+            trained, masks, rest, *case.inputs
+        )
+        return outputs, slopes  # the loss is a mean in which outputs cancel: it has no scale of its own
 
     (folded, (params_f, masks_f)), (inserted, (params_i, masks_i)) = step(True), step(False)
     close(folded, inserted, FLOAT32_GRADIENTS)
