@@ -173,9 +173,10 @@ def fit(
         "latency_batches": latency_batches, "identity": identity,
     })  # fmt: skip
     draw = by_step(batches)
-    space, params, inputs = _read(fn, params, loss, draw, example, reading)
+    first = draw(0)
+    space, params, inputs = _read(fn, params, loss, first, example, reading)
     space = space.with_resources(*resources)
-    budget, sizes = split(space, budget, together, loss, teach, None if teach is None else draw(0))
+    budget, sizes = split(space, budget, together, loss, teach, None if teach is None else first)
     make, searching = _optimizers(optimizer, steps)
     plan = Steps(pretrain, steps, steps if finetune is None else finetune, compare=compare)
     chosen: dict[str, Any] = {"limits": limits, "importance": importance, "strategy": strategy}
@@ -191,11 +192,11 @@ def fit(
         **chosen,
     )
     mesh, key, title = make_mesh(devices, fsdp=fsdp), jax.random.key(seed), title or space.source.title
-    placed = on_devices(draw, mesh)
-    jax.tree.map(partial(check_parts, parts=accumulate), placed(0))  # before a directory is claimed
+    # before a directory is claimed
+    jax.tree.map(partial(check_parts, parts=accumulate), on_devices(lambda step: first, mesh)(0))
 
     def phases(run: Run) -> Finished:
-        job = Job(run, loss, placed, mesh, key, accumulate, calibrate)
+        job = Job(run, loss, on_devices(draw, mesh), mesh, key, accumulate, calibrate)
         how = {"retrain": retrain, "fresh": fresh, "average": average, "trained": True, "sizes": sizes}
         return Pipeline(job, search, plan, make, {"name": title}, inputs, **how).run(place(space.arrays(params), mesh))
 
@@ -226,10 +227,10 @@ def fit(
 
 
 def _read(
-    fn: Any, params: Any, loss: Loss, draw: Callable[[int], Any], example: Any, reading: dict[str, Any]
+    fn: Any, params: Any, loss: Loss, first: Any, example: Any, reading: dict[str, Any]
 ) -> tuple[SearchSpace, Any, tuple[Any, ...]]:
     """The space, which knows the loss, the parameters, and inputs to check with."""
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), draw(0))
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), first)
     if isinstance(fn, SearchSpace):
         if reading:
             raise UserError(f"{sorted(reading)[0]}= was for the space; give it to SearchSpace.from_..., not to fit")

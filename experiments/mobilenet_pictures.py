@@ -45,6 +45,8 @@ _WIDER = 1.25
 """Times the longer side of a crown: the side of its patch."""
 _SHIFTED = 0.1
 """Share of a patch's side by which it may lie beside its crown."""
+_APART = 2
+"""Pixels between a patch of ground and a crown: resizing looks so far beyond the edges of a patch."""
 _TRIES = 1000
 """Places that are drawn for one patch of ground."""
 
@@ -177,7 +179,8 @@ def patched(aerial: Sequence[trees.Photograph], size: int, draw: np.random.Gener
 
 def _ground(boxes: np.ndarray, side: float, of: tuple[int, int], draw: np.random.Generator) -> np.ndarray | None:
     """The corner of a square that touches no box; None where none was found."""
+    near = boxes + np.array([-_APART, -_APART, _APART, _APART])
     for corner in draw.uniform(0, np.array(of) - side, (_TRIES, 2)):
-        if not np.any(np.all((boxes[:, :2] < corner + side) & (boxes[:, 2:] > corner), axis=1)):
+        if not np.any(np.all((near[:, :2] < corner + side) & (near[:, 2:] > corner), axis=1)):
             return corner
     return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from dms_jax.adapters import linen
 from dms_jax.elements import declared, naming, portable
-from dms_jax.errors import UserError
+from dms_jax.errors import UserError, shortened
 from dms_jax.program.discovery import Choice, Declared
 from dms_jax.structure import Structure
 
@@ -76,7 +76,7 @@ def _check_structure(model: Any, record: Mapping[str, Any], shapes: Sequence[Any
     if strange:
         raise UserError(
             f"the structure has group {strange[0]!r}, which {type(model).__name__} does not declare (it declares "
-            f"{', '.join(list(record)[:4])}, ...): is it another model's?"
+            f"{shortened(', '.join(record), 100)}): is it another model's?"
         )
 
 

@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_pictures(wheels):
     assert one.digest == same.digest != other.digest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(40, 120), st.integers(40, 120), st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_a_patch_of_ground_touches_no_crown_and_one_of_a_tree_shows_it(width, height, seed, count):
     draw = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def test_a_patch_of_ground_touches_no_crown_and_one_of_a_tree_shows_it(width, he
     patches, kinds = pictures.patched([(pixels, boxes)], 16, draw)
     assert (kinds == 1).sum() == count and (kinds == 0).sum() <= count
     assert all(patch.max() > 128 for patch in patches[kinds == 1])
-    assert all(patch.max() < 64 for patch in patches[kinds == 0])  # resizing looks a pixel beyond its edges
+    assert not patches[kinds == 0].any()
 
 
 def test_crowns_at_an_edge_and_ground_that_is_not_there_make_no_patch():
