@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dms_jax.errors import UserError
+from dms_jax.errors import UserError, shortened
 from dms_jax.program.marks import mark
 from dms_jax.structure import Structure
 
@@ -96,6 +96,30 @@ class Searchable(nn.Module, kw_only=True):
         super().__post_init__()
         if self.structure is None:
             object.__setattr__(self, "structure", _inherited(self.parent))
+
+    @nn.nowrap
+    def init_with_output(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Flax's, of `init`, too; a structure with a group that the full module does not declare is refused.
+
+        Raises:
+          UserError: it has one: what it says of that group would be of no effect.
+        """
+        with declared() as record:
+            made = super().init_with_output(rngs, *args, **kwargs)
+        outer = _RECORD.get()
+        if outer is not None:
+            outer.update({name: d for name, d in record.items() if name not in outer})
+        strange = set() if self.structure is None else self.structure.kept.keys() - record.keys()
+        if strange and kwargs.get("method") is None:  # of no method's groups, or gone with a block
+            full = self.clone(structure=None)
+            with declared() as record:
+                jax.eval_shape(lambda: nn.Module.init_with_output(full, rngs, *args, **kwargs))
+            if strange := sorted(strange - record.keys()):
+                raise UserError(
+                    f"the structure has group {strange[0]!r}, which {type(self).__name__} does not declare "
+                    f"(it declares {shortened(', '.join(record), 100)}): is it another model's?"
+                )
+        return made
 
     def elements(self, name: str, size: int, *, kind: Kind | None = None, least: int | None = None) -> Elements:
         """Declare a group of `size` elements named by this module's path and `name`.

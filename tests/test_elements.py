@@ -81,6 +81,34 @@ def test_the_structure_reaches_modules_inside_and_can_be_replaced():
     assert params["leaf0"]["in"]["kernel"].shape == (5, 1) and params["leaf2"]["in"]["kernel"].shape == (5, 4)
 
 
+class Compiled(Searchable):
+    """A module whose inside runs once for all calls of equal modules."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.jit(Leaf)(name="leaf")(x)
+
+    def other(self, x):
+        return self.elements("other", 3)(x)
+
+
+@pytest.mark.parametrize("init", [Tree.init, Tree.init_with_output, lambda m, key, x: jax.jit(m.init)(key, x)])
+def test_a_structure_with_a_group_that_nobody_declares_is_refused(init):
+    with pytest.raises(UserError, match=r"group 'leaf1/widht', which Tree does not declare \(it declares depth, leaf0"):
+        init(Tree(structure=Structure({"depth": (0, 1), "leaf1/widht": (0,)})), jax.random.key(0), X)
+
+
+def test_groups_of_blocks_that_are_gone_and_of_modules_that_are_compiled_are_declared():
+    gone = Tree(structure=Structure({"depth": (0,), "leaf2/width": (0, 1)}))
+    assert set(gone.init(jax.random.key(0), X)["params"]) == {"leaf0", "mix0"}
+    for kept in ((0, 1), (0, 2), (0, 1)):
+        small = Compiled(structure=Structure({"leaf/width": kept}))
+        for _ in range(2):  # of the second time nothing runs in Python
+            assert small.init(jax.random.key(0), X)["params"]["leaf"]["in"]["kernel"].shape == (5, 2)
+    given = Compiled(structure=Structure({"leaf/width": (0,), "other": (1,)}))
+    assert given.init(jax.random.key(0), X[:, :1], method="other") == {}
+
+
 def test_modules_made_in_setup_or_outside_inherit():
     class Setup(Searchable):
         outside: nn.Module

@@ -13,7 +13,7 @@ import numpy as np
 
 from dms_jax.adapters import linen
 from dms_jax.elements import declared, naming, portable
-from dms_jax.errors import UserError, shortened
+from dms_jax.errors import UserError
 from dms_jax.program.discovery import Choice, Declared
 from dms_jax.structure import Structure
 
@@ -31,7 +31,8 @@ def marked_space(
     if "train" in inspect.signature(type(model).__call__).parameters:
         call.setdefault("train", False)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tuple(example))
-    record, made = _declarations(model, shapes, call)
+    with declared() as record:
+        made = jax.eval_shape(lambda key, *args: model.init(key, *args, **call), jax.random.key(0), *shapes)
     if not record:
         raise UserError(
             f"{type(model).__name__} declares no groups: derive its modules from dms_jax.Searchable and use "
@@ -40,7 +41,6 @@ def marked_space(
     for name in record:
         if any(other.startswith(f"{name}/") for other in record):
             raise UserError(f"group {name!r} has the name of a module that declares groups; rename one of them")
-    _check_structure(model, record, shapes, call)
     variables = {name: tree for name, tree in (variables or made).items() if name != "masks"}
     source = linen.source(model, variables, *shapes, **call)
 
@@ -53,31 +53,6 @@ def marked_space(
     space = make(source, shapes, **options, choice=Choice(declared=found), context=naming, model=model)
     space.call = call
     return space
-
-
-def _declarations(model: Any, shapes: Sequence[Any], call: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
-    """What a module declares in `init`, and the variables that this makes, abstractly."""
-    with declared() as record:
-        made = jax.eval_shape(lambda key, *args: model.init(key, *args, **call), jax.random.key(0), *shapes)
-    return record, made
-
-
-def _check_structure(model: Any, record: Mapping[str, Any], shapes: Sequence[Any], call: Mapping[str, Any]) -> None:
-    """Whether the full module declares every group of the structure that this one has.
-
-    Raises:
-      UserError: it does not: what the structure says of that group would be of no effect.
-    """
-    structure = getattr(model, "structure", None)
-    strange = [] if structure is None else [name for name in structure.kept if name not in record]
-    if strange:  # or it went with a block
-        full, _ = _declarations(model.clone(structure=None), shapes, call)
-        strange = [name for name in strange if name not in full]
-    if strange:
-        raise UserError(
-            f"the structure has group {strange[0]!r}, which {type(model).__name__} does not declare (it declares "
-            f"{shortened(', '.join(record), 100)}): is it another model's?"
-        )
 
 
 def fresh(space: Any) -> Callable[[Structure, jax.Array], Any]:
