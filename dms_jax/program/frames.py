@@ -61,9 +61,10 @@ class Node:
 
     @property
     def transposed(self) -> bool:
-        """Whether it is on the way back of a derivative."""
-        eqns = (self.eqn, *self.callers)
-        return any("transpose" in str(getattr(eqn.source_info, "name_stack", "")) for eqn in eqns)
+        """Whether it is on the way back of a derivative; what is computed again there is not."""
+        eqns = (*self.callers, self.eqn)
+        names = "/".join(str(getattr(eqn.source_info, "name_stack", "")) for eqn in eqns)
+        return names.rfind("transpose") > names.rfind("rematted_computation")
 
     @property
     def operation(self) -> Operation | None:

@@ -54,7 +54,7 @@ def means(program: Program, owned: Mapping[Atom, tuple[str, int]]) -> list[Mean]
 
     Raises:
       TracingError: of a derivative, where one line divides by how many were summed, and by a number that happens to be
-        the same, and nothing tells which of them is which.
+        the same (of another group, say: a function that every layer calls), and nothing tells which of them is which.
     """
     found = _Means(owned)
     for node in program.nodes:
@@ -62,8 +62,8 @@ def means(program: Program, owned: Mapping[Atom, tuple[str, int]]) -> list[Mean]
     for node, line in found.open.items():
         raise TracingError(
             f"{describe(node)} divides by how many were summed, and elsewhere by a number ({line[0]:g}) that happens "
-            "to be the same: its derivative does not tell which; write them in two lines, or take the gradient after "
-            "`shrunk`"
+            "to be the same, or counts something else: its derivative does not tell which; write them in two lines, or "
+            "take the gradient after `shrunk`"
         )
     if program.ahead is not None:
         found.same_numbers(program, program.ahead)
@@ -117,6 +117,8 @@ class _Means:
             self.multiple(node)
         if node.name in _PRODUCTS:
             self.weigh(node)
+        if node.transposed and node.name in ("broadcast_in_dim", "dot_general"):
+            self.repeated(node)
 
     def sums(self, node: Node) -> list[_Sum]:
         """What a reduction or a product sums over, together with what was summed before."""
@@ -137,13 +139,18 @@ class _Means:
         for known in (self.summed, self.divided, self.counts):
             if source in known:
                 known[out] = known[source]  # type: ignore[index]
-        if source in self.divided and node.name == "broadcast_in_dim" and node.transposed:
-            divider, number, by = self.divided[source]  # d(sum x / N) / dx = 1 / N, for all x
-            again = _Sum(_repeated(node))
+
+    def repeated(self, node: Node) -> None:
+        """d(sum x / N) / dx = 1 / N, for all x: what it is repeated over was summed."""
+        for operand, source in enumerate(node.inputs):
+            if source not in self.divided:
+                continue
+            divider, number, by = self.divided[source]
+            again = _Sum(_repeated(node, operand))
             if divider in self.open and math.isclose(by, again.size, rel_tol=1e-5):
                 del self.open[divider]
                 self.note(divider, number, [again], by)
-            elif _line(divider, by) not in self.ahead:
+            elif node.name == "broadcast_in_dim" and _line(divider, by) not in self.ahead:
                 self.note(divider, number, [again], by)
 
     def number(self, value: Value) -> float | None:
@@ -174,7 +181,7 @@ class _Means:
         if not node.transposed:
             self.note(node, number, sums, by)
             mean = self.means.get(node)
-            if line in self.ahead and (mean is None) != (self.ahead[line] is None):
+            if line in self.ahead and not _alike(mean, self.ahead[line]):
                 self.unclear.add(line)
             self.ahead[line] = mean
         elif line in self.unclear:
@@ -267,8 +274,25 @@ def _line(node: Node, by: float) -> Any:
     return round(by, 6), node.name in _PRODUCTS, tuple(islice(places, 3))
 
 
-def _repeated(node: Node) -> tuple[Axis, ...]:
-    """The axes of a broadcast that its operand does not have."""
-    source, (out,) = node.inputs[0].axes, node.outputs
+def _alike(a: Mean | None, b: Mean | None) -> bool:
+    """Whether both are means over the same axes, or neither is one."""
+    if a is None or b is None:
+        return a is b
+    return _Sum(a.axes).same(_Sum(b.axes))
+
+
+def _repeated(node: Node, operand: int) -> tuple[Axis, ...]:
+    """The axes of a broadcast, or of a product that sums nothing, that an operand does not have."""
+    source, (out,) = node.inputs[operand].axes, node.outputs
+    if node.name == "dot_general":
+        contracted, batched = node.eqn.params["dimension_numbers"]
+        other = 1 - operand
+        return (
+            tuple(
+                axis for i, axis in enumerate(node.inputs[other].axes) if i not in (*contracted[other], *batched[other])
+            )
+            if not contracted[0]
+            else ()
+        )
     dims = dict(zip(node.eqn.params["broadcast_dimensions"], source, strict=True))
     return tuple(axis for i, axis in enumerate(out.axes) if i not in dims or dims[i].size != axis.size)

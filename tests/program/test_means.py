@@ -201,3 +201,34 @@ def test_one_line_that_divides_by_two_sizes():
     small = dms_jax.shrink(space, params, kept)
     found = jax.jit(space.shrunk(gradient, kept))(small, x)
     close(found, jax.grad(lambda p: smooth(space.shrunk(network, kept)(p, x)))(small), FLOAT32_GRADIENTS)
+
+
+NORMS = {
+    "squares": lambda h: h * lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) / h.shape[-1] + 1e-2),
+    "a product": lambda h: h * lax.rsqrt(jnp.einsum("bd,bd->b", h, h) / h.shape[-1] + 1e-2)[:, None],
+    "with ones": lambda h: h - (h @ jnp.ones(h.shape[-1]) / h.shape[-1])[:, None],
+    "variance": lambda h: (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-2),
+}
+AROUND = {"nothing": lambda f: f, "remat": jax.checkpoint, "jit": jax.jit, "an own derivative": own_derivative}
+
+
+@hypothesis.settings(max_examples=4)
+@hypothesis.given(norm=st.sampled_from(sorted(NORMS)), around=st.sampled_from(sorted(AROUND)), layers=st.integers(2, 3))
+def test_layers_that_call_one_function_count_what_each_keeps(norm, around, layers):
+    """Widths are equal, and all layers are normed at one line: the derivative divides by each layer's own count."""
+
+    @promoting
+    def network(p, x):
+        for w in p["w"]:
+            x = AROUND[around](NORMS[norm])(jnp.tanh(x @ w))
+        return x @ p["o"]
+
+    def gradient(p, x):
+        return jax.grad(lambda p: smooth(network(p, x)))(p)
+
+    params = numbers({"w": [(5, 6), (6, 6), (6, 6)][:layers], "o": (6, 3)})
+    x = normal((4, 5), 100)
+    space = SearchSpace.from_function(network, params, x)
+    kept = {name: tuple(range(i + 2)) for i, name in enumerate(space.groups)}
+    small = dms_jax.shrink(space, params, kept)
+    close(jax.jit(space.shrunk(gradient, kept))(small, x), gradient(small, x), FLOAT32_GRADIENTS)
