@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -64,7 +64,7 @@ class Elements:
                 f"group {self.name!r} has {self.size} elements; axis {axis} of {x.shape} has {x.shape[axis]}"
             )
         if self.mask is None:
-            return mark(x, self.name, axis=axis if axis < 0 else axis - x.ndim) if _NAMING.get() else x
+            return mark(x, self.name, axis=axis if axis < 0 else axis - x.ndim) if _NAMING.value else x
         shape = [1] * x.ndim
         shape[axis] = self.size
         return x * self.mask.astype(x.dtype).reshape(shape)
@@ -79,7 +79,7 @@ class Elements:
             raise UserError(f"group {self.name!r} keeps elements {self.kept}, not {element}")
         if self.mask is None:
             one = jnp.ones((), dtype)
-            return mark(one, self.name, element=self.kept.index(element)) if _NAMING.get() else one
+            return mark(one, self.name, element=self.kept.index(element)) if _NAMING.value else one
         return jax.lax.index_in_dim(self.mask, self.kept.index(element), keepdims=False).astype(dtype)
 
 
@@ -91,9 +91,13 @@ class Searchable(nn.Module, kw_only=True):
     """
 
     structure: Structure | None = None
+    # a field, so that `nn.jit` runs one program for each path: groups have the names of paths
+    _place: tuple[str, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self):
         super().__post_init__()
+        if self.scope is not None:
+            object.__setattr__(self, "_place", self.scope.path)
         if self.structure is None:
             object.__setattr__(self, "structure", _inherited(self.parent))
 
@@ -104,17 +108,12 @@ class Searchable(nn.Module, kw_only=True):
         Raises:
           UserError: it has one: what it says of that group would be of no effect.
         """
-        with declared() as record:
-            made = super().init_with_output(rngs, *args, **kwargs)
-        outer = _RECORD.get()
-        if outer is not None:
-            outer.update({name: d for name, d in record.items() if name not in outer})
-        strange = set() if self.structure is None else self.structure.kept.keys() - record.keys()
-        if strange and kwargs.get("method") is None:  # of no method's groups, or gone with a block
+        made = super().init_with_output(rngs, *args, **kwargs)
+        if self.structure is not None and kwargs.get("method") is None:  # a method may declare some of the groups
             full = self.clone(structure=None)
             with declared() as record:
                 jax.eval_shape(lambda: nn.Module.init_with_output(full, rngs, *args, **kwargs))
-            if strange := sorted(strange - record.keys()):
+            if strange := sorted(self.structure.kept.keys() - record.keys()):
                 raise UserError(
                     f"the structure has group {strange[0]!r}, which {type(self).__name__} does not declare "
                     f"(it declares {shortened(', '.join(record), 100)}): is it another model's?"
@@ -146,7 +145,7 @@ class Searchable(nn.Module, kw_only=True):
         if structure is not None and not kept and path not in structure.removed:
             if structure.kinds.get(path, kind) in ("width", "heads"):
                 raise UserError(f"the structure keeps nothing of group {path!r}; at least one element must stay")
-        record = _RECORD.get()
+        record = _RECORD.value
         if record is not None:
             record.setdefault(path, Declaration(path, len(kept), kind, least))
         mask: Any = self.get_variable("masks", name)
@@ -165,42 +164,36 @@ def _inherited(module: Any) -> Structure | None:
     return None
 
 
-_RECORD: ContextVar[dict[str, Declaration] | None] = ContextVar("declared_groups", default=None)
-_NAMING: ContextVar[bool] = ContextVar("named_groups", default=False)
-_PORTABLE: ContextVar[bool] = ContextVar("portable_program", default=False)
+class _Record(dict[str, Declaration]):
+    """What modules declared; a record of its own is another context, whatever it holds."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+# JAX's contexts, not Python's: what was traced before (a module under `nn.jit`) runs once more where they differ.
+_RECORD: Any = jax.make_user_context(None)
+_NAMING: Any = jax.make_user_context(False)
+_PORTABLE: Any = jax.make_user_context(False)
 
 
 def is_portable() -> bool:
     """Whether a program is traced that a `SearchSpace` reads or other machines run: no kernel of one device then."""
-    return _PORTABLE.get()
+    return _PORTABLE.value
 
 
-@contextmanager
-def naming() -> Iterator[None]:
+def naming() -> AbstractContextManager[None]:
     """Mark every array that is given to `Elements`, so that a program that is traced inside names its groups."""
-    token = _NAMING.set(True)
-    try:
-        yield
-    finally:
-        _NAMING.reset(token)
+    return _NAMING(True)
 
 
-@contextmanager
-def portable() -> Iterator[None]:
+def portable() -> AbstractContextManager[None]:
     """Make `is_portable` true for everything that is traced inside."""
-    token = _PORTABLE.set(True)
-    try:
-        yield
-    finally:
-        _PORTABLE.reset(token)
+    return _PORTABLE(True)
 
 
 @contextmanager
 def declared() -> Iterator[dict[str, Declaration]]:
     """Collect the declarations of every module that runs inside, in the order of the network."""
-    record: dict[str, Declaration] = {}
-    token = _RECORD.set(record)
-    try:
+    record = _Record()
+    with _RECORD(record):
         yield record
-    finally:
-        _RECORD.reset(token)

@@ -4,13 +4,16 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
-from dms_jax import Searchable, SearchSpace, Structure, UserError
+from dms_jax import Searchable, SearchSpace, Structure, UserError, shrink
 
 
 class Leaf(Searchable):
@@ -82,14 +85,24 @@ def test_the_structure_reaches_modules_inside_and_can_be_replaced():
 
 
 class Compiled(Searchable):
-    """A module whose inside runs once for all calls of equal modules."""
+    """Modules whose inside Flax traces once for all that are equal, whatever they are a part of."""
+
+    compiled: Any = nn.jit(Leaf)
 
     @nn.compact
     def __call__(self, x):
-        return nn.jit(Leaf)(name="leaf")(x)
+        for n in range(3):
+            x = self.compiled(name=f"leaf{n}")(x)
+        return x
 
     def other(self, x):
         return self.elements("other", 3)(x)
+
+
+class Outer(Searchable):
+    @nn.compact
+    def __call__(self, x):
+        return nn.jit(Compiled)(name="twice")(Compiled(name="once")(x))
 
 
 @pytest.mark.parametrize("init", [Tree.init, Tree.init_with_output, lambda m, key, x: jax.jit(m.init)(key, x)])
@@ -98,15 +111,31 @@ def test_a_structure_with_a_group_that_nobody_declares_is_refused(init):
         init(Tree(structure=Structure({"depth": (0, 1), "leaf1/widht": (0,)})), jax.random.key(0), X)
 
 
-def test_groups_of_blocks_that_are_gone_and_of_modules_that_are_compiled_are_declared():
+def test_groups_of_blocks_that_are_gone_are_declared():
     gone = Tree(structure=Structure({"depth": (0,), "leaf2/width": (0, 1)}))
     assert set(gone.init(jax.random.key(0), X)["params"]) == {"leaf0", "mix0"}
-    for kept in ((0, 1), (0, 2), (0, 1)):
-        small = Compiled(structure=Structure({"leaf/width": kept}))
-        for _ in range(2):  # of the second time nothing runs in Python
-            assert small.init(jax.random.key(0), X)["params"]["leaf"]["in"]["kernel"].shape == (5, 2)
-    given = Compiled(structure=Structure({"leaf/width": (0,), "other": (1,)}))
+
+
+def test_a_method_needs_not_declare_all_groups():
+    given = Compiled(structure=Structure({"leaf0/width": (0,), "other": (1,)}))
     assert given.init(jax.random.key(0), X[:, :1], method="other") == {}
+
+
+@pytest.mark.parametrize("model", [Compiled(), Compiled(compiled=nn.remat(Leaf)), Compiled(compiled=Leaf), Outer()])
+def test_modules_that_are_compiled_have_their_own_groups_every_time(model):
+    """What was traced before, at another place or in another network, is not taken for it."""
+    for _ in range(2):
+        variables = model.init(jax.random.key(0), X)
+        space = SearchSpace.from_model(model, X)
+        at = ["once/", "twice/"] if isinstance(model, Outer) else [""]
+        assert list(space.groups) == [f"{part}leaf{n}/width" for part in at for n in range(3)]
+        for kept in ((0, 1), (0, 2, 3)):
+            structure = space.structure({name: kept[: n % 2 + 1] for n, name in enumerate(space.groups)})
+            small = model.clone(structure=structure)
+            made, cut = small.init(jax.random.key(0), X), shrink(space, variables, structure)
+            assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, cut)
+            masked = model.apply({**variables, "masks": unflatten_dict(space.masks(structure), sep="/")}, X)
+            np.testing.assert_allclose(small.apply(cut, X), masked, rtol=1e-5, atol=1e-5)
 
 
 def test_modules_made_in_setup_or_outside_inherit():

@@ -62,9 +62,14 @@ class Node:
     @property
     def transposed(self) -> bool:
         """Whether it is on the way back of a derivative; what is computed again there is not."""
-        eqns = (*self.callers, self.eqn)
-        names = "/".join(str(getattr(eqn.source_info, "name_stack", "")) for eqn in eqns)
-        return names.rfind("transpose") > names.rfind("rematted_computation")
+        back = False
+        for eqn in (*self.callers, self.eqn):
+            for part in eqn.source_info.name_stack.stack:  # a scope has any name that its user likes
+                if type(part).__name__ == "Transform":
+                    back = back or part.name == "transpose"
+                elif part.name == "rematted_computation":
+                    back = False
+        return back
 
     @property
     def operation(self) -> Operation | None:

@@ -59,6 +59,7 @@ WITHIN = {
     "an own tangent": lambda f, h: own_tangent(f)(h),
     "nothing": lambda f, h: f(h),
     "jit": lambda f, h: jax.jit(f)(h),
+    "a scope of the user's": lambda f, h: jax.named_scope("transpose")(f)(h),
     "remat": lambda f, h: jax.checkpoint(f)(h),
     "vmap": lambda f, h: jax.vmap(lambda row: f(row[None])[0])(h),
     "vmap of columns": lambda f, h: jax.vmap(lambda row: f(row[None])[0], in_axes=1)(h.T),
@@ -85,6 +86,7 @@ def agree(network, params, x):
 
 
 @hypothesis.settings(max_examples=8)
+@hypothesis.example(total="with ones", way="another sum", within="a scope of the user's", how="by an array")
 @hypothesis.given(
     total=st.sampled_from(sorted(SUMS)),
     way=st.sampled_from(sorted(ON_THE_WAY)),
