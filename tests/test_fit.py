@@ -130,6 +130,8 @@ def test_batches_that_cannot_be():
     cases = [
         ((batch_of(i) for i in range(3)), "is gone through once"),
         ([], "batches is empty"),
+        ("train", r"batches is one str; .*\[batch\]"),
+        (batch_of(0), r"batches is one dict; .*\[batch\]"),
         (3, "batches is a int"),
         (lambda a, b: None, "it is called as batches"),
     ]

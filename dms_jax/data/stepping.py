@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dms_jax.errors import UserError
@@ -23,7 +23,12 @@ def by_step(batches: Any) -> Callable[[int], Any]:
     if callable(batches):
         given: Any = batches
         return given if _takes_a_step(given) else _Restarted(given)
-    if isinstance(batches, Sequence) and not isinstance(batches, str) and len(batches):
+    if isinstance(batches, str | bytes | Mapping):  # letters and names are no batches
+        raise UserError(
+            f"batches is one {type(batches).__name__}; give a function from the number of a step to its batch, or an "
+            "iterable (one batch again and again: [batch])"
+        )
+    if isinstance(batches, Sequence) and len(batches):
         return lambda step: batches[step % len(batches)]
     if isinstance(batches, Iterator):
         raise UserError(
