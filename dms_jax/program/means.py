@@ -283,16 +283,10 @@ def _alike(a: Mean | None, b: Mean | None) -> bool:
 
 def _repeated(node: Node, operand: int) -> tuple[Axis, ...]:
     """The axes of a broadcast, or of a product that sums nothing, that an operand does not have."""
-    source, (out,) = node.inputs[operand].axes, node.outputs
     if node.name == "dot_general":
         contracted, batched = node.eqn.params["dimension_numbers"]
-        other = 1 - operand
-        return (
-            tuple(
-                axis for i, axis in enumerate(node.inputs[other].axes) if i not in (*contracted[other], *batched[other])
-            )
-            if not contracted[0]
-            else ()
-        )
+        taken, other = {*contracted[1 - operand], *batched[1 - operand]}, node.inputs[1 - operand].axes
+        return () if contracted[operand] else tuple(axis for i, axis in enumerate(other) if i not in taken)
+    source, (out,) = node.inputs[operand].axes, node.outputs
     dims = dict(zip(node.eqn.params["broadcast_dimensions"], source, strict=True))
     return tuple(axis for i, axis in enumerate(out.axes) if i not in dims or dims[i].size != axis.size)
