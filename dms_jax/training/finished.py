@@ -163,8 +163,8 @@ def _network(structure: Structure, source: str) -> tuple[nn.Module, Any]:
     name, arguments, examples = _described(structure, source)
     try:
         model = models.create(name, **arguments).clone(structure=structure)
-        with declared() as groups:
-            shapes = jax.eval_shape(model.init, jax.random.key(0), *examples)
+        with declared() as groups:  # Flax's own init: what is unknown is refused below, with the file
+            shapes = jax.eval_shape(lambda *x: nn.Module.init_with_output(model, jax.random.key(0), *x)[1], *examples)
     except UserError as error:
         fits = "" if str(error).startswith("unknown model") else f" does not fit model {name!r}"
         raise UserError(f"{source}{fits}: {one_line(error, 300)}") from error
