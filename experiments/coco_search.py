@@ -5,8 +5,8 @@
 searches widths and depth of a YOLOv8 of half depth and half width, shrinks it and retrains it as YOLOv8-n is trained.
 COCO is read from what `python -m dms_jax.data.prepare coco/2017` made; where that is missing and no --dataset was
 given, composites of scikit-learn's digits over its photographs take its place, with a small network, a short schedule,
-and --flops as the same share of it (five and a half minutes of one CPU core, under sixteen with --controls). Stop it
-at any time; the same command goes on.
+and --flops as the same share of it (some six minutes of two CPU cores, thirteen with --controls). Stop it at any time;
+the same command goes on.
 """
 
 from __future__ import annotations
