@@ -53,10 +53,9 @@ class Comparison:
         return {label: rows[label] for label in (self.ours, *others, tuning.LAYERED) if label in rows}
 
     def asked(self, budget: float) -> Iterator[tuple[Settings, int]]:
-        """Settings and seeds of all cells at a budget."""
-        for label, method in self.rows().items():
-            for seed in self.seeds(label, budget):
-                yield method(budget), seed
+        """Settings and seeds of all cells at a budget, by seed: stopped half way, all methods have the same ones."""
+        cells = ((m(budget), seed) for label, m in self.rows().items() for seed in self.seeds(label, budget))
+        yield from sorted(cells, key=lambda cell: cell[1])
 
     def fill(self, name: str) -> None:
         """Compute what is missing: what choices are made from first, then a budget after the other."""
