@@ -19,6 +19,7 @@ from dms_jax.method.search import Search
 from dms_jax.method.strategy import Context
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
+from experiments.benchmarks.evolution import evolve
 from experiments.benchmarks.tasks import Phases
 
 EVIDENCE_STEPS = 100
@@ -47,32 +48,20 @@ class Asked:
         return {"macs": self.macs}
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A structure from what is known of a pretrained network.
-
-    Attributes:
-      evidence: `(work, variables, first batch) -> ranking`; its phases are timed.
-      pick: `(space, ranking, what is asked) -> structure`.
-    """
-
-    evidence: Callable[[Phases, Any, int], Ranking]
-    pick: Callable[[SearchSpace, Ranking, Asked], Structure]
+Rule = Callable[[Phases, Any, Asked, int], Structure]
+"""`(work, variables of the pretrained supernet, what is asked, first batch that may be looked at) -> structure`."""
+Evidence = Callable[[Phases, Any, int], Ranking]
+"""`(work, variables, first batch) -> ranking`; its phases are timed."""
 
 
-def select(work: Phases, name: str, variables: Any, asked: Asked, start: int) -> Structure:
-    """The structure of a rule.
+def ranked(evidence: Evidence, pick: Callable[[SearchSpace, Ranking, Asked], Structure]) -> Rule:
+    """A rule that looks at a ranking of elements alone."""
 
-    Args:
-      work: whose task and seed.
-      name: of the rule.
-      variables: of the pretrained supernet.
-      asked: what it has to be like.
-      start: the first batch that may be looked at.
-    """
-    rule = RULES[name]
-    ranking = rule.evidence(work, variables, start)
-    return work.timed("search", lambda: rule.pick(work.task.space, ranking, asked))
+    def rule(work: Phases, variables: Any, asked: Asked, start: int) -> Structure:
+        ranking = evidence(work, variables, start)
+        return work.timed("search", lambda: pick(work.task.space, ranking, asked))
+
+    return rule
 
 
 def _magnitudes(work: Phases, variables: Any, start: int) -> Ranking:
@@ -111,13 +100,19 @@ def _random(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
     return baselines.random(space, asked.budget, seed=asked.seed)
 
 
-RULES = {
-    "uniform": Rule(_magnitudes, _even),
-    "uniform_taylor": Rule(_taylor, _even),
-    "uniform_depth": Rule(_magnitudes, _even_blocks),
-    "threshold": Rule(_taylor, _threshold),
-    "knapsack": Rule(_taylor, _knapsack),
-    "random": Rule(lambda work, variables, start: {}, _random),
+def _evolution(work: Phases, variables: Any, asked: Asked, start: int) -> Structure:
+    """The ratios of least loss that evolution finds, elements by importance."""
+    return evolve(work, variables, _taylor(work, variables, start), asked.budget, start)
+
+
+RULES: Mapping[str, Rule] = {
+    "uniform": ranked(_magnitudes, _even),
+    "uniform_taylor": ranked(_taylor, _even),
+    "uniform_depth": ranked(_magnitudes, _even_blocks),
+    "threshold": ranked(_taylor, _threshold),
+    "knapsack": ranked(_taylor, _knapsack),
+    "random": ranked(lambda work, variables, start: {}, _random),
+    "evolution": _evolution,
 }
 
 

@@ -31,13 +31,13 @@ GRIDS = {
     PAPER: tuning.grid(SEARCHED[OURS], STEPS, [SEARCH_STEPS], BUDGETS[0], **PAPER_SETTING),
     **{n: tuning.grid(name, STEPS, [SEARCH_STEPS], BUDGETS[0]) for n, name in {**SEARCHED, **NEWER}.items()},
 }
-KNAPSACK = "knapsack of Taylor importance"
-HEADLINE = (*GRIDS, "one Taylor threshold", KNAPSACK, "uniform", "unpruned, trained on")
+KNAPSACK, EVOLUTION = "knapsack of Taylor importance", "evolution"
+HEADLINE = (*GRIDS, "one Taylor threshold", KNAPSACK, EVOLUTION, "uniform", "unpruned, trained on")
 FIRST = (OURS, "uniform", "one Taylor threshold", "unpruned, trained on")
 """Those of ten seeds."""
 FIRST_FEW = (*FIRST, PAPER, "iterative threshold", "uniform, by Taylor")
 """And with few labels."""
-LATER = (*NEWER, KNAPSACK)
+LATER = (*NEWER, KNAPSACK, EVOLUTION)
 """Those with cells at the middle budget alone."""
 
 
@@ -53,7 +53,7 @@ def main(options: Options) -> None:
     full, few = digits_contest(options), digits_contest(options, FEW_LABELS)
 
     def rows() -> Methods:
-        names = ["uniform", "one Taylor threshold", "uniform, by Taylor", "uniform, layers too", KNAPSACK]
+        names = ["uniform", "one Taylor threshold", "uniform, by Taylor", "uniform, layers too", KNAPSACK, EVOLUTION]
         found = {**methods.rules(names, STEPS), **methods.unpruned(STEPS), **tuning.searched(full, GRIDS)}
         return {label: found[label] for label in dict.fromkeys([*FIRST, *found])}
 

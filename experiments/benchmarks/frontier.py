@@ -40,6 +40,7 @@ PAPER_STEPS = 100
 HEADLINE = (
     *dict.fromkeys([OURS, PAPER, *SEARCHED]),
     "one Taylor threshold",
+    "evolution",
     "uniform",
     tuning.LAYERED,
     "unpruned, trained on",
@@ -69,7 +70,7 @@ def main(options: Options) -> None:
     grids = {OURS: GRIDS[OURS], **PAPERS, **GRIDS}
 
     def rows() -> Methods:
-        names = ["random", "uniform", "uniform, by Taylor", "uniform, layers too", "one Taylor threshold"]
+        names = ["random", "uniform", "uniform, by Taylor", "uniform, layers too", "one Taylor threshold", "evolution"]
         return {
             **tuning.searched(contest, grids),
             **methods.rules(names, STEPS),

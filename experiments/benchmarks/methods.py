@@ -30,6 +30,7 @@ RULES = {
     "one Taylor threshold": "threshold",
     "knapsack of Taylor importance": "knapsack",
     "random": "random",
+    "evolution": "evolution",
 }
 """Names of the rules of `experiments.benchmarks.baselines` by label."""
 

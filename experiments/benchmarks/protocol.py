@@ -28,7 +28,7 @@ from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.benchmarks.baselines import RULES, Asked, VariedDMS, select
+from experiments.benchmarks.baselines import RULES, Asked, VariedDMS
 from experiments.benchmarks.store import Cell, Cells, Compute, Say
 from experiments.benchmarks.tasks import Phases, Task, Unit
 
@@ -255,7 +255,7 @@ def _find(work: Phases, settings: Settings, supernet: Any, offset: int) -> _Foun
         return _Found(None, supernet)
     if settings.strategy in RULES:
         asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks)
-        structure = select(work, settings.strategy, supernet, asked, offset)
+        structure = RULES[settings.strategy](work, supernet, asked, offset)
         return _Found(structure, shrink(space, supernet, structure))
     search = search_of(work.task, settings)
     state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)
