@@ -41,6 +41,7 @@ Shared = Literal[
     "landing",
     "tracking",
     "depth",
+    "allocations",
     "boxes",
 ]
 Alone = Literal["operator", "latency", "equal_time"]

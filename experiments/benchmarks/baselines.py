@@ -19,7 +19,7 @@ from dms_jax.method.search import Search
 from dms_jax.method.strategy import Context
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from experiments.benchmarks.evolution import evolve
+from experiments.benchmarks.evolution import drawn, evolve, projected
 from experiments.benchmarks.tasks import Phases
 
 EVIDENCE_STEPS = 100
@@ -36,11 +36,13 @@ class Asked:
       macs: the budget.
       seed: of what is drawn.
       blocks: share of them that stays, for rules that leave it open; None: as many as fit.
+      draw: of the ratios, for the rule that draws them whatever the seed.
     """
 
     macs: int
     seed: int
     blocks: float | None = None
+    draw: int | None = None
 
     @property
     def budget(self) -> dict[str, int]:
@@ -100,6 +102,11 @@ def _random(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
     return baselines.random(space, asked.budget, seed=asked.seed)
 
 
+def _drawn(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
+    """Ratios drawn around the even ones, elements by importance."""
+    return projected(space, drawn(space, asked.draw or 0), ranking, asked.budget)
+
+
 def _evolution(work: Phases, variables: Any, asked: Asked, start: int) -> Structure:
     """The ratios of least loss that evolution finds, elements by importance."""
     return evolve(work, variables, _taylor(work, variables, start), asked.budget, start)
@@ -113,6 +120,7 @@ RULES: Mapping[str, Rule] = {
     "knapsack": ranked(_taylor, _knapsack),
     "random": ranked(lambda work, variables, start: {}, _random),
     "evolution": _evolution,
+    "drawn": ranked(_taylor, _drawn),
 }
 
 

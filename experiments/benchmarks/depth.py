@@ -174,10 +174,15 @@ def picks_table(benchmark: Benchmark) -> str:
     )
 
 
-def main(options: Options) -> None:
+def contest_of(options: Options) -> Contest:
+    """Cells on the deep network."""
     size = TINY if options.quick else SIZE
     task = dataclasses.replace(text_task(size), name="deep_text")
-    contest = Contest(task, dataclasses.asdict(size), options.cells, not options.tables, options.quick)
+    return Contest(task, dataclasses.asdict(size), options.cells, not options.tables, options.quick)
+
+
+def main(options: Options) -> None:
+    contest = contest_of(options)
     benchmark = Benchmark(contest, contest.tried[:1], 0.7, ("DMS",)) if options.quick else Benchmark(contest)
     try:
         contest.fill("depth", benchmark.asked())

@@ -9,6 +9,7 @@ backward, are some three hundred forward passes: 75 candidates of four batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ POPULATION, GENERATIONS, PARENTS = 15, 5, 4
 BATCHES = 4
 STEP = 0.3
 """Standard deviation of what is added to a ratio, in the first generation; it halves with every one."""
+EVEN = 0.5
+"""The ratio of all groups, before it is moved onto the budget."""
 Ratios = np.ndarray
 """A pruning ratio in [0, 1] of every group that is counted by itself."""
 
@@ -40,25 +43,32 @@ def evolve(
       budget: {"macs": int}.
       start: the first batch that may be looked at.
     """
-    space, worth = work.task.space, {name: np.asarray(x) for name, x in ranking.items()}
-    score = _scorer(work, variables, start)
+    space, score, draw = work.task.space, _scorer(work, variables, start), np.random.default_rng(work.seed)
+    structure = partial(projected, space, ranking=ranking, budget=budget)
+    return work.timed("search", lambda: _evolved(len(space.counted), structure, score, draw))
 
-    def structure(ratios: Ratios) -> Structure:
-        named = {name: float(x) for names, x in zip(space.counted, ratios, strict=True) for name in names}
-        return space.structure(project(space, named, worth, budget))
 
-    draw = np.random.default_rng(work.seed)
-    return work.timed("search", lambda: _evolved(space, structure, score, draw))
+def projected(space: SearchSpace, ratios: Ratios, ranking: Mapping[str, Any], budget: Mapping[str, int]) -> Structure:
+    """The structure of these ratios that fits the budget."""
+    named = {name: float(x) for names, x in zip(space.counted, ratios, strict=True) for name in names}
+    worth = {name: np.asarray(x) for name, x in ranking.items()}
+    return space.structure(project(space, named, worth, budget))
+
+
+def drawn(space: SearchSpace, draw: int) -> Ratios:
+    """Ratios by chance around the even ones: near, further and far, in turn."""
+    step = STEP * (1 + draw % 3) / 3
+    return _changed(np.full(len(space.counted), EVEN), step, np.random.default_rng(draw))
 
 
 def _evolved(
-    space: SearchSpace,
+    count: int,
     structure: Callable[[Ratios], Structure],
     score: Callable[[Structure], float],
     draw: np.random.Generator,
 ) -> Structure:
     """The best of all generations. The first one is the even structure and changes of it."""
-    even = np.full(len(space.counted), 0.5)
+    even = np.full(count, EVEN)
     young, step = [even, *(_changed(even, STEP, draw) for _ in range(POPULATION - 1))], STEP
     known: list[tuple[float, Ratios, Structure]] = []
     for _ in range(GENERATIONS):

@@ -64,6 +64,7 @@ class Settings:
       residual: the residual width may shrink, too, on a task that leaves it alone.
       blocks: share of blocks that a rule keeps which thins evenly; None: as many as fit.
       on_target, effects: of the strategy.
+      draw: of the ratios that the rule "drawn" draws.
     """
 
     strategy: str
@@ -88,6 +89,7 @@ class Settings:
     blocks: float | None = None
     on_target: bool = False
     effects: bool = False
+    draw: int | None = None
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -254,7 +256,7 @@ def _find(work: Phases, settings: Settings, supernet: Any, offset: int) -> _Foun
     if settings.strategy == CONTROL:
         return _Found(None, supernet)
     if settings.strategy in RULES:
-        asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks)
+        asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks, settings.draw)
         structure = RULES[settings.strategy](work, supernet, asked, offset)
         return _Found(structure, shrink(space, supernet, structure))
     search = search_of(work.task, settings)

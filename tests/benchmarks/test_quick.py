@@ -10,7 +10,7 @@ import pytest
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.tables import DOCUMENT
 
-BENCHMARKS = ("frontier", "width", "scratch", "pminus", "digits", "ablation", "boxes", "sizes")
+BENCHMARKS = ("frontier", "width", "scratch", "pminus", "digits", "ablation", "boxes", "sizes", "allocations")
 
 
 @pytest.fixture(scope="module")
