@@ -115,12 +115,17 @@ class Comparison:
         return table(header, lines)
 
     def headline(self, labels: Sequence[str]) -> str:
-        """Scores of some methods alone, of those that have cells."""
+        """Scores of some methods alone, of those that have cells at every budget."""
         digits, rows = self.contest.task.unit.digits, self.known()
-        lines = [
-            [label, *(Spread.of(self.values(rows[label], label, b).values()).text(digits) for b in self.shown)]
+        spreads = {
+            label: [Spread.of(self.values(rows[label], label, b).values()) for b in self.shown]
             for label in labels
             if label in rows
+        }
+        lines = [
+            [label, *(spread.text(digits) for spread in found)]
+            for label, found in spreads.items()
+            if all(spread.count for spread in found)
         ]
         unit = self.contest.task.unit.name
         title = self.title if unit in self.title else f"{self.title}: {unit}"
