@@ -26,6 +26,7 @@ from experiments.benchmarks.text_task import TextOptions, text_task
 SEEDS = (0, 1, 2)
 HIDDEN = (128, 512)
 """Of the other supernets; the usual one has 256."""
+HORIZON = 150
 ALIKE = "gradient-estimated top-k, moved as DMS"
 HINTS = {
     "0.5 of the rate together": {"ratio_together": 0.5},
@@ -51,6 +52,10 @@ def changes(base: Settings) -> dict[str, dict[str, dict[str, object]]]:
         "what holds the target (usual: a weight that follows the miss)": {
             "a common shift": {"on_target": True},
             "a common shift; blocks judged by finite effects": {"on_target": True, "effects": True},
+        },
+        "how depth is settled (usual: by the one search)": {
+            "the mean of three searches": {"searches": 3},
+            f"the better one, after {HORIZON} steps, of that and a search with all layers": {"horizon": HORIZON},
         },
         "another strategy, moved as DMS is (usual: DMS)": {},
         "length of the search": {f"{n} of {STEPS} steps": {"search_steps": n} for n in (50, 100, 200, 400)},

@@ -21,6 +21,7 @@ import optax
 from dms_jax import baselines
 from dms_jax.conduct import warm_cosine
 from dms_jax.errors import UserError
+from dms_jax.method.limits import Limits
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
@@ -65,6 +66,10 @@ class Settings:
       blocks: share of blocks that a rule keeps which thins evenly; None: as many as fit.
       on_target, effects: of the strategy.
       draw: of the ratios that the rule "drawn" draws.
+      searches: from the same supernet on other batches, whose ratios and importances are averaged; the first one's
+        weights go on. Their steps come on top.
+      horizon: steps of finetuning after which a search's network is compared, on validation data, with that of another
+        search that leaves depth alone; the better one goes on. 0: no other search. The other's steps come on top.
     """
 
     strategy: str
@@ -90,6 +95,8 @@ class Settings:
     on_target: bool = False
     effects: bool = False
     draw: int | None = None
+    searches: int = 1
+    horizon: int = 0
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
@@ -259,14 +266,42 @@ def _find(work: Phases, settings: Settings, supernet: Any, offset: int) -> _Foun
         asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks, settings.draw)
         structure = RULES[settings.strategy](work, supernet, asked, offset)
         return _Found(structure, shrink(space, supernet, structure))
-    search = search_of(work.task, settings)
-    state = work.run("search", search.step, search.init(supernet), settings.search_steps, offset)
+    found = _searched(work, settings, supernet, offset)
+    return _longer(work, settings, supernet, offset, found) if settings.horizon else found
+
+
+def _searched(work: Phases, settings: Settings, supernet: Any, offset: int, limits: Limits | None = None) -> _Found:
+    space, search, steps = work.task.space, search_of(work.task, settings, limits), settings.search_steps
+    states = [
+        work.run("search", search.step, search.init(supernet), steps, offset + i * steps)
+        for i in range(settings.searches)
+    ]
+    state = states[0]
+    if len(states) > 1:
+        ratios, importance = jax.tree.map(lambda *x: sum(x) / len(x), *((s.ratios, s.importance) for s in states))
+        state = state.replace(ratios=ratios, importance=importance)
     structure = search.structure(state)
     opt_state = shrink(space, state.opt_state, structure) if settings.joint else None
-    return _Found(structure, shrink(space, state.params, structure), opt_state, settings.search_steps)
+    return _Found(structure, shrink(space, state.params, structure), opt_state, steps)
 
 
-def search_of(task: Task, settings: Settings) -> Search:
+def _longer(work: Phases, settings: Settings, supernet: Any, offset: int, found: _Found) -> _Found:
+    """The better one of what a search found and what it finds with depth left alone, after some steps of finetuning."""
+    task = work.task
+    depth = Limits(freeze=[name for name, group in task.space.groups.items() if group.rules.gates])
+    optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
+    compared: list[tuple[float, _Found]] = []
+    for one in (found, _searched(work, settings, supernet, offset, depth)):
+        small = task.model.clone(structure=one.structure)
+        state = replace(supervised.init(one.variables, optimizer), opt_state=one.opt_state)
+        step = supervised.make_step(task.loss(small), optimizer)
+        state = work.run("finetune", step, state, settings.horizon, offset + one.steps)
+        score = work.timed("measure", lambda n=small, s=state: task.scores(n, s.params, work.seed))[task.choice[0]]
+        compared.append((score, _Found(one.structure, state.params, state.opt_state, one.steps + settings.horizon)))
+    return min(compared, key=lambda pair: pair[0])[1]
+
+
+def search_of(task: Task, settings: Settings, limits: Limits | None = None) -> Search:
     """The search of these settings."""
     rate = optax.constant_schedule(task.learning_rate / 2)
     rate = warm_cosine(task.learning_rate, settings.steps) if settings.joint else rate
@@ -279,6 +314,7 @@ def search_of(task: Task, settings: Settings) -> Search:
         importance=replace(baselines.importances()[settings.importance], decay=settings.importance_decay),
         strategy=_strategy(settings),
         resource_weight=settings.weight,
+        limits=limits or Limits(),
     )
 
 

@@ -86,3 +86,35 @@ def test_the_residual_width_shrinks_where_it_may(task):
     usual = _run(task, Settings("uniform", 0.5, STEPS))
     assert thin["kept"]["width"] < QUICK.width and "width" not in usual["kept"]
     assert max(thin["macs"], usual["macs"]) <= 0.5 * task.space.resources()["macs"]
+
+
+def test_the_mean_of_equal_searches_is_one_of_them(task, monkeypatch):
+    """Searches on other batches, that is; here they get the same ones."""
+    settings, starts, run = Settings("dms", 0.5, STEPS, 2, 5.0), [], Phases.run
+
+    def repeated(work, name, step, state, steps, start):
+        if name == "search":
+            starts.append(start)
+        return run(work, name, step, state, steps, task.pretrain_steps if name == "search" else start)
+
+    monkeypatch.setattr(Phases, "run", repeated)
+    alone, mean = (_run(task, dataclasses.replace(settings, searches=n)) for n in (1, 3))
+    assert starts[1:] == [task.pretrain_steps + 2 * i for i in range(3)]
+    assert {**alone, "seconds": 0} == {**mean, "seconds": 0}
+
+
+@pytest.mark.parametrize("favoured", [0, 1])
+def test_the_better_one_of_two_depths_goes_on(task, favoured, monkeypatch):
+    """Which one is better is said by the validation score alone, and finetuning goes on from where it was compared."""
+    ends, scored, own = [], [], task.scores
+
+    def scores(network, variables, seed):
+        scored.append(network.structure)
+        return {**own(network, variables, seed), "valid": float((len(scored) - 1) != favoured)}
+
+    monkeypatch.setattr(Phases, "run", _recorded(ends))
+    one = dataclasses.replace(task, scores=scores)
+    found = _run(one, Settings("dms", 0.5, STEPS, 2, 5.0, horizon=2))
+    assert len(scored) == 3 and scored[2] == scored[favoured]
+    assert found["macs"] <= 0.5 * task.space.resources()["macs"]
+    assert {int(count) for _, count in optax.tree.get_all_with_path(ends[-1].opt_state, "count")} == {STEPS}
