@@ -19,7 +19,8 @@ from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.frontier import GRIDS, STEPS, text_contest, usual
 from experiments.benchmarks.methods import OURS
-from experiments.benchmarks.protocol import Contest, Settings
+from experiments.benchmarks.protocol import Contest
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
 from experiments.benchmarks.text_task import TextOptions, text_task
 

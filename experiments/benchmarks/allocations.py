@@ -24,7 +24,8 @@ import numpy as np
 
 from experiments.benchmarks import depth, digits, frontier
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.protocol import TRIED, Contest, Settings
+from experiments.benchmarks.protocol import TRIED, Contest
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tables import INTERVALS, Spread, apart, difference_text, percent, table, write_section
 from experiments.benchmarks.text_task import TextOptions, text_task
 

@@ -19,9 +19,10 @@ from experiments.benchmarks import methods
 from experiments.benchmarks.boxes_task import QUICK, BoxesOptions, boxes_task
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.methods import OURS, Methods
-from experiments.benchmarks.protocol import Contest, Settings
+from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.scratch import unpretrained
 from experiments.benchmarks.sections import Comparison, always, run
+from experiments.benchmarks.settings import Settings
 
 BUDGET = 0.25
 SEEDS = (0, 1, 2)

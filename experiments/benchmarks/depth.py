@@ -31,7 +31,8 @@ from dms_jax import baselines
 from dms_jax.errors import UserError
 from experiments.benchmarks import methods, pictures, search_pictures
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.protocol import Contest, Settings
+from experiments.benchmarks.protocol import Contest
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tables import (
     INTERVALS,
     Spread,

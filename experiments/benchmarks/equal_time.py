@@ -31,11 +31,13 @@ from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import digits, tuning
 from experiments.benchmarks.command import Options, start
+from experiments.benchmarks.finding import search_of
 from experiments.benchmarks.frontier import text_contest, usual
 from experiments.benchmarks.latency import ROUNDS, in_turn
 from experiments.benchmarks.methods import OURS
-from experiments.benchmarks.protocol import TRIED, Contest, Settings, checksum, search_of, size_of
+from experiments.benchmarks.protocol import TRIED, Contest, checksum, size_of
 from experiments.benchmarks.sections import heading
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell, Say
 from experiments.benchmarks.tables import (
     INTERVALS,

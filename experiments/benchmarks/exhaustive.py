@@ -28,7 +28,7 @@ from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
 from experiments.benchmarks.masked import Masks, masked_loss
-from experiments.benchmarks.protocol import Settings
+from experiments.benchmarks.settings import Settings
 from experiments.llama_prune import adamw
 
 

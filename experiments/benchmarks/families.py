@@ -23,7 +23,9 @@ from dms_jax.training import supervised
 from dms_jax.training.distillation import Distillation
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.joint import Lessons, joint_loss, of_weights
-from experiments.benchmarks.protocol import Contest, Settings, checksum, search_of, size_of
+from experiments.benchmarks.finding import search_of
+from experiments.benchmarks.protocol import Contest, checksum, size_of
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell, Say
 from experiments.benchmarks.tasks import Phases, Task
 

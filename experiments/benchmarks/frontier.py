@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from experiments.benchmarks import methods, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.methods import OURS, PAPER, PAPER_SETTING, SEARCHED, Methods
-from experiments.benchmarks.protocol import Contest, Settings
+from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.sections import ABOUT, Comparison, heading, run
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tables import percent
 from experiments.benchmarks.text_task import QUICK, TextOptions, text_task
 

@@ -36,8 +36,8 @@ from experiments.benchmarks import pictures, regret
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.exhaustive import in_words
 from experiments.benchmarks.methods import OURS
-from experiments.benchmarks.protocol import Settings
 from experiments.benchmarks.searchers import KINDS, Search, dms
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell, Say, file_label
 from experiments.benchmarks.tables import Spread, percent, picture_link, table, write_section
 

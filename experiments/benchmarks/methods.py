@@ -9,7 +9,7 @@ from typing import Any
 
 from dms_jax import baselines
 from dms_jax.method.dms import DMS
-from experiments.benchmarks.protocol import CONTROL, Settings
+from experiments.benchmarks.settings import CONTROL, Settings
 
 Method = Callable[[float], Settings]
 """Settings at a fraction of the MACs."""

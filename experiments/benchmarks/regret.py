@@ -35,7 +35,8 @@ from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.exhaustive import QUICK, Key, Size, Space, in_words, picked, scorer
 from experiments.benchmarks.methods import OURS, SEARCHED
-from experiments.benchmarks.protocol import TRIED, Settings
+from experiments.benchmarks.protocol import TRIED
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
 from experiments.benchmarks.tables import Spread, percent, picture_link, table, write_section
 from experiments.benchmarks.tasks import Unit

@@ -20,8 +20,8 @@ from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.digits import digits_contest
 from experiments.benchmarks.frontier import GRIDS, text_contest, usual
 from experiments.benchmarks.methods import Methods
-from experiments.benchmarks.protocol import Settings
 from experiments.benchmarks.sections import ABOUT, Comparison, always, heading, run
+from experiments.benchmarks.settings import Settings
 
 SEEDS = (0, 1, 2)
 OURS = "DMS, from random weights"

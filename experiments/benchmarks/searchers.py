@@ -22,7 +22,7 @@ from experiments.benchmarks import exhaustive, regret
 from experiments.benchmarks.exhaustive import Key, Space
 from experiments.benchmarks.masked import Masks, masked_loss
 from experiments.benchmarks.methods import OURS
-from experiments.benchmarks.protocol import Settings
+from experiments.benchmarks.settings import Settings
 from experiments.llama_prune import adamw
 
 ZICO_BATCHES = 8

@@ -10,7 +10,8 @@ import numpy as np
 from experiments.benchmarks import pictures, tuning
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.methods import OURS, Methods
-from experiments.benchmarks.protocol import CONTROL, TRIED, Contest, Settings
+from experiments.benchmarks.protocol import TRIED, Contest
+from experiments.benchmarks.settings import CONTROL, Settings
 from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
 
 ABOUT = "lower is better, means ± standard errors over seeds; a positive difference means that "

@@ -23,8 +23,9 @@ from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.families import Nested, small_sizes
 from experiments.benchmarks.frontier import text_contest, usual
 from experiments.benchmarks.methods import OURS, Methods
-from experiments.benchmarks.protocol import TRIED, Contest, Settings
+from experiments.benchmarks.protocol import TRIED, Contest
 from experiments.benchmarks.sections import ABOUT, heading
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell
 from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
 

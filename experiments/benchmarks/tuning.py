@@ -18,7 +18,8 @@ from dms_jax import baselines
 from dms_jax.errors import UserError
 from experiments.benchmarks import methods
 from experiments.benchmarks.methods import Method, Methods
-from experiments.benchmarks.protocol import TRIED, Contest, Settings
+from experiments.benchmarks.protocol import TRIED, Contest
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tables import percent, table
 from experiments.benchmarks.tasks import Unit
 

@@ -6,7 +6,8 @@ import pytest
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import families
 from experiments.benchmarks.families import Nested
-from experiments.benchmarks.protocol import Settings, compete
+from experiments.benchmarks.protocol import compete
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.text_task import QUICK, text_task
 
 STEPS = 6

@@ -9,7 +9,8 @@ import pytest
 from dms_jax.data import digits
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks.digits_task import DigitsOptions, split
-from experiments.benchmarks.protocol import Settings, checksum, compete
+from experiments.benchmarks.protocol import checksum, compete
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tasks import Phases
 from experiments.benchmarks.text_task import QUICK, text_task
 

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from experiments.benchmarks import methods
-from experiments.benchmarks.protocol import Contest, Settings
+from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.sections import Comparison, always
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cells
 from experiments.benchmarks.text_task import QUICK, text_task
 

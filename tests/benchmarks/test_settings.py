@@ -10,7 +10,7 @@ import experiments.benchmarks
 from dms_jax import Schedule, baselines
 from dms_jax.method.dms import DMS
 from experiments.benchmarks import methods
-from experiments.benchmarks.protocol import Settings
+from experiments.benchmarks.settings import Settings
 from experiments.flags import Searching
 
 RESULTS = Path(experiments.benchmarks.__file__).parent / "results"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.benchmarks import tuning
-from experiments.benchmarks.protocol import Settings
+from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tasks import Unit
 
 START = Settings("dms", 0.2, 800, 100, 5.0)

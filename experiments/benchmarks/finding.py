@@ -1,0 +1,102 @@
+"""From a supernet to a structure: by a rule, by a search, or by what several searches say together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import optax
+
+from dms_jax import baselines
+from dms_jax.conduct import warm_cosine
+from dms_jax.method.limits import Limits
+from dms_jax.method.schedule import Schedule
+from dms_jax.method.search import Search
+from dms_jax.method.strategy import Strategy
+from dms_jax.shrink import shrink
+from dms_jax.structure import Structure
+from dms_jax.training import supervised
+from experiments.benchmarks.baselines import RULES, Asked, VariedDMS
+from experiments.benchmarks.settings import CONTROL, Settings
+from experiments.benchmarks.tasks import Phases, Task
+
+
+@dataclass(frozen=True)
+class Found:
+    """A structure (None: the full network), its variables, the optimizer's state if it goes on, and steps taken."""
+
+    structure: Structure | None
+    variables: Any
+    opt_state: Any = None
+    steps: int = 0
+
+
+def find(work: Phases, settings: Settings, supernet: Any, offset: int) -> Found:
+    space = work.task.space
+    if settings.strategy == CONTROL:
+        return Found(None, supernet)
+    if settings.strategy in RULES:
+        asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks, settings.draw)
+        structure = RULES[settings.strategy](work, supernet, asked, offset)
+        return Found(structure, shrink(space, supernet, structure))
+    found = _searched(work, settings, supernet, offset)
+    return _longer(work, settings, supernet, offset, found) if settings.horizon else found
+
+
+def _searched(work: Phases, settings: Settings, supernet: Any, offset: int, limits: Limits | None = None) -> Found:
+    space, search, steps = work.task.space, search_of(work.task, settings, limits), settings.search_steps
+    states = [
+        work.run("search", search.step, search.init(supernet), steps, offset + i * steps)
+        for i in range(settings.searches)
+    ]
+    state = states[0]
+    if len(states) > 1:
+        ratios, importance = jax.tree.map(lambda *x: sum(x) / len(x), *((s.ratios, s.importance) for s in states))
+        state = state.replace(ratios=ratios, importance=importance)
+    structure = search.structure(state)
+    opt_state = shrink(space, state.opt_state, structure) if settings.joint else None
+    return Found(structure, shrink(space, state.params, structure), opt_state, steps)
+
+
+def _longer(work: Phases, settings: Settings, supernet: Any, offset: int, found: Found) -> Found:
+    """The better one of what a search found and what it finds with depth left alone, after some steps of finetuning."""
+    task = work.task
+    depth = Limits(freeze=[name for name, group in task.space.groups.items() if group.rules.gates])
+    optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
+    compared: list[tuple[float, Found]] = []
+    for one in (found, _searched(work, settings, supernet, offset, depth)):
+        small = task.model.clone(structure=one.structure)
+        state = replace(supervised.init(one.variables, optimizer), opt_state=one.opt_state)
+        step = supervised.make_step(task.loss(small), optimizer)
+        state = work.run("finetune", step, state, settings.horizon, offset + one.steps)
+        score = work.timed("measure", lambda n=small, s=state: task.scores(n, s.params, work.seed))[task.choice[0]]
+        compared.append((score, Found(one.structure, state.params, state.opt_state, one.steps + settings.horizon)))
+    return min(compared, key=lambda pair: pair[0])[1]
+
+
+def search_of(task: Task, settings: Settings, limits: Limits | None = None) -> Search:
+    """The search of these settings."""
+    rate = optax.constant_schedule(task.learning_rate / 2)
+    rate = warm_cosine(task.learning_rate, settings.steps) if settings.joint else rate
+    return Search(
+        task.space,
+        task.loss(task.model),
+        None if settings.retrain == "none" else task.optimizer(rate),
+        {"macs": settings.budget},
+        Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine),
+        importance=replace(baselines.importances()[settings.importance], decay=settings.importance_decay),
+        strategy=_strategy(settings),
+        resource_weight=settings.weight,
+        limits=limits or Limits(),
+    )
+
+
+def _strategy(settings: Settings) -> Strategy:
+    moved = {"rate": settings.rate, "schedule": settings.ratio_schedule, "together": settings.ratio_together}
+    moved |= {"on_target": settings.on_target, "effects": settings.effects}
+    if settings.sharpness == 1.0 and settings.start_open:
+        return baselines.create(settings.strategy, **moved)
+    if settings.strategy != "dms":
+        raise ValueError(f"sharpness and start are DMS's; {settings.strategy} has neither")
+    return VariedDMS(**moved, sharpness=settings.sharpness, start_open=settings.start_open)
