@@ -34,7 +34,7 @@ def uniform(
 
     How many blocks stay is settled first, the same share of every stage; the widths have one ratio after that, the
     largest under the budget at which every number of elements is the nearest one. What is left of the budget buys
-    single elements, the ones of most importance per cost first.
+    single elements, the ones of most importance per cost first, and no further block.
 
     Args:
       space: the search space.
@@ -56,7 +56,8 @@ def uniform(
     def predicted(budget: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         return _even(Problem.of(space, worth, budget, limits, larger), blocks)
 
-    return space.structure(corrected(space, budget, limits, predicted, growing(space, worth, limits, larger)))
+    grow = growing(space, worth, limits, larger, blocks=False)
+    return space.structure(corrected(space, budget, limits, predicted, grow))
 
 
 def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:
@@ -70,7 +71,7 @@ def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:
     chosen = min(fitting, key=lambda one: one[0], default=None) if blocks == "same" else next(fitting, None)
     if chosen is None:  # of one share alone: the fewest blocks always fit
         raise UserError(f"no structure with a share of {blocks} of its blocks is within the budget; give a smaller one")
-    return problem.kept(nearest(problem, even, ATTEMPTS, chosen[1]))
+    return problem.kept(nearest(problem.holding(chosen[1]), even, ATTEMPTS))
 
 
 def even_ratio(size: int) -> float:

@@ -81,15 +81,20 @@ def growing(
     ranking: Mapping[str, np.ndarray],
     limits: Limits | None,
     within: Mapping[str, Sequence[int]] | None = None,
+    *,
+    blocks: bool = True,
 ) -> Grow:
     """Kept elements and a budget -> these and more, the ones of most importance per cost first, while any fits.
 
-    The arguments are those that the kept elements were projected by.
+    The arguments are those that the kept elements were projected by; `blocks`: whether more of them may stay, too.
     """
 
     def grow(kept: Kept, budget: Mapping[str, float]) -> Kept:
         problem = Problem.of(space, ranking, budget, limits, within)
-        return problem.kept(filled(problem, {names: len(kept[names[0]]) for names in problem.allowed}))
+        counts = {names: len(kept[names[0]]) for names in problem.allowed}
+        if not blocks:
+            problem = problem.holding({names: k for names, k in counts.items() if problem.group(names).rules.gates})
+        return problem.kept(filled(problem, counts))
 
     return grow
 
@@ -156,6 +161,12 @@ class Problem:
         if (none := next((names[0] for names, left in inner.allowed.items() if not len(left)), None)) is not None:
             raise UserError(f"the larger network keeps {len(larger[none])} of {none!r}, fewer than the limits allow")
         return inner
+
+    def holding(self, counts: Counts) -> Problem:
+        """The same with these numbers of elements, and no others."""
+        held = copy.copy(self)
+        held.allowed = self.allowed | {names: np.array([k]) for names, k in counts.items()}
+        return held
 
     def group(self, names: Together) -> Group:
         """The first of groups counted together; they are alike."""

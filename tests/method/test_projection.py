@@ -4,14 +4,19 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
 from dms_jax.baselines import uniform
+from dms_jax.budgets.memory import Memory
 from dms_jax.method.limits import smallest
 from dms_jax.method.projection import Problem, filled, project
 from experiments.flags import Searching
@@ -168,6 +173,46 @@ def test_uniform_thins_all_widths_alike_and_takes_as_few_blocks_as_it_can(macs, 
     assert len(kept["depth"]) == depth and space.resources(kept)["macs"] <= macs
     counts = sorted(len(kept[f"hidden{i}"]) for i in kept["depth"])
     assert counts[0] == hidden and counts[-1] <= hidden + 1  # what is left over goes to the best ones
+
+
+@functools.cache
+def stack_space(measured: bool = False) -> SearchSpace:
+    space = SearchSpace.from_model(Stack(), jnp.ones((1, 4)))
+    return space.with_resources(Memory()) if measured else space
+
+
+@given(
+    share=st.floats(0.01, 1.0),
+    budgets=st.dictionaries(st.sampled_from(["macs", "params"]), st.floats(0.1, 1.0), min_size=1),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(share=1 / 6, budgets={"macs": 1.0}, seed=0)  # one block wants no more than a sixth of that
+def test_uniform_keeps_the_share_of_blocks_that_it_is_given(share, budgets, seed):
+    """What is left of the budget buys no further block: a table of depths shows the depths that it says."""
+    space, draw = stack_space(), np.random.default_rng(seed)
+    ranking = {name: draw.uniform(size=group.size) for name, group in space.groups.items()}
+    most = {name: int(share * space.resources()[name]) for name, share in budgets.items()}
+    try:
+        kept = uniform(space, ranking, most, blocks=share).kept
+    except UserError:  # not with that many
+        assert any(n > most[name] for name, n in space.resources(few_features(space, share)).items() if name in most)
+        return
+    assert abs(len(kept["depth"]) - 6 * share) == min(abs(k - 6 * share) for k in range(7))
+    assert all(space.resources(kept)[name] <= most[name] for name in most)
+
+
+def few_features(space, share):
+    """The smallest network of that depth."""
+    blocks = int(np.argmin(np.abs(np.arange(7) - 6 * share)))
+    return {name: tuple(range(blocks if name == "depth" else 1)) for name in space.groups}
+
+
+def test_uniform_keeps_that_share_where_what_comes_out_is_measured():
+    space = stack_space(measured=True)
+    full = space.measured()["memory"]
+    for most in (full, int(0.9 * full)):
+        kept = uniform(space, ranking(space), {"memory": most}, blocks=0.5).kept
+        assert len(kept["depth"]) == 3 and space.measured(kept)["memory"] <= most
 
 
 def test_uniform_refuses_what_no_structure_reaches(space):
