@@ -32,7 +32,9 @@ GRIDS = {
     **{n: tuning.grid(name, STEPS, [SEARCH_STEPS], BUDGETS[0]) for n, name in {**SEARCHED, **NEWER}.items()},
 }
 KNAPSACK, EVOLUTION = "knapsack of Taylor importance", "evolution"
-HEADLINE = (*GRIDS, "one Taylor threshold", KNAPSACK, EVOLUTION, "uniform", "unpruned, trained on")
+SIMPLEX = "projection onto the capped simplex"
+HEADLINE = (OURS, PAPER, SIMPLEX, "iterative threshold", *NEWER, "one Taylor threshold", KNAPSACK, EVOLUTION, "uniform",
+            "uniform, by Taylor", "unpruned, trained on")  # fmt: skip
 FIRST = (OURS, "uniform", "one Taylor threshold", "unpruned, trained on")
 """Those of ten seeds."""
 FIRST_FEW = (*FIRST, PAPER, "iterative threshold", "uniform, by Taylor")

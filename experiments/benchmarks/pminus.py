@@ -27,6 +27,9 @@ SEEDS = (0, 1, 2)
 STEPS = 300
 TEXT_BUDGETS, DIGITS_BUDGETS = (0.75, 0.5), (0.5, 0.25)
 RULES = ["one Taylor threshold", "uniform", "uniform, by Taylor", "random"]
+HEADLINE = (
+    OURS, "projection onto the capped simplex", "iterative threshold", "one Taylor threshold", "uniform", "unpruned",
+)  # fmt: skip
 
 
 def comparison(contest: Contest, budgets: Sequence[float]) -> Comparison:
@@ -51,7 +54,7 @@ def main(options: Options) -> None:
                 tuning.grids_table(part.contest, part.grids) for part in parts
             },
         },
-        (*SEARCHED, "one Taylor threshold", "uniform", "unpruned"),
+        HEADLINE,
     )  # fmt: skip
 
 
