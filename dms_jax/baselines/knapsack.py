@@ -10,7 +10,8 @@ import numpy as np
 
 from dms_jax.method.correction import corrected
 from dms_jax.method.limits import Limits
-from dms_jax.method.projection import Counts, Problem, filled, growing, nearest
+from dms_jax.method.problem import Counts, Problem
+from dms_jax.method.projection import filled, growing, nearest
 from dms_jax.method.steps import settled
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure

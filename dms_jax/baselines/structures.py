@@ -14,7 +14,8 @@ from dms_jax.errors import UserError
 from dms_jax.method.correction import corrected
 from dms_jax.method.layout import Layout
 from dms_jax.method.limits import Limits
-from dms_jax.method.projection import ATTEMPTS, Counts, Problem, growing, nearest, project, shifted
+from dms_jax.method.problem import Counts, Problem
+from dms_jax.method.projection import ATTEMPTS, growing, nearest, project, shifted
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 

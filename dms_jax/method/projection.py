@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 
 from dms_jax import topk
 from dms_jax.errors import UserError
 from dms_jax.explanation import exactly
-from dms_jax.groups import Group
 from dms_jax.method.correction import Grow, Kept, corrected
-from dms_jax.method.limits import Limits, smallest
+from dms_jax.method.limits import Limits
+from dms_jax.method.problem import Counts, Problem, Together
 from dms_jax.method.steps import next_step, settled, step_end
 from dms_jax.space import SearchSpace
-
-Together: TypeAlias = tuple[str, ...]  # groups that have one count
-Counts: TypeAlias = dict[Together, int]  # of kept elements
 
 NEAR = 0.99  # of the budget
 ATTEMPTS = 8
@@ -97,122 +91,6 @@ def growing(
         return problem.kept(filled(problem, counts))
 
     return grow
-
-
-class Problem:
-    """What numbers of kept elements stand for: elements, resources, and whether they fit.
-
-    Attributes:
-      space, budget: of the problem.
-      allowed: the numbers that groups counted together may have, ascending.
-      order: `[N]` of every group, its elements from the best one on.
-      worth: `[N]` of every group, their importance, finite.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        ranking: Mapping[str, np.ndarray],
-        budget: Mapping[str, float],
-        allowed: Mapping[str, np.ndarray],
-    ):
-        self.space, self.budget = space, budget
-        self.allowed = {names: _shared(names, allowed) for names in space.counted}
-        # best first; a stable ascending sort read backwards, so ties fall as the operator's ranks do (NaN lowest)
-        clean = {name: np.where(np.isnan(c), -np.inf, c) for name, c in ranking.items()}
-        self.order = {name: np.argsort(c, kind="stable")[::-1] for name, c in clean.items()}
-        self.worth = {
-            name: np.nan_to_num(np.asarray(c, np.float64), nan=0.0, posinf=1e100, neginf=-1e100)
-            for name, c in ranking.items()
-        }
-
-    @staticmethod
-    def of(
-        space: SearchSpace,
-        ranking: Mapping[str, np.ndarray],
-        budget: Mapping[str, float],
-        limits: Limits | None,
-        within: Mapping[str, Sequence[int]] | None = None,
-    ) -> Problem:
-        """The problem of a budget that can be met, among the elements of a larger network where one is given.
-
-        Raises:
-          UserError: it cannot.
-        """
-        limits = limits or Limits()
-        least = smallest(space, limits)
-        for name, most in budget.items():
-            if least[name] > most:
-                raise UserError(
-                    f"no structure has at most {exactly(most)} {name}; the smallest within the limits has "
-                    f"{exactly(least[name])}"
-                )
-        problem = Problem(space, ranking, budget, limits.counts(space))
-        return problem if within is None else problem.inside(within)
-
-    def inside(self, larger: Mapping[str, Sequence[int]]) -> Problem:
-        """The same among the elements of a larger network: those come first, and no more than it has are allowed."""
-        inner = copy.copy(self)
-        inner.order = {
-            n: order[np.argsort(~np.isin(order, larger[n]), kind="stable")] for n, order in self.order.items()
-        }
-        most = {names: min(len(larger[name]) for name in names) for names in self.allowed}
-        inner.allowed = {names: numbers[numbers <= most[names]] for names, numbers in self.allowed.items()}
-        if (none := next((names[0] for names, left in inner.allowed.items() if not len(left)), None)) is not None:
-            raise UserError(f"the larger network keeps {len(larger[none])} of {none!r}, fewer than the limits allow")
-        return inner
-
-    def holding(self, counts: Counts) -> Problem:
-        """The same with these numbers of elements, and no others."""
-        held = copy.copy(self)
-        held.allowed = self.allowed | {names: np.array([k]) for names, k in counts.items()}
-        return held
-
-    def group(self, names: Together) -> Group:
-        """The first of groups counted together; they are alike."""
-        return self.space.groups[names[0]]
-
-    def added(self, names: Together, start: int, stop: int) -> np.ndarray:
-        """What the elements ranked [start, stop) add to the variables of the costs, `[V]`."""
-        variables = [self.space.element_variables(name)[self.order[name][start:stop]] for name in names]
-        added = np.bincount(np.concatenate(variables), minlength=len(self.space.variable_sizes))
-        added[0] = 0
-        return added
-
-    def variables(self, counts: Counts) -> np.ndarray:
-        """What the costs are evaluated at, `[V]`."""
-        total = np.sum([self.added(names, 0, k) for names, k in counts.items()], axis=0)
-        total[0] = 1
-        return total
-
-    @cached_property
-    def stepped(self) -> bool:
-        """Whether more elements of a block that is there may cost the same."""
-        return any(self.space.costs[name].stepped for name in self.budget)
-
-    def up_to(self, names: Together, numbers: np.ndarray) -> np.ndarray:
-        """What so many elements add to the variables, `[numbers, V]`."""
-        return np.stack([self.added(names, 0, int(n)) for n in numbers])
-
-    def costs_of(self, names: Together, k: int, numbers: np.ndarray, now: np.ndarray) -> np.ndarray:
-        """`[resources, numbers]`: how much more a network costs with these numbers of elements instead of k."""
-        more = np.stack([self.added(names, k, int(n)) for n in numbers])
-        return self.shares(now + more) - self.shares(now)[:, None]
-
-    def shares(self, variables: np.ndarray) -> np.ndarray:
-        """`[resources, ...]` float64: each resource as a share of its budget, for variables `[..., V]`."""
-        found = [self.space.costs[name].exact(variables) / most for name, most in self.budget.items()]
-        return np.stack(found).astype(np.float64)
-
-    def fits(self, variables: np.ndarray) -> np.ndarray:
-        """`[...]` bool for variables `[..., V]`, in exact integers."""
-        checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
-        return np.logical_and.reduce(checks)
-
-    def kept(self, counts: Counts) -> dict[str, tuple[int, ...]]:
-        """The best elements of every group, as many as counted, ascending."""
-        chosen = {name: self.order[name][:k] for names, k in counts.items() for name in names}
-        return {name: tuple(sorted(int(i) for i in chosen[name])) for name in self.space.groups}
 
 
 def nearest(
@@ -299,13 +177,3 @@ def filled(problem: Problem, counts: Counts) -> Counts:
         elif most > k and problem.stepped:
             counts[each] = step_end(problem, each, k, now)
     return counts
-
-
-def _shared(names: Together, allowed: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The numbers that all groups of a count may have; limits that contradict each other are the user's to mend."""
-    common = allowed[names[0]]
-    for name in names[1:]:
-        common = np.intersect1d(common, allowed[name])
-    if not len(common):
-        raise UserError(f"the limits leave {names[0]!r} and {names[1]!r}, which share one count, no number in common")
-    return common

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from dms_jax.method.projection import Counts, Problem, Together
+    from dms_jax.method.problem import Counts, Problem, Together
 
 
 def next_step(problem: Problem, names: Together, k: int, now: np.ndarray) -> int:

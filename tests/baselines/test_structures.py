@@ -16,7 +16,8 @@ from dms_jax.baselines.iterative import thresholded
 from dms_jax.baselines.structures import even_ratio
 from dms_jax.method.dms import DMS
 from dms_jax.method.layout import Layout
-from dms_jax.method.projection import Problem, shifted
+from dms_jax.method.problem import Problem
+from dms_jax.method.projection import shifted
 from tests.baselines.small import LIMITS, Toy, X, context
 
 

@@ -18,7 +18,8 @@ from dms_jax import Limits, Searchable, SearchSpace, UserError, models
 from dms_jax.baselines import uniform
 from dms_jax.budgets.memory import Memory
 from dms_jax.method.limits import smallest
-from dms_jax.method.projection import Problem, filled, project
+from dms_jax.method.problem import Problem
+from dms_jax.method.projection import filled, project
 from experiments.flags import Searching
 
 
