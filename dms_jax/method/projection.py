@@ -93,14 +93,9 @@ def growing(
     return grow
 
 
-def nearest(
-    problem: Problem, ratios: Mapping[str, float], attempts: int, held: Mapping[Together, int] | None = None
-) -> Counts:
-    """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts.
-
-    Counts that are held from the start never fall.
-    """
-    held, best, most = dict(held or {}), Counts(), 0.0
+def nearest(problem: Problem, ratios: Mapping[str, float], attempts: int) -> Counts:
+    """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts."""
+    held, best, most = Counts(), Counts(), 0.0
     for _ in range(attempts):
         found = shifted(problem, ratios, held)
         if found is None:

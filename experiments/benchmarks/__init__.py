@@ -5,7 +5,7 @@
 | `RESULTS.md`, `results/NAME.md` | the tables to read first; a page a benchmark |
 | `results/TASK.jsonl` | a row a finished cell; `store` reads and appends, `sharing` keeps processes apart |
 | `tasks`, `text_task`, `digits_task`, `boxes_task` | networks, data, pretrained supernets |
-| `protocol` | how a method becomes a network and its scores, the same way for all |
+| `settings`, `finding`, `protocol` | what a method does, how it finds a structure, and what becomes of that |
 | `methods`, `baselines`, `tuning` | what is compared; rules without a search; choosing rates, lengths and depths |
 | `tables`, `sections`, `pictures` | means and errors, tables, pages |
 | `exhaustive` | a space of which every structure is trained; `searchers` look into it |

@@ -4,7 +4,7 @@
 
 Benchmarks of quality are divided among processes of one thread each, on a core of its own where the system allows it:
 every process runs the same command and takes the cells that no other has begun. Those that measure time run after that,
-alone. Stopped, the same command goes on where it was. Everything takes about thirteen hours on two cores; the bar that
+alone. Stopped, the same command goes on where it was. Everything takes about fifteen hours on two cores; the bar that
 is shown is that of the first process and counts the cells of all, what the others say is in runs/benchmarks/worker1.log
 and so on.
 """

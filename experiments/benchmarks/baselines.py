@@ -42,7 +42,7 @@ class Asked:
     macs: int
     seed: int
     blocks: float | None = None
-    draw: int | None = None
+    draw: int = 0
 
     @property
     def budget(self) -> dict[str, int]:
@@ -104,7 +104,7 @@ def _random(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
 
 def _drawn(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
     """Ratios drawn around the even ones, elements by importance."""
-    return projected(space, drawn(space, asked.draw or 0), ranking, asked.budget)
+    return projected(space, drawn(space, asked.draw), ranking, asked.budget)
 
 
 def _evolution(work: Phases, variables: Any, asked: Asked, start: int) -> Structure:

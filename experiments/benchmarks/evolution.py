@@ -71,13 +71,14 @@ def _evolved(
     even = np.full(count, EVEN)
     young, step = [even, *(_changed(even, STEP, draw) for _ in range(POPULATION - 1))], STEP
     known: list[tuple[float, Ratios, Structure]] = []
-    for _ in range(GENERATIONS):
+    for generation in range(GENERATIONS):
+        if generation:
+            parents, step = [ratios for _, ratios, _ in known[:PARENTS]], step / 2
+            young = [_changed(_crossed(parents, draw), step, draw) for _ in range(POPULATION)]
         for ratios in young:
             found = structure(ratios)
             known.append((score(found), ratios, found))
         known.sort(key=lambda one: one[0])
-        parents, step = [ratios for _, ratios, _ in known[:PARENTS]], step / 2
-        young = [_changed(_crossed(parents, draw), step, draw) for _ in range(POPULATION)]
     return known[0][2]
 
 

@@ -33,6 +33,18 @@ class Found:
 
 
 def find(work: Phases, settings: Settings, supernet: Any, offset: int) -> Found:
+    """What a method makes of a supernet.
+
+    Args:
+      work: whose task and seed; its phases are timed.
+      settings: of the method.
+      supernet: its variables.
+      offset: the first batch that may be looked at.
+
+    Raises:
+      Interrupted: the flag of the work was up.
+      UserError: no structure is within the budget, or the search diverged.
+    """
     space = work.task.space
     if settings.strategy == CONTROL:
         return Found(None, supernet)
@@ -62,6 +74,10 @@ def _searched(work: Phases, settings: Settings, supernet: Any, offset: int, limi
 def _longer(work: Phases, settings: Settings, supernet: Any, offset: int, found: Found) -> Found:
     """The better one of what a search found and what it finds with depth left alone, after some steps of finetuning."""
     task = work.task
+    if not settings.joint:
+        raise ValueError(
+            f"a horizon goes on with the search's optimizer, which schedule={settings.schedule!r} does not"
+        )
     depth = Limits(freeze=[name for name, group in task.space.groups.items() if group.rules.gates])
     optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
     compared: list[tuple[float, Found]] = []

@@ -67,7 +67,7 @@ class Settings:
     blocks: float | None = None
     on_target: bool = False
     effects: bool = False
-    draw: int | None = None
+    draw: int = 0
     searches: int = 1
     horizon: int = 0
 
@@ -93,4 +93,4 @@ class Settings:
         return replace(self, budget=max(self.budget, 0.5), **few)
 
 
-QUICK = {"steps": 8, "search_steps": 2, "warmup": 1}
+QUICK = {"steps": 8, "search_steps": 2, "warmup": 1, "horizon": 2}

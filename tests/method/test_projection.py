@@ -192,7 +192,7 @@ def test_uniform_keeps_the_share_of_blocks_that_it_is_given(share, budgets, seed
     """What is left of the budget buys no further block: a table of depths shows the depths that it says."""
     space, draw = stack_space(), np.random.default_rng(seed)
     ranking = {name: draw.uniform(size=group.size) for name, group in space.groups.items()}
-    most = {name: int(share * space.resources()[name]) for name, share in budgets.items()}
+    most = {name: int(part * space.resources()[name]) for name, part in budgets.items()}
     try:
         kept = uniform(space, ranking, most, blocks=share).kept
     except UserError:  # not with that many
