@@ -96,7 +96,8 @@ def listing(item: Check, least: int = 0, most: int = 2**24) -> Check:
 
     def check(value: Any, where: str) -> None:
         _expect(isinstance(value, list), value, where, "a list")
-        _expect(least <= len(value) <= most, value, where, f"{least:,} to {most:,} items")
+        count = f"{least:,} to {most:,}" if least < most else f"{most:,}"
+        _expect(least <= len(value) <= most, value, where, f"{count} items")
         for number, entry in enumerate(value):
             item(entry, f"{where}[{number}]")
 

@@ -90,7 +90,7 @@ def changed(where, **entry):
         ({"images": [], "annotations": []}, "it has no categories"),
         (annotations(images=[]), "images is \\[\\], not 1 to "),
         (annotations(annotations={}), "annotations is {}, not a list"),
-        (changed("annotations", bbox=[1, 2, 3]), r"annotations\[1\].bbox is \[1, 2, 3\], not 4 to 4 items"),
+        (changed("annotations", bbox=[1, 2, 3]), r"annotations\[1\].bbox is \[1, 2, 3\], not 4 items"),
         (changed("annotations", bbox=[1, 2, 3, float("nan")]), "NaN is no number of JSON"),
         (changed("annotations", category_id="cat"), r"annotations\[1\].category_id is 'cat', not a whole number"),
         (changed("images", file_name="../1.png"), "names '../1.png', which is no file of one directory"),

@@ -82,7 +82,7 @@ def test_qualities_of_parts_have_columns(make_run, small_groups):
         ("cannot be read", content(png="\u00e9")),
         ("has a picture of another size than it says", content(size=31)),
         ("size is 5000, not at most 1,024", content(size=5000)),
-        (r"'truth'\[0\].box is \[1, 2\], not 4 to 4 items", content(objects={"truth": [{"box": [1, 2], "class": 1}]})),
+        (r"'truth'\[0\].box is \[1, 2\], not 4 items", content(objects={"truth": [{"box": [1, 2], "class": 1}]})),
         ("score is 2, not at most 1", content(objects={"a": [{"box": [1, 2, 3, 4], "class": 1, "score": 2}]})),
         ("has other networks for one image", {"images": [*content()["images"], *content(objects={})["images"]]}),
     ],
