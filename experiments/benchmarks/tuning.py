@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from experiments.benchmarks.methods import Method, Methods
 from experiments.benchmarks.protocol import TRIED, Contest
 from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tables import percent, table
-from experiments.benchmarks.tasks import Unit
+from experiments.benchmarks.tasks import Task, Unit
 
 BUDGET = 0.2
 SEARCH_SHARES = (0.0625, 0.125, 0.25)
@@ -149,18 +149,24 @@ def grids_table(contest: Scored, grids: Grids) -> str:
 
 def depths(contest: Contest, budget: float, steps: int, *, residual: bool = False) -> list[Settings]:
     """Thinning evenly by Taylor importance at every depth that fits: a search by as many trainings."""
-    space = (contest.task.with_residual() if residual else contest.task).space
+    shares = _fitting(contest.task, budget, residual)
+    return [Settings("uniform_taylor", budget, steps, residual=residual, blocks=share) for share in shares]
+
+
+@cache
+def _fitting(task: Task, budget: float, residual: bool) -> tuple[float | None, ...]:
+    """The shares of blocks at which a budget can be met and is used; None, as many as fit, in place of the largest."""
+    space = (task.with_residual() if residual else task).space
     ranking = {name: np.zeros(group.size) for name, group in space.groups.items()}
     most = {"macs": int(budget * space.resources()["macs"])}
     blocks = max((group.size for group in space.groups.values() if group.rules.gates), default=1)
-    fitting: list[float | None] = []
+    fitting: list[float] = []
     for share in (k / blocks for k in range(blocks, 0, -1)):
         with contextlib.suppress(UserError):  # nothing of that depth fits
             kept = baselines.uniform(space, ranking, most, blocks=share).kept
             if space.resources(kept)["macs"] >= LEAST_USED * most["macs"]:
                 fitting.append(round(share, 6))
-    fitting[:1] = [None]  # the rule itself: as many as fit
-    return [Settings("uniform_taylor", budget, steps, residual=residual, blocks=share) for share in fitting]
+    return None, *fitting[1:]
 
 
 def layered(contest: Contest, steps: int, *, residual: bool = False) -> Methods:
