@@ -87,7 +87,7 @@ BOUNDS: dict[str, Bounds] = {
 """Field of a command's configuration -> the numbers it takes. Where it is None, there is nothing to check."""
 
 OF_THE_SEARCH = frozenset(
-    ("flops", "divisible_by", "ratio_rate", *(field.name for field in dataclasses.fields(Budgets)))
+    ("flops", "divisible_by", "ratio_rate", "ratio_slack", *(field.name for field in dataclasses.fields(Budgets)))
 )
 """Whose range depends on the network or the strategy: the search refuses them, likewise before a run is claimed."""
 

@@ -158,6 +158,8 @@ class Searching:
     """Schedule of that learning rate: cosine, from twice the mean to 0, or constant, as in the paper."""
     ratio_together: Annotated[float | None, default("the strategy's")] = None
     """Fraction of that learning rate at which width and head ratios move together; 0, as in the paper: each alone."""
+    ratio_slack: Annotated[float | None, default("the strategy's")] = None
+    """Limit of |log(resources / target)| at the start of a search, narrowing to 0.09; inf, as in the paper: none."""
     ratio_on_target: bool = False
     """Keep resources on the target from both sides: every step solves for a common shift of the ratios."""
     block_effects: bool = False
@@ -199,6 +201,7 @@ class Searching:
             rate=self.ratio_rate,
             schedule=self.ratio_schedule,
             together=self.ratio_together,
+            slack=self.ratio_slack,
             on_target=self.ratio_on_target or None,
             effects=self.block_effects or None,
         )
@@ -222,7 +225,10 @@ class Searching:
             "ratio_schedule": chosen.schedule,
             "ratio_together": chosen.together,
         }
+        if chosen.ratios and chosen.slack < math.inf:  # jobs from before it had none
+            filled["ratio_slack"] = chosen.slack
         given = dataclasses.asdict(self)
+        del given["ratio_slack"]
         limits = [given.pop(name) for name in ("freeze", "min_size", "divisible_by")]
         weight = given.pop("resource_weight")  # the first run directories say "weight"
         off = [name for name in ("ratio_on_target", "block_effects") if not given[name]]  # of jobs from before them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from dms_jax.method import resources, tracking
 from dms_jax.method.layout import Layout
 from dms_jax.method.resources import Balance
+from dms_jax.method.schedule import Schedule
 from dms_jax.method.state import SearchState
 from dms_jax.method.strategy import Context, Strategy
 
@@ -70,18 +72,19 @@ class Movement:
     """Moves the ratios of a strategy.
 
     Attributes:
-      layout, strategy: of the search.
+      layout, strategy, schedule: of the search.
       optimizer: of the ratios.
       plain: the paper's loss, neither balanced nor with multipliers that follow.
     """
 
     layout: Layout
     strategy: Strategy
+    schedule: Schedule
     optimizer: optax.GradientTransformation
     plain: bool
 
     def __call__(self, s: Situation) -> Moved:
-        """One step: by the optimizer along the sum of both gradients, and on the target as far as the shift says."""
+        """One step: by the optimizer along the sum of both gradients, and towards the target as far as a shift says."""
         fractions, to_masks = self._fractions(s.masks)
         (task,) = s.pull(s.gradient)
         slopes = self._slopes(s, fractions, to_masks)
@@ -100,7 +103,8 @@ class Movement:
             return jnp.where(free, new, old)
 
         ratios = jax.tree.map(moved, proposed, s.state.ratios, self.strategy.owners(self.layout))
-        ratios = self._on_target(s, ratios) if held else ratios
+        if held or (self.strategy.ratios and self.strategy.slack < math.inf):
+            ratios = self._shifted(s, ratios)
         return Moved(ratios, opt_state, after, fractions, s.state.weights)
 
     def _fractions(self, masks: jax.Array) -> tuple[dict[str, jax.Array], Any]:
@@ -129,9 +133,10 @@ class Movement:
 
         return s.pull if retention(s.state.ratios) is None else jax.vjp(retention, s.state.ratios)[1]
 
-    def _on_target(self, s: Situation, wanted: jax.Array) -> jax.Array:
-        """The ratios that the optimizer wants, shifted together so that r is the next target."""
-        c, ratios = self.layout, s.state.ratios
+    def _shifted(self, s: Situation, wanted: jax.Array) -> jax.Array:
+        """The ratios that the optimizer wants, shifted together so that r is the next target, or within its slack."""
+        c, ratios, held = self.layout, s.state.ratios, self.strategy.on_target
+        within = 0.0 if held else tracking.slack(self.strategy.slack, self.schedule.progress(s.state.step + 1))
         informed = ~c.uninformative(c.space.flat(s.state.importance))  # others have masks of 1 wherever they stand
         free = c.to_ratios(s.active & s.learning & informed)
         reach = c.to_ratios(c.closed - c.open)
@@ -151,8 +156,11 @@ class Movement:
         def partly(share: jax.Array) -> jax.Array:
             return jnp.where(common, wanted, ratios + share * (wanted - ratios))
 
-        # a block is a large step of r: it goes where the widths, wide open, have room to make up for it
-        share = tracking.largest_share(lambda share: missed(shifted(partly(share), jnp.float32(-1.0))) >= 0)
-        start = partly(share)
-        order = (jnp.arange(len(reach)) + s.state.step) % len(reach)
-        return shifted(start, tracking.shift(lambda x: missed(shifted(start, x)), order))
+        def solved() -> jax.Array:
+            # a block is a large step of r: it goes where the widths, wide open, have room to make up for it
+            share = tracking.largest_share(lambda share: missed(shifted(partly(share), jnp.float32(-1.0))) >= -within)
+            start = partly(share)
+            order = (jnp.arange(len(reach)) + s.state.step) % len(reach)
+            return shifted(start, tracking.shift(lambda x: missed(shifted(start, x)), order, within))
+
+        return solved() if held else jax.lax.cond(jnp.abs(missed(wanted)) <= within, lambda: wanted, solved)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
+
 from dms_jax import checks
 from dms_jax.errors import UserError
 
@@ -45,6 +48,11 @@ class Schedule:
     def active(self) -> int:
         """Steps after the warm-up."""
         return self.steps - self.warmup
+
+    def progress(self, step: jax.Array) -> jax.Array:
+        """How much of its way the target has gone before a step, float32 in [0, 1]."""
+        since = jnp.asarray(step - self.warmup, jnp.float32)
+        return jnp.clip(since / (self.decay * self.active), 0.0, 1.0)
 
     @property
     def refined_from(self) -> int:

@@ -100,7 +100,9 @@ class Search:
             "_loss": reading.masked(self.space, loss, self.batch, writes),
         }
         moves = self.strategy.optimizer(layout, derived["schedule"].active)
-        derived["_movement"] = Movement(layout, self.strategy, moves, plain=self.resource_weight is not None)
+        derived["_movement"] = Movement(
+            layout, self.strategy, derived["schedule"], moves, plain=self.resource_weight is not None
+        )
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 

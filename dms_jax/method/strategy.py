@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,8 +61,12 @@ class Strategy(ABC):
         still; "constant" is the paper's, and right where a falling one misses the target.
       together: share in [0, 1) of the rate at which the ratios of widths and heads move together; at the rest each
         moves by itself, and depth at all of it (`optimizer.adam_together`). 0 is the paper's.
-      on_target: after every step a common shift of the ratios brings r to the target, from either side (`tracking`). It
-        takes the place of the movement together, and of a weight that follows the miss. False: these two.
+      slack: how far log r may be from the target, either way, when the target begins to shrink; the limit narrows to
+        0.09 where the target stands at the budget (`tracking.slack`). Where a step would go beyond it, a common shift
+        of the ratios takes r back inside; a search that never comes near the limit is the same without. inf: nothing
+        holds r but the weight that follows the miss.
+      on_target: after every step that shift brings r to the target itself, whatever the slack. It takes the place of
+        the movement together, and of a weight that follows the miss.
       effects: blocks are judged, and pull at their ratio, by the finite effect of their removal (`effects`), in place
         of their gradient at the masks they have.
 
@@ -79,12 +84,13 @@ class Strategy(ABC):
 
     Raises:
       UserError: numbers outside their ranges, a rate where nothing is learned, or ratios that should move together, or
-        on the target, where there are none.
+        be held on the target or near it, where there are none.
     """
 
     rate: float = 5.0
     schedule: Literal["cosine", "constant"] = "constant"
     together: float = 0.0
+    slack: float = 0.7
     on_target: bool = False
     effects: bool = False
     title: ClassVar[str] = "another strategy"
@@ -97,11 +103,14 @@ class Strategy(ABC):
     def __post_init__(self):
         checks.number("rate", self.rate, "(0, inf)", "of the structure parameters")
         checks.number("together", self.together, "[0, 1)", "of the rate")
+        checks.number("slack", self.slack, "(0, inf]", "around the target")
         checks.one_of("schedule of the rate", self.schedule, "cosine", "constant")
         if not self.learned and (self.rate, self.schedule) != (type(self).rate, type(self).schedule):
             raise UserError(f"{self.title} has no parameters that a rate could move; leave `rate` and `schedule` out")
         if self.together and not self.ratios:
             raise UserError(f"{self.title} has no ratios that could move together; leave `together` out")
+        if self.slack not in (type(self).slack, math.inf) and not self.ratios:
+            raise UserError(f"{self.title} has no ratios that a shift could hold near the target; leave `slack` out")
         for name in ("on_target", "effects"):
             checks.flag(name, getattr(self, name))
         if self.on_target and not self.ratios:

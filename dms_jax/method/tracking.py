@@ -1,7 +1,8 @@
-"""Staying on the target: one common shift of the ratios is not searched but solved for, in every step.
+"""Staying on the target, or near it: one common shift of the ratios is not searched but solved for, in every step.
 
-What moves each ratio by itself is the optimizer, along the sum of both gradients. What all have in common is whatever
-brings r to the next target, from either side: where the network fell below it, the ratios open again.
+What moves each ratio by itself is the optimizer, along the sum of both gradients. On the target, what all have in
+common is whatever brings r to the next target, from either side: where the network fell below it, the ratios open
+again. Near it, the optimizer moves what they have in common, too, and the shift is 0 while r is within the slack.
 """
 
 from __future__ import annotations
@@ -14,12 +15,28 @@ import numpy as np
 
 CANDIDATES = 32
 """Shifts that are tried side by side."""
+SETTLED = 0.09
+"""The slack in log r that is left where the target stands still: the network that the projection starts from."""
 _FINEST, _FARTHEST = 2.0**-13, 2.0
 
 
 def miss(fractions: Mapping[str, jax.Array], goals: Mapping[str, jax.Array]) -> jax.Array:
     """The largest log(r / r_t) of all budgets, float32: above 0 where one of them is missed."""
     return jnp.max(jnp.stack([jnp.log(jnp.maximum(fractions[name], 1e-12) / goal) for name, goal in goals.items()]))
+
+
+def slack(first: float, progress: jax.Array) -> jax.Array:
+    """How far log r may be from its target, from `first` at the start to `SETTLED`, or `first` where that is less.
+
+    It narrows as 1 - p^2: on the way a search may try what it will take back, and at the end it is where it should be.
+
+    Args:
+      first: in (0, inf).
+      progress: p in [0, 1], how much of its way the target has gone.
+    """
+    first = min(first, 1e3)  # no r is as far; infinity times the 0 at the end is no number
+    last = min(first, SETTLED)
+    return last + (first - last) * (1.0 - jnp.square(progress))
 
 
 def largest_share(fits: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -32,8 +49,8 @@ def largest_share(fits: Callable[[jax.Array], jax.Array]) -> jax.Array:
     return jnp.max(jnp.where(jax.vmap(fits)(shares), shares, 0.0))
 
 
-def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array) -> jax.Array:
-    """The shifts in [-2, 2] that bring the miss nearest to 0; of several, the smallest.
+def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array, within: jax.Array | float = 0.0) -> jax.Array:
+    """The shifts in [-2, 2] that bring the miss nearest to 0, or to within a limit of it; of several, the smallest.
 
     Ratios of groups of one size lose an element at one and the same shift, a large step of r. So the last part of the
     way is gone by some of them alone.
@@ -42,6 +59,7 @@ def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array) -> jax.Arr
       missed: from shifts `[ratios]` to the miss there, which falls with every one of them. It is called at 32 shifts
         side by side, three times.
       order: `[ratios]` int, who goes first.
+      within: the limit, of the absolute miss; 0 or more.
 
     Returns:
       `[ratios]` float32.
@@ -60,6 +78,6 @@ def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array) -> jax.Arr
         grid = low + (high - low) * way
         grids.append(grid)
         misses.append(tried_at(grid))
-    tried, away = jnp.concatenate(grids), jnp.abs(jnp.concatenate(misses))
+    tried, away = jnp.concatenate(grids), jnp.maximum(jnp.abs(jnp.concatenate(misses)) - within, 0.0)
     nearest = away <= jnp.min(away) + 1e-6
     return tried[jnp.argmin(jnp.where(nearest, jnp.sum(jnp.abs(tried), axis=1), jnp.inf))]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from dms_jax.method.dms import DMS
 from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.frontier import GRIDS, STEPS, text_contest, usual
@@ -50,7 +51,8 @@ def changes(base: Settings) -> dict[str, dict[str, dict[str, object]]]:
             **{f"{x:g}": {"ratio_together": x} for x in (0.5, 0.95)},
             "0, and constant: as in the paper": HINTS["the paper's movement"],
         },
-        "what holds the target (usual: a weight that follows the miss)": {
+        "what holds the target (here: a weight that follows the miss)": {
+            "that, and a common shift out of the slack: as usual since": {"slack": DMS.slack},
             "a common shift": {"on_target": True},
             "a common shift; blocks judged by finite effects": {"on_target": True, "effects": True},
         },

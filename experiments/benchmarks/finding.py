@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,7 +111,8 @@ def search_of(task: Task, settings: Settings, limits: Limits | None = None) -> S
 
 def _strategy(settings: Settings) -> Strategy:
     moved = {"rate": settings.rate, "schedule": settings.ratio_schedule, "together": settings.ratio_together}
-    moved |= {"on_target": settings.on_target, "effects": settings.effects}
+    slack = math.inf if settings.slack is None else settings.slack
+    moved |= {"slack": slack, "on_target": settings.on_target, "effects": settings.effects}
     if settings.sharpness == 1.0 and settings.start_open:
         return baselines.create(settings.strategy, **moved)
     if settings.strategy != "dms":

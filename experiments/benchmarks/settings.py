@@ -37,7 +37,7 @@ class Settings:
       ratio_schedule, ratio_together: of the strategy.
       residual: the residual width may shrink, too, on a task that leaves it alone.
       blocks: share of blocks that a rule keeps which thins evenly; None: as many as fit.
-      on_target, effects: of the strategy.
+      slack, on_target, effects: of the strategy; None is no limit. What was computed before there was one had none.
       draw: of the ratios that the rule "drawn" draws.
       searches: from the same supernet on other batches, whose ratios and importances are averaged; the first one's
         weights go on. Their steps come on top.
@@ -65,6 +65,7 @@ class Settings:
     ratio_together: float = 0.0
     residual: bool = False
     blocks: float | None = None
+    slack: float | None = None
     on_target: bool = False
     effects: bool = False
     draw: int = 0

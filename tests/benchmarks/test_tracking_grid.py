@@ -20,7 +20,7 @@ def test_the_grid_is_one_draw_of_what_is_possible():
         assert setting.batch == 8 or setting.steps * setting.batch <= tracking.EXAMPLES
         assert setting.warmup <= setting.settled < setting.steps
     assert {s.pipeline for s in settings} == {"np", "p"}
-    assert len({s.cell(movement).name for s in settings for movement in tracking.MOVEMENTS}) == 2 * len(settings)
+    assert len({s.cell(movement).name for s in settings for movement in tracking.MOVEMENTS}) == 3 * len(settings)
 
 
 def test_of_two_budgets_the_one_counts_that_is_missed_most_above():
@@ -38,9 +38,9 @@ def test_a_line_has_the_farthest_values_of_its_parts(values, parts):
 
 def test_a_row_counts_what_was_promised():
     found = [{"miss": 0.05, "end": 0.0, "moved": 0.01}, {"miss": -0.7, "end": -0.2, "moved": 0.2}]
-    row = tracking.row("all", "usual", found)
-    assert row == ["all", "usual", "1 of 2", "0.375", "1.051", "0.497", "0.200", "0.200"]
-    assert tracking.row("all", "usual", [])[2:4] == ["0", "-"]
+    row = tracking.row("all", tracking.USUAL, found)
+    assert row == ["all", "and a slack: as usual", "1 of 2", "0.375", "1.051", "0.497", "0.200", "0.200"]
+    assert tracking.row("all", tracking.FREE, [])[2:4] == ["0", "-"]
 
 
 def test_a_picture_has_a_line_a_search():

@@ -16,6 +16,7 @@ import tyro
 
 from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
+from dms_jax.method.dms import DMS
 from experiments import (
     bounds,
     coco_search,
@@ -29,6 +30,7 @@ from experiments import (
     magika_prune,
     mobilenet_prune,
 )
+from experiments.flags import Searching
 
 COMMANDS = {
     m.__name__: m
@@ -202,4 +204,15 @@ def test_texts_that_name_no_file(value):
 def test_flags_that_contradict_a_search_on_its_target(tmp_path):
     with pytest.raises(UserError, match="leave `on_target` out"):
         digits_search.main(["--strategy=single", "--ratio-on-target", f"--workdir={tmp_path / 'run'}"])
+    for value, message in (("0.5", "leave `slack` out"), ("0", "slack 0.0 around the target"), ("nan", "slack nan")):
+        with pytest.raises(UserError, match=message):
+            digits_search.main(["--strategy=single", f"--ratio-slack={value}", f"--workdir={tmp_path / 'run'}"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_from_before_searches_had_a_slack_is_the_one_without():
+    assert Searching().identity["ratio_slack"] == DMS().slack == Searching().chosen.slack
+    assert Searching(ratio_slack=0.2).identity["ratio_slack"] == 0.2
+    assert Searching(ratio_slack=math.inf).chosen.slack == math.inf
+    for without in (Searching(ratio_slack=math.inf), Searching(strategy="single")):
+        assert "ratio_slack" not in without.identity

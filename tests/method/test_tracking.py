@@ -65,8 +65,7 @@ def run(search, state, steps):
     return state, found
 
 
-@settings(max_examples=6, deadline=None)
-@given(
+DRAWN = given(
     inner=st.lists(st.sampled_from((16, 24, 32)), min_size=6, max_size=8).map(tuple),
     width=st.sampled_from((24, 32)),
     macs=st.floats(0.1, 0.9),
@@ -77,6 +76,10 @@ def run(search, state, steps):
     knobs=st.sampled_from(({"rate": 1.0}, {"rate": 20.0}, {"rate": 5.0, "schedule": "constant", "together": 0.8})),
     effects=st.booleans(),
 )
+
+
+@settings(max_examples=6, deadline=None)
+@DRAWN
 def test_a_search_stays_on_its_target_from_both_sides(inner, width, macs, params, steps, warm, rate, knobs, effects):
     """|log(r / r_t)| of the budget that binds stays below 0.1 after the first tenth, whatever moves the ratios."""
     budget = {"macs": macs} if params is None else {"macs": macs, "params": params}
@@ -91,6 +94,49 @@ def test_a_search_stays_on_its_target_from_both_sides(inner, width, macs, params
     assert not projection_warnings(search, search.reached(state), search.space.resources(structure), {})
     for name, most in search.targets.items():
         assert search.space.resources(structure)[name] <= most
+
+
+@settings(max_examples=6, deadline=None)
+@DRAWN
+def test_a_search_with_slack_stays_near_its_target(inner, width, macs, params, steps, warm, rate, knobs, effects):
+    """log(r / r_t) leaves the slack by no more than an element of these coarse networks, and ends below 0.1."""
+    budget = {"macs": macs} if params is None else {"macs": macs, "params": params}
+    schedule = Schedule(steps, steps // 2 if warm else 0)
+    search, state = search_of(Blocks(inner, width), budget, schedule, DMS(effects=effects, **knobs), rate)
+    state, metrics = run(search, state, steps)
+    misses = np.array([max(np.log(m[name] / m[f"{name}_target"]) for name in budget) for m in metrics])
+    limits = np.asarray(tracking.slack(0.7, schedule.progress(jnp.arange(steps))))
+    np.testing.assert_allclose([limits[0], limits[-1]], [0.7, 0.09], rtol=1e-5)
+    assert np.all(np.abs(misses) <= np.maximum(limits, 0.1) + 1e-5)
+    structure = search.structure(state)
+    assert not projection_warnings(search, search.reached(state), search.space.resources(structure), {})
+
+
+@pytest.mark.parametrize("first", [0.7, 0.05, 1.0, 1e30, 1e300, np.inf])
+def test_the_slack_narrows_to_what_the_projection_can_mend(first):
+    limits = np.asarray(tracking.slack(first, jnp.linspace(0, 1, 50)))
+    assert np.all(np.isfinite(limits)) and np.all(np.diff(limits) <= 0)
+    np.testing.assert_allclose([limits[0], limits[-1]], [min(first, 1e3), min(first, 0.09)], rtol=1e-5)
+
+
+def test_within_its_slack_a_search_is_the_one_that_nothing_holds():
+    found = []
+    for slack in (0.7, np.inf):
+        search, state = search_of(Blocks(), {"macs": 0.7}, Schedule(60), DMS(rate=1.0, slack=slack))
+        found.append(run(search, state, 60))
+    (held, metrics), (loose, others) = found
+    misses = np.array([np.log(m["macs"] / m["macs_target"]) for m in others])
+    limits = np.asarray(tracking.slack(0.7, Schedule(60).progress(jnp.arange(60))))
+    assert np.max(np.abs(misses)) > 0.02 and np.all(np.abs(misses) < limits)  # it moves, and within its slack
+    chex.assert_trees_all_close((held, metrics), (loose, others), rtol=1e-4, atol=1e-6)  # two programs, one search
+
+
+def test_a_search_that_falls_far_below_is_held_by_its_slack_alone():
+    for slack, least in ((np.inf, None), (0.7, -0.7), (0.2, -0.2)):
+        search, state = search_of(Blocks((24,) * 6, 24), {"macs": 0.4}, Schedule(40), DMS(rate=40.0, slack=slack))
+        _, metrics = run(search, state, 40)
+        lowest = min(np.log(m["macs"] / m["macs_target"]) for m in metrics)
+        assert lowest < -0.8 if least is None else lowest >= least
 
 
 def test_it_opens_again_where_it_fell_below_its_target():
@@ -115,7 +161,7 @@ def test_only_who_can_be_held_on_the_target_is_advised_so(name):
 
 
 def test_the_balanced_search_says_how_far_its_result_had_to_be_moved():
-    search, state = search_of(Blocks(), {"macs": 0.5}, Schedule(4), DMS())
+    search, state = search_of(Blocks(), {"macs": 0.5}, Schedule(4), DMS(slack=np.inf))
     state, _ = run(search, state, 4)
     found = search.space.resources(search.structure(state))
     (line,) = projection_warnings(search, search.reached(state), found, {})
@@ -188,6 +234,12 @@ def test_the_largest_share_that_fits(share):
 def test_refusals():
     with pytest.raises(UserError, match="no ratios that a shift could hold on the target"):
         MultipleElement(on_target=True)
+    with pytest.raises(UserError, match="no ratios that a shift could hold near the target; leave `slack` out"):
+        MultipleElement(slack=0.5)
+    MultipleElement(slack=float("inf"))  # as it is
+    for slack in (0, -1.0, float("nan"), "wide"):
+        with pytest.raises(UserError, match=r"slack .* around the target is not possible; give a number in \(0, inf\]"):
+            DMS(slack=slack)
     with pytest.raises(UserError, match="no way between"):
         GradientEstimated(effects=True)
     with pytest.raises(UserError, match="on_target 'yes' is not possible; give True or False"):
