@@ -142,6 +142,8 @@ class Movement:
         reach = c.to_ratios(c.closed - c.open)
         common = c.to_ratios(c.moves_together)
         common = common if common.any() else np.ones_like(common)
+        sizes = c.to_ratios(np.asarray(c.segments.sizes))
+        fine = common & (sizes >= np.median(sizes[common]))  # those of few elements, heads, are large steps of r
 
         def missed(ratios: jax.Array) -> jax.Array:
             kept = self.strategy.kept(c, s.next_masks(ratios))
@@ -161,6 +163,6 @@ class Movement:
             share = tracking.largest_share(lambda share: missed(shifted(partly(share), jnp.float32(-1.0))) >= -within)
             start = partly(share)
             order = (jnp.arange(len(reach)) + s.state.step) % len(reach)
-            return shifted(start, tracking.shift(lambda x: missed(shifted(start, x)), order, within))
+            return shifted(start, tracking.shift(lambda x: missed(shifted(start, x)), order, fine, within))
 
         return solved() if held else jax.lax.cond(jnp.abs(missed(wanted)) <= within, lambda: wanted, solved)

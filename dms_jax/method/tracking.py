@@ -49,16 +49,20 @@ def largest_share(fits: Callable[[jax.Array], jax.Array]) -> jax.Array:
     return jnp.max(jnp.where(jax.vmap(fits)(shares), shares, 0.0))
 
 
-def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array, within: jax.Array | float = 0.0) -> jax.Array:
+def shift(
+    missed: Callable[[jax.Array], jax.Array], order: jax.Array, fine: np.ndarray, within: jax.Array | float = 0.0
+) -> jax.Array:
     """The shifts in [-2, 2] that bring the miss nearest to 0, or to within a limit of it; of several, the smallest.
 
     Ratios of groups of one size lose an element at one and the same shift, a large step of r. So the last part of the
-    way is gone by some of them alone.
+    way is gone by some of them alone. Where an element of one of these is itself a large step, over the target, those
+    of fine groups make up for it: they open as far as it closed too much.
 
     Args:
       missed: from shifts `[ratios]` to the miss there, which falls with every one of them. It is called at 32 shifts
-        side by side, three times.
+        side by side, five times.
       order: `[ratios]` int, who goes first.
+      fine: `[ratios]` bool, whose elements are small steps of r.
       within: the limit, of the absolute miss; 0 or more.
 
     Returns:
@@ -67,17 +71,29 @@ def shift(missed: Callable[[jax.Array], jax.Array], order: jax.Array, within: ja
     tried_at, number = jax.vmap(missed), order.shape[0]
     steps = np.geomspace(_FINEST, _FARTHEST, CANDIDATES // 2)
     alike = np.concatenate([-steps[::-1], [0.0], steps]).astype(np.float32)
+    back = np.geomspace(_FARTHEST, _FINEST, CANDIDATES).astype(np.float32)[:, None]
     part = np.repeat(np.linspace(0.0, 1.0, CANDIDATES, dtype=np.float32)[:, None], number, axis=1)
     some = (order[None].astype(np.float32) < part * number).astype(np.float32)
 
-    grid = jnp.asarray(np.repeat(alike[:, None], number, axis=1))
-    grids, misses = [grid], [tried_at(grid)]
-    for way in (part, some):  # finer alike, then finer one after another
-        crossing = jnp.sum(misses[-1] > 0)  # so many lie before it
-        low, high = grid[jnp.maximum(crossing - 1, 0)][None], grid[jnp.minimum(crossing, len(grid) - 1)][None]
-        grid = low + (high - low) * way
+    grids = [jnp.asarray(np.repeat(alike[:, None], number, axis=1))]
+    misses = [tried_at(grids[0])]
+
+    def crossed() -> tuple[jax.Array, jax.Array]:
+        """The last shifts above the target, and the first that are not, `[1, ratios]` each."""
+        above = jnp.sum(misses[-1] > 0)
+        return grids[-1][jnp.maximum(above - 1, 0)][None], grids[-1][jnp.minimum(above, CANDIDATES - 1)][None]
+
+    def tries(grid: jax.Array) -> None:
         grids.append(grid)
         misses.append(tried_at(grid))
+
+    for way in (part, some):  # finer alike, then finer one after another
+        low, high = crossed()
+        tries(low + (high - low) * way)
+    _, high = crossed()
+    tries(high - back * fine)
+    low, high = crossed()
+    tries(low + (high - low) * part)
     tried, away = jnp.concatenate(grids), jnp.maximum(jnp.abs(jnp.concatenate(misses)) - within, 0.0)
     nearest = away <= jnp.min(away) + 1e-6
     return tried[jnp.argmin(jnp.where(nearest, jnp.sum(jnp.abs(tried), axis=1), jnp.inf))]

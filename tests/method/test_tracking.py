@@ -217,13 +217,29 @@ def test_the_shift_comes_as_near_as_one_element_of_one_group(groups, size, goal,
         kept = jnp.clip(size - jnp.ceil(x * size), 0, 2 * size)
         return jnp.log(jnp.maximum(jnp.sum(kept), 1e-3) / (groups * size)) - goal
 
-    found = tracking.shift(missed, (jnp.arange(groups) + first) % groups)
+    found = tracking.shift(missed, (jnp.arange(groups) + first) % groups, np.ones(groups, bool))
     total = float(jnp.exp(missed(found) + goal)) * groups * size
     assert abs(total - np.exp(goal) * groups * size) <= 1.01
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(20, 64), min_size=3, max_size=9), st.floats(0.15, 0.85), st.integers(0, 9))
+def test_where_one_element_is_a_large_step_the_others_make_up_for_it(sizes, share, first):
+    """Two groups of coarse elements, each worth a sixth of all; the others' are small, and step at different shifts."""
+    sizes = np.array([3, 3, *sizes], np.float32)
+    worth = np.array([100.0, 100.0, *[300.0 / size / (len(sizes) - 2) for size in sizes[2:]]], np.float32)
+
+    def total(x):
+        return jnp.sum(worth * jnp.clip(jnp.round(sizes * (0.6 - x)), 0, sizes))
+
+    goal = 100.0 + 600.0 * share
+    order = (jnp.arange(len(sizes)) + first) % len(sizes)
+    found = tracking.shift(lambda x: jnp.log(jnp.maximum(total(x), 1e-3) / goal), order, sizes > 3)
+    assert abs(float(total(found)) - goal) <= worth[2:].sum()
+
+
 def test_nothing_moves_where_no_shift_helps():
-    assert not np.any(tracking.shift(lambda x: jnp.float32(0.7) + 0 * x[0], jnp.arange(3)))
+    assert not np.any(tracking.shift(lambda x: jnp.float32(0.7) + 0 * x[0], jnp.arange(3), np.ones(3, bool)))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25, 0.125, 0.0])
