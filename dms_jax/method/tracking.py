@@ -8,6 +8,7 @@ again. Near it, the optimizer moves what they have in common, too, and the shift
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,32 +69,28 @@ def shift(
     Returns:
       `[ratios]` float32.
     """
-    tried_at, number = jax.vmap(missed), order.shape[0]
-    steps = np.geomspace(_FINEST, _FARTHEST, CANDIDATES // 2)
-    alike = np.concatenate([-steps[::-1], [0.0], steps]).astype(np.float32)
-    back = np.geomspace(_FARTHEST, _FINEST, CANDIDATES).astype(np.float32)[:, None]
+    number = order.shape[0]
+    closer, opener = (np.geomspace(_FINEST, _FARTHEST, n) for n in (CANDIDATES // 2 - 1, CANDIDATES // 2))
+    back = np.geomspace(_FARTHEST, _FINEST, CANDIDATES)
     part = np.repeat(np.linspace(0.0, 1.0, CANDIDATES, dtype=np.float32)[:, None], number, axis=1)
     some = (order[None].astype(np.float32) < part * number).astype(np.float32)
+    alike = np.repeat(np.concatenate([-opener[::-1], [0.0], closer])[:, None], number, axis=1)
+    ways = jnp.stack([jnp.asarray(way, jnp.float32) for way in (alike, part, some, -back[:, None] * fine, part)])
 
-    grids = [jnp.asarray(np.repeat(alike[:, None], number, axis=1))]
-    misses = [tried_at(grids[0])]
+    def tries(before: tuple[jax.Array, jax.Array], way: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+        """One row of candidates, around where the row before crossed the target."""
+        (grid, misses), (by, anew, alone) = before, way
+        above = jnp.sum(misses > 0)
+        low, high = grid[jnp.maximum(above - 1, 0)][None], grid[jnp.minimum(above, CANDIDATES - 1)][None]
+        start, span = jnp.where(anew, high, low), jnp.where(alone, 1.0, high - low)
+        grid = start + span * by
+        found = grid, jax.vmap(missed)(grid)
+        return found, found
 
-    def crossed() -> tuple[jax.Array, jax.Array]:
-        """The last shifts above the target, and the first that are not, `[1, ratios]` each."""
-        above = jnp.sum(misses[-1] > 0)
-        return grids[-1][jnp.maximum(above - 1, 0)][None], grids[-1][jnp.minimum(above, CANDIDATES - 1)][None]
-
-    def tries(grid: jax.Array) -> None:
-        grids.append(grid)
-        misses.append(tried_at(grid))
-
-    for way in (part, some):  # finer alike, then finer one after another
-        low, high = crossed()
-        tries(low + (high - low) * way)
-    _, high = crossed()
-    tries(high - back * fine)
-    low, high = crossed()
-    tries(low + (high - low) * part)
-    tried, away = jnp.concatenate(grids), jnp.maximum(jnp.abs(jnp.concatenate(misses)) - within, 0.0)
+    first = jnp.zeros((CANDIDATES, number)), jnp.zeros(CANDIDATES)
+    anew, alone = np.array([False, False, False, True, False]), np.array([True, False, False, True, False])
+    rows: Any = (ways, anew, alone)
+    _, (grids, misses) = jax.lax.scan(tries, first, rows)  # a loop: `missed` is compiled once
+    tried, away = grids.reshape(-1, number), jnp.maximum(jnp.abs(misses.reshape(-1)) - within, 0.0)
     nearest = away <= jnp.min(away) + 1e-6
     return tried[jnp.argmin(jnp.where(nearest, jnp.sum(jnp.abs(tried), axis=1), jnp.inf))]
