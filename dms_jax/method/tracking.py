@@ -87,7 +87,7 @@ def shift(
         found = grid, jax.vmap(missed)(grid)
         return found, found
 
-    first = jnp.zeros((CANDIDATES, number)), jnp.zeros(CANDIDATES)
+    first = jnp.zeros((CANDIDATES, number), jnp.float32), jnp.zeros(CANDIDATES, jnp.float32)
     anew, alone = np.array([False, False, False, True, False]), np.array([True, False, False, True, False])
     rows: Any = (ways, anew, alone)
     _, (grids, misses) = jax.lax.scan(tries, first, rows)  # a loop: `missed` is compiled once

@@ -152,7 +152,8 @@ def _report(
         name: {label: where.values(settings, seeds) for label, (where, settings) in lines.items()}
         for name, lines in asked.items()
     }
-    begun = {name: values for name, values in named.items() if any(values.values())}
+    begun = {name: {label: v for label, v in values.items() if v} for name, values in named.items()}
+    begun = {name: values for name, values in begun.items() if values}
     flat = {(name, label): v.values() for name, values in begun.items() for label, v in values.items()}
     between, texts = differences(flat, lambda _: usual.values(), 3)
     drawn = {name: {v: d.spread if (d := between[name, v]) else Spread.of(()) for v in begun[name]} for name in begun}
@@ -161,7 +162,7 @@ def _report(
     for name, values in begun.items():
         lines = [[label, Spread.of(v.values()).text(), texts[name, label], str(len(v))] for label, v in values.items()]
         parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))
-    if missing := [name for name in named if name not in begun]:
+    if missing := [label for name, values in named.items() for label in values if label not in begun.get(name, {})]:
         parts.append(f"Not computed yet: {'; '.join(missing)}.")
     if not options.quick:
         texts = tuning.score_texts(contest, list(hints(base).values()))
