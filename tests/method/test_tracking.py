@@ -96,7 +96,7 @@ def test_a_search_stays_on_its_target_from_both_sides(inner, width, macs, params
         assert search.space.resources(structure)[name] <= most
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @DRAWN
 def test_a_search_with_slack_stays_near_its_target(inner, width, macs, params, steps, warm, rate, knobs, effects):
     """log(r / r_t) leaves the slack by no more than an element of these coarse networks, and ends below 0.1."""
