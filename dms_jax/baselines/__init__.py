@@ -54,7 +54,7 @@ def create(name: str, **knobs: Any) -> Strategy:
 
     Args:
       name: one of `strategies()`.
-      **knobs: its rate, schedule and share together; None is the strategy's own.
+      **knobs: its rate, schedule and so on, as `Strategy` has them; None is the strategy's own.
 
     Raises:
       UserError: no such strategy, or knobs that it cannot have.
