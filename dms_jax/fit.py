@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -281,6 +282,7 @@ def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any
         **options,
         **search.limits.identity,
         "strategy": repr(search.strategy),
+        **({"slack": search.strategy.limit} if search.strategy.limit < math.inf else {}),  # jobs from before have none
         "importance": getattr(search.importance.measure, "__name__", "custom"),
         "importance_decay": search.importance.decay,
         "resource_weight": search.resource_weight,

@@ -159,7 +159,7 @@ class Searching:
     ratio_together: Annotated[float | None, default("the strategy's")] = None
     """Fraction of that learning rate at which width and head ratios move together; 0, as in the paper: each alone."""
     ratio_slack: Annotated[float | None, default("the strategy's")] = None
-    """Limit of |log(resources / target)| at the start of a search, narrowing to 0.09; inf, as in the paper: none."""
+    """Limit of |log(resources / target)| after the warm-up, narrowing to 0.09; inf, as in the paper: none."""
     ratio_on_target: bool = False
     """Keep resources on the target from both sides: every step solves for a common shift of the ratios."""
     block_effects: bool = False
@@ -225,8 +225,8 @@ class Searching:
             "ratio_schedule": chosen.schedule,
             "ratio_together": chosen.together,
         }
-        if chosen.ratios and chosen.slack < math.inf:  # jobs from before it had none
-            filled["ratio_slack"] = chosen.slack
+        if chosen.limit < math.inf:  # jobs from before have none
+            filled["ratio_slack"] = chosen.limit
         given = dataclasses.asdict(self)
         del given["ratio_slack"]
         limits = [given.pop(name) for name in ("freeze", "min_size", "divisible_by")]

@@ -2,7 +2,8 @@
 
 A file here with a `Strategy` is a strategy of the command line, by the name of the file; a function of `Evidence`, or
 an `Importance`, in a file here is a measure, by its own name. `uniform`, `threshold`, `knapsack` and `random` make a
-structure without a search. All strategies have the same loss, balance, multiplier, target and final projection.
+structure without a search. All strategies have the same loss, balance, multiplier, target and final projection,
+and those with ratios the same slack.
 """
 
 from __future__ import annotations

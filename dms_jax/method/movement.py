@@ -95,16 +95,16 @@ class Movement:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32
             updates, opt_state = self.optimizer.update(gradient, s.state.ratio_opt_state, s.state.ratios)
         proposed = self.strategy.clip(self.layout, optax.apply_updates(s.state.ratios, updates))
-        fine = s.active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))  # else it would stay so for good
-        opt_state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), opt_state, s.state.ratio_opt_state)
+        finite = s.active & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))  # else it would stay so for good
+        opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), opt_state, s.state.ratio_opt_state)
 
         def moved(new: jax.Array, old: jax.Array, owner: np.ndarray) -> jax.Array:
-            free = (fine & s.learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
+            free = (finite & s.learning[owner]).reshape(-1, *[1] * (new.ndim - 1))
             return jnp.where(free, new, old)
 
         ratios = jax.tree.map(moved, proposed, s.state.ratios, self.strategy.owners(self.layout))
-        if held or (self.strategy.ratios and self.strategy.slack < math.inf):
-            ratios = self._shifted(s, ratios)
+        if held or self.strategy.limit < math.inf:
+            ratios = self._shifted(s, ratios, finite)
         return Moved(ratios, opt_state, after, fractions, s.state.weights)
 
     def _fractions(self, masks: jax.Array) -> tuple[dict[str, jax.Array], Any]:
@@ -133,17 +133,17 @@ class Movement:
 
         return s.pull if retention(s.state.ratios) is None else jax.vjp(retention, s.state.ratios)[1]
 
-    def _shifted(self, s: Situation, wanted: jax.Array) -> jax.Array:
+    def _shifted(self, s: Situation, wanted: jax.Array, finite: jax.Array) -> jax.Array:
         """The ratios that the optimizer wants, shifted together so that r is the next target, or within its slack."""
         c, ratios, held = self.layout, s.state.ratios, self.strategy.on_target
-        within = 0.0 if held else tracking.slack(self.strategy.slack, self.schedule.progress(s.state.step + 1))
+        within = 0.0 if held else tracking.slack(self.strategy.limit, self.schedule.progress(s.state.step + 1))
         informed = ~c.uninformative(c.space.flat(s.state.importance))  # others have masks of 1 wherever they stand
-        free = c.to_ratios(s.active & s.learning & informed)
+        free = c.to_ratios(finite & s.learning & informed)
         reach = c.to_ratios(c.closed - c.open)
         common = c.to_ratios(c.moves_together)
         common = common if common.any() else np.ones_like(common)
         sizes = c.to_ratios(np.asarray(c.segments.sizes))
-        fine = common & (sizes >= np.median(sizes[common]))  # those of few elements, heads, are large steps of r
+        fine = common & (sizes >= np.median(sizes[common]))  # of few elements, heads say, one is a large step
 
         def missed(ratios: jax.Array) -> jax.Array:
             kept = self.strategy.kept(c, s.next_masks(ratios))

@@ -50,7 +50,7 @@ class Schedule:
         return self.steps - self.warmup
 
     def progress(self, step: jax.Array) -> jax.Array:
-        """How much of its way the target has gone before a step, float32 in [0, 1]."""
+        """How far along its way the target is at a step, float32 in [0, 1]."""
         since = jnp.asarray(step - self.warmup, jnp.float32)
         return jnp.clip(since / (self.decay * self.active), 0.0, 1.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -48,6 +48,10 @@ class Decision:
     ranking: np.ndarray
 
 
+SLACK = 0.7
+"""Of log r around the target when it begins to shrink: a factor of two."""
+
+
 @dataclass(frozen=True)
 class Strategy(ABC):
     """One way to turn structure parameters into masks. Immutable: parameters live in the `SearchState`.
@@ -61,10 +65,12 @@ class Strategy(ABC):
         still; "constant" is the paper's, and right where a falling one misses the target.
       together: share in [0, 1) of the rate at which the ratios of widths and heads move together; at the rest each
         moves by itself, and depth at all of it (`optimizer.adam_together`). 0 is the paper's.
-      slack: how far log r may be from the target, either way, when the target begins to shrink; the limit narrows to
-        0.09 where the target stands at the budget (`tracking.slack`). Where a step would go beyond it, a common shift
-        of the ratios takes r back inside; a search that never comes near the limit is the same without. inf: nothing
-        holds r but the weight that follows the miss.
+      slack: how far log r may be from the target, either way, when the target begins to shrink, that is after the
+        warm-up; the limit narrows to 0.09 where the target stands at the budget (`tracking.slack`). Where a step would
+        go beyond it, a common shift of the ratios takes r back inside, as nearly as elements allow, and depth moves
+        only as far as widths can make up for. A search that never comes near the limit is the same without. inf:
+        nothing holds r but the weight that follows the miss. Of two budgets the one that binds is held. It holds where
+        the parameters are ratios; other strategies have none.
       on_target: after every step that shift brings r to the target itself, whatever the slack. It takes the place of
         the movement together, and of a weight that follows the miss.
       effects: blocks are judged, and pull at their ratio, by the finite effect of their removal (`effects`), in place
@@ -90,7 +96,7 @@ class Strategy(ABC):
     rate: float = 5.0
     schedule: Literal["cosine", "constant"] = "constant"
     together: float = 0.0
-    slack: float = 0.7
+    slack: float = field(default=SLACK, repr=False)
     on_target: bool = False
     effects: bool = False
     title: ClassVar[str] = "another strategy"
@@ -109,14 +115,21 @@ class Strategy(ABC):
             raise UserError(f"{self.title} has no parameters that a rate could move; leave `rate` and `schedule` out")
         if self.together and not self.ratios:
             raise UserError(f"{self.title} has no ratios that could move together; leave `together` out")
-        if self.slack not in (type(self).slack, math.inf) and not self.ratios:
+        if self.slack not in (SLACK, math.inf) and not self.ratios:
             raise UserError(f"{self.title} has no ratios that a shift could hold near the target; leave `slack` out")
+        if self.slack not in (SLACK, math.inf) and self.on_target:
+            raise UserError(f"on the target there is no slack of {self.slack:g}; leave `slack` or `on_target` out")
         for name in ("on_target", "effects"):
             checks.flag(name, getattr(self, name))
         if self.on_target and not self.ratios:
             raise UserError(f"{self.title} has no ratios that a shift could hold on the target; leave `on_target` out")
         if self.effects and self.zeros:
             raise UserError(f"{self.title} has masks of 0 or 1, and blocks with no way between; leave `effects` out")
+
+    @property
+    def limit(self) -> float:
+        """The slack as far as it does anything: inf where there are no ratios, and where they are on the target."""
+        return self.slack if self.ratios and not self.on_target else math.inf
 
     @abstractmethod
     def init(self, layout: Layout) -> Any:

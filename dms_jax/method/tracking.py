@@ -35,7 +35,7 @@ def slack(first: float, progress: jax.Array) -> jax.Array:
       first: in (0, inf).
       progress: p in [0, 1], how much of its way the target has gone.
     """
-    first = min(first, 1e3)  # no r is as far; infinity times the 0 at the end is no number
+    first = float(min(first, 1e3))  # no r is as far; infinity times the 0 at the end is no number
     last = min(first, SETTLED)
     return last + (first - last) * (1.0 - jnp.square(progress))
 
@@ -53,11 +53,12 @@ def largest_share(fits: Callable[[jax.Array], jax.Array]) -> jax.Array:
 def shift(
     missed: Callable[[jax.Array], jax.Array], order: jax.Array, fine: np.ndarray, within: jax.Array | float = 0.0
 ) -> jax.Array:
-    """The shifts in [-2, 2] that bring the miss nearest to 0, or to within a limit of it; of several, the smallest.
+    """The shifts in [-2, 2] that bring the miss nearest to 0, or to within a limit of it; of several that are tried,
+    the smallest.
 
     Ratios of groups of one size lose an element at one and the same shift, a large step of r. So the last part of the
-    way is gone by some of them alone. Where an element of one of these is itself a large step, over the target, those
-    of fine groups make up for it: they open as far as it closed too much.
+    way is gone by some of them alone. Where an element of one of these is itself a large step, past the target,
+    groups of fine elements make up for it: they open again.
 
     Args:
       missed: from shifts `[ratios]` to the miss there, which falls with every one of them. It is called at 32 shifts
@@ -83,7 +84,7 @@ def shift(
         above = jnp.sum(misses > 0)
         low, high = grid[jnp.maximum(above - 1, 0)][None], grid[jnp.minimum(above, CANDIDATES - 1)][None]
         start, span = jnp.where(anew, high, low), jnp.where(alone, 1.0, high - low)
-        grid = start + span * by
+        grid = jnp.clip(start + span * by, -_FARTHEST, _FARTHEST)
         found = grid, jax.vmap(missed)(grid)
         return found, found
 

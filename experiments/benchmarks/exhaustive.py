@@ -6,6 +6,7 @@ A network with 0/1 masks computes, and trains, as the smaller one does, so that 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -212,7 +213,7 @@ def search(space: Space, settings: Settings) -> tuple[Search, Any]:
     made = Search(
         space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
         {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
-        strategy=baselines.create(settings.strategy, rate=settings.rate),
+        strategy=baselines.create(settings.strategy, rate=settings.rate, slack=math.inf),
     )  # fmt: skip
     return made, lambda _, state, tokens, key: run(made.step, state, tokens, key)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ import optax
 
 from dms_jax import baselines
 from dms_jax.errors import Interrupted, UserError
+from dms_jax.method.dms import DMS
 from dms_jax.method.limits import Limits
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -106,6 +108,7 @@ def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
     search = Search(
         task.space, task.loss(task.model), task.optimizer(optax.constant_schedule(task.learning_rate / 5)),
         {"macs": work.budget}, Schedule(steps), Limits(freeze=keep),
+        strategy=DMS(slack=math.inf),
     )  # fmt: skip
     state = work.run("search", search.step, search.init(variables), steps, work.start)
     return work.timed("search", lambda: search.structure(state)), state.params, steps

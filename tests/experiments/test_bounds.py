@@ -214,5 +214,5 @@ def test_a_job_from_before_searches_had_a_slack_is_the_one_without():
     assert Searching().identity["ratio_slack"] == DMS().slack == Searching().chosen.slack
     assert Searching(ratio_slack=0.2).identity["ratio_slack"] == 0.2
     assert Searching(ratio_slack=math.inf).chosen.slack == math.inf
-    for without in (Searching(ratio_slack=math.inf), Searching(strategy="single")):
+    for without in (Searching(ratio_slack=math.inf), Searching(strategy="single"), Searching(ratio_on_target=True)):
         assert "ratio_slack" not in without.identity

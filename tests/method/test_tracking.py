@@ -139,6 +139,18 @@ def test_a_search_that_falls_far_below_is_held_by_its_slack_alone():
         assert lowest < -0.8 if least is None else lowest >= least
 
 
+def test_a_step_without_a_number_moves_no_ratio():
+    """Neither the optimizer's part nor the shift, which a shrinking target would ask for."""
+    for strategy in (DMS(slack=0.1), DMS(on_target=True)):
+        search, state = search_of(Blocks(), {"macs": 0.2}, Schedule(20), strategy)
+        step = jax.jit(search.step)
+        for _ in range(6):
+            state, _ = step(state, (X, Y), KEY)
+        before = state.replace(step=jnp.int32(14))  # where the target has long gone on
+        after, _ = step(before, (X.at[0].set(jnp.nan), Y), KEY)
+        np.testing.assert_array_equal(after.ratios, before.ratios)
+
+
 def test_it_opens_again_where_it_fell_below_its_target():
     search, state = search_of(Blocks(), {"macs": 0.5}, Schedule(40), DMS(on_target=True, rate=0.1))
     state, _ = run(search, state, 30)
@@ -253,6 +265,10 @@ def test_refusals():
     with pytest.raises(UserError, match="no ratios that a shift could hold near the target; leave `slack` out"):
         MultipleElement(slack=0.5)
     MultipleElement(slack=float("inf"))  # as it is
+    with pytest.raises(UserError, match="on the target there is no slack of 0.5; leave `slack` or `on_target` out"):
+        DMS(on_target=True, slack=0.5)
+    limits = [s.limit for s in (DMS(), DMS(slack=0.5), DMS(on_target=True), MultipleElement())]
+    assert limits == [0.7, 0.5, np.inf, np.inf] and "slack" not in repr(DMS())
     for slack in (0, -1.0, float("nan"), "wide"):
         with pytest.raises(UserError, match=r"slack .* around the target is not possible; give a number in \(0, inf\]"):
             DMS(slack=slack)
