@@ -261,14 +261,14 @@ def main(options: Options) -> None:
             work = [(s.cell(m), partial(track, by_title[s.network], s, m)) for s, m in turns]
             cells.fill(work, "tracking", "digits, source code and composites that come with the packages")
     finally:
-        found = {movement: results(cells, settings, movement) for movement in MOVEMENTS}
-        refused = sum("refused" in (cells.get(s.cell(FREE)) or {}) for s in settings)
-        done = sum(all(cells.get(s.cell(m)) for m in MOVEMENTS) for s in settings)
+        whole = [s for s in settings if all(cells.get(s.cell(m)) for m in MOVEMENTS)]  # of the same searches
+        found = {movement: results(cells, whole, movement) for movement in MOVEMENTS}
+        refused = sum("refused" in (cells.get(s.cell(FREE)) or {}) for s in whole)
         lines = {MOVEMENTS[m]: [(s.pipeline, r["line"]) for s, r in one.items()] for m, one in found.items()}
         picture = pictures.save(search_pictures.tracks(lines, PROMISED), options.pictures / "tracking.svg")
         text = [
-            f"`python -m experiments.benchmarks.tracking`: {done} of {len(settings)} settings are computed, those of "
-            f"fewest examples first, each with every movement; {refused} ask for less than the smallest network and "
+            f"`python -m experiments.benchmarks.tracking`: {len(whole)} of {len(settings)} settings are computed, those "
+            f"of fewest examples first, each with every movement; {refused} ask for less than the smallest network and "
             "are refused. The miss is the largest |log(r / target)| after the first tenth of the steps that follow the "
             "warm-up.",
             picture_link("r over target in every search", picture, options.pages),
