@@ -267,10 +267,10 @@ def main(options: Options) -> None:
         lines = {MOVEMENTS[m]: [(s.pipeline, r["line"]) for s, r in one.items()] for m, one in found.items()}
         picture = pictures.save(search_pictures.tracks(lines, PROMISED), options.pictures / "tracking.svg")
         text = [
-            f"`python -m experiments.benchmarks.tracking`: {len(whole)} of {len(settings)} settings are computed, those "
-            f"of fewest examples first, each with every movement; {refused} ask for less than the smallest network and "
-            "are refused. The miss is the largest |log(r / target)| after the first tenth of the steps that follow the "
-            "warm-up.",
+            f"`python -m experiments.benchmarks.tracking`: {len(whole)} of {len(settings)} settings are computed, "
+            f"those of fewest examples first, each with every movement; {refused} ask for less than the smallest "
+            "network and are refused. The miss is the largest |log(r / target)| after the first tenth of the steps "
+            "that follow the warm-up.",
             picture_link("r over target in every search", picture, options.pages),
             *tables(found),
             cells.machines(s.cell(m) for s, m in asked),
