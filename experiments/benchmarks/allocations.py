@@ -136,7 +136,7 @@ def main(options: Options) -> None:
         lines = table(head, [study.row() for study in begun]) if begun else "Not computed yet."
         machines = [study.contest.cells.machines(study.contest.cell(*one) for one in study.cells()) for study in begun]
         text = "\n\n".join([f"`python -m experiments.benchmarks.allocations`: {opening} {INTERVALS}", lines, *machines])
-        write_section("allocations", TITLE, text, folder=options.pages, headline=lines if begun else "")
+        write_section("allocations", TITLE, text, folder=options.pages)
 
 
 if __name__ == "__main__":

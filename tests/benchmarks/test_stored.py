@@ -36,4 +36,6 @@ def test_tables_made_again_change_no_page(name, copied, monkeypatch):
     if new.name not in was and new.name in found:  # begun in the code alone
         assert "Not computed yet." in found.pop(new.name)
         new.unlink()
+    for path in (path for path in copied.rglob("*.md") if found.get(path.name) != was[path.name]):
+        path.write_text(was[path.name])  # for those that come after this one
     assert found == was
