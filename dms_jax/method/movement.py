@@ -136,7 +136,8 @@ class Movement:
     def _shifted(self, s: Situation, wanted: jax.Array, finite: jax.Array) -> jax.Array:
         """The ratios that the optimizer wants, shifted together so that r is the next target, or within its slack."""
         c, ratios, held = self.layout, s.state.ratios, self.strategy.on_target
-        within = 0.0 if held else tracking.slack(self.strategy.limit, self.schedule.progress(s.state.step + 1))
+        gone = resources.progress(s.state.step + 1 - self.schedule.warmup, self.schedule.decay_steps)
+        within = 0.0 if held else tracking.slack(self.strategy.limit, gone)
         informed = ~c.uninformative(c.space.flat(s.state.importance))  # others have masks of 1 wherever they stand
         free = c.to_ratios(finite & s.learning & informed)
         reach = c.to_ratios(c.closed - c.open)

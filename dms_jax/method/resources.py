@@ -21,6 +21,11 @@ from dms_jax.explanation import exactly
 from dms_jax.space import SearchSpace
 
 
+def progress(step: jax.Array, decay_steps: float) -> jax.Array:
+    """How much of its way the target has gone, min(1, s / S_decay): float32 in [0, 1]; arguments as of `target`."""
+    return jnp.clip(jnp.asarray(step, jnp.float32) / decay_steps, 0.0, 1.0)
+
+
 def target(step: jax.Array, final: float, decay_steps: float) -> jax.Array:
     """The target after `step` steps: r_t(s) / r_full = final^min(1, s / S_decay).
 
@@ -32,8 +37,7 @@ def target(step: jax.Array, final: float, decay_steps: float) -> jax.Array:
     Returns:
       float32 of `step`'s shape.
     """
-    progress = jnp.clip(jnp.asarray(step, jnp.float32) / decay_steps, 0.0, 1.0)
-    return jnp.power(jnp.float32(final), progress)
+    return jnp.power(jnp.float32(final), progress(step, decay_steps))
 
 
 def total(space: SearchSpace, names: Iterable[str], masks: jax.Array) -> jax.Array:

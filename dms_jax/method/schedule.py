@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
-
 from dms_jax import checks
 from dms_jax.errors import UserError
 
@@ -49,10 +46,10 @@ class Schedule:
         """Steps after the warm-up."""
         return self.steps - self.warmup
 
-    def progress(self, step: jax.Array) -> jax.Array:
-        """How far along its way the target is at a step, float32 in [0, 1]."""
-        since = jnp.asarray(step - self.warmup, jnp.float32)
-        return jnp.clip(since / (self.decay * self.active), 0.0, 1.0)
+    @property
+    def decay_steps(self) -> float:
+        """S_decay: steps after the warm-up until the target stands at the budget."""
+        return self.decay * self.active
 
     @property
     def refined_from(self) -> int:

@@ -157,7 +157,7 @@ class Search:
     def goals(self, step: jax.Array) -> dict[str, jax.Array]:
         """Where the targets stand at a step, as fractions of the full network."""
         full, since = self.space.resources(), step - self.schedule.warmup
-        decay = self.schedule.decay * self.schedule.active
+        decay = self.schedule.decay_steps
         return {name: resources.target(since, most / full[name], decay) for name, most in self.targets.items()}
 
     def context(self, importance: jax.Array, step: jax.Array, key: jax.Array | None = None) -> Context:

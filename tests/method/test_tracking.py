@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dms_jax import Schedule, Search, Searchable, SearchSpace, UserError, baselines
 from dms_jax.baselines.gradient_estimated import GradientEstimated
 from dms_jax.baselines.multiple import MultipleElement
-from dms_jax.method import tracking
+from dms_jax.method import resources, tracking
 from dms_jax.method.dms import DMS
 from dms_jax.training.results import projection_warnings, unused_warnings
 from tests.moved import moved_by
@@ -105,7 +105,8 @@ def test_a_search_with_slack_stays_near_its_target(inner, width, macs, params, s
     search, state = search_of(Blocks(inner, width), budget, schedule, DMS(effects=effects, **knobs), rate)
     state, metrics = run(search, state, steps)
     misses = np.array([max(np.log(m[name] / m[f"{name}_target"]) for name in budget) for m in metrics])
-    limits = np.asarray(tracking.slack(0.7, schedule.progress(jnp.arange(steps))))
+    gone = resources.progress(jnp.arange(steps) - schedule.warmup, schedule.decay_steps)
+    limits = np.asarray(tracking.slack(0.7, gone))
     np.testing.assert_allclose([limits[0], limits[-1]], [0.7, 0.09], rtol=1e-5)
     assert np.all(np.abs(misses) <= np.maximum(limits, 0.1) + 1e-5)
     structure = search.structure(state)
@@ -126,7 +127,7 @@ def test_within_its_slack_a_search_is_the_one_that_nothing_holds():
         found.append(run(search, state, 60))
     (held, metrics), (loose, others) = found
     misses = np.array([np.log(m["macs"] / m["macs_target"]) for m in others])
-    limits = np.asarray(tracking.slack(0.7, Schedule(60).progress(jnp.arange(60))))
+    limits = np.asarray(tracking.slack(0.7, resources.progress(jnp.arange(60), Schedule(60).decay_steps)))
     assert np.max(np.abs(misses)) > 0.02 and np.all(np.abs(misses) < limits)  # it moves, and within its slack
     chex.assert_trees_all_close((held, metrics), (loose, others), rtol=1e-4, atol=1e-6)  # two programs, one search
 
