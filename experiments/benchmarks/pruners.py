@@ -103,7 +103,7 @@ Importance = Literal["taylor", "magnitude", "sparse"]
 
 
 def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
-    """The search of `experiments.digits_search`."""
+    """The search of `experiments.digits_search`, without the slack that it has had since the cells were made."""
     task, steps = work.task, work.size.search
     search = Search(
         task.space, task.loss(task.model), task.optimizer(optax.constant_schedule(task.learning_rate / 5)),
