@@ -57,6 +57,15 @@ def test_every_link_leads_somewhere(site):
             assert not anchor or there is None or anchor in there.ids, f"{name}: {link}"
 
 
+def test_every_page_of_results_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    pages = sorted((ROOT / "experiments/benchmarks/results").glob("*.md"))
+    assert (
+        pages
+        and [page.name for page in pages if f" experiments/benchmarks/results/{page.name}\n" not in navigation] == []
+    )
+
+
 def asked():
     """What the reference is of: public name -> where it is defined."""
     paths = re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)

@@ -112,7 +112,7 @@ def test_folders_that_give_nothing(tmp_path):
 
 
 def test_a_manifest_names_these_files(tmp_path):
-    data = collect([made(tmp_path / "files")], SEEN, TYPES, EXTENSIONS, 20)
+    data = collect([made(tmp_path / "files", 10)], SEEN, TYPES, EXTENSIONS, 1000)
     path = tmp_path / "run" / "files.json"
     write(path, data, {"per_type": 20})
     (tmp_path / "files" / "a" / "a" / "new.py").write_text("a file that was not there")
@@ -136,7 +136,7 @@ def test_a_manifest_names_these_files(tmp_path):
      {"files": [["/a", "c", "validation", "0"]]}, {"settings": 3}],
 )  # fmt: skip
 def test_what_is_no_manifest_is_one_line(change, tmp_path):
-    data = collect([made(tmp_path / "files")], SEEN, TYPES, EXTENSIONS, 5)
+    data = collect([made(tmp_path / "files")], SEEN, TYPES, EXTENSIONS, 1000)  # all: the names of a few decide the half
     write(tmp_path / "files.json", data, {})
     content = json.loads((tmp_path / "files.json").read_text())
     (tmp_path / "files.json").write_text(json.dumps(content | change))
