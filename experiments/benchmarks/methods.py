@@ -20,6 +20,8 @@ OURS = DMS.title
 NEWER = {baselines.strategies()[name].title: name for name in ("hard_concrete", "soft_l0", "lapsum")}
 """Strategies that came later: the digits alone have rows of theirs."""
 SEARCHED = {each.title: name for name, each in baselines.strategies().items() if each.title not in NEWER}
+FREE = f"{OURS}, no slack"
+"""Its ratios move as they like: nothing but the loss holds the target."""
 PAPER = f"{OURS}, the paper's setting"
 PAPER_SETTING = {"weight": 1.0, "start_open": False, "ratio_schedule": "constant", "ratio_together": 0.0}
 """Of the paper: the plain loss with a fixed weight, ratios that start at 0, each by itself, at a constant rate."""
@@ -53,6 +55,15 @@ def changed(methods: Methods, label: str, **changes: Any) -> Methods:
         return dataclasses.replace(method(budget), **changes)
 
     return {f"{name}{label}": partial(method, made) for name, made in methods.items()}
+
+
+def slackened(methods: Methods) -> Methods:
+    """Methods with ours first as users get it, with the slack around its target, and then without, as `FREE`.
+
+    How it searches was chosen without.
+    """
+    method, slack = methods[OURS], baselines.create(SEARCHED[OURS]).slack
+    return {**changed({OURS: method}, "", slack=slack), FREE: method, **{n: m for n, m in methods.items() if n != OURS}}
 
 
 def rules(labels: Sequence[str], steps: int, retrain: str = "sliced") -> Methods:
