@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from dms_jax import checks
 from dms_jax.budgets.polynomial import Polynomial, Sum, add
@@ -18,8 +20,13 @@ from dms_jax.program.frames import Node, Value, describe
 from dms_jax.program.operations import attention
 
 _DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "int8")
-_RESHAPED = frozenset("alias broadcast_in_dim convert_element_type copy dms_name reshape squeeze transpose".split())
-_COMPARED = frozenset("ge gt le lt".split())
+_RESHAPED = frozenset(
+    "alias broadcast_in_dim convert_element_type copy dms_name reshape squeeze tile transpose".split()
+)
+_LARGE = 1 << 24
+"""Entries of a mask that is looked at; what it was broadcast from is smaller."""
+_NEVER = 100.0
+"""Scores that are so far below another are no part of a softmax: exp(-100) is 0 in float32."""
 
 
 class Kept(NamedTuple):
@@ -169,7 +176,12 @@ def _scores(network: Network, made: dict[Value, Node], weights: Value) -> list[N
     """The products that a causal softmax is of, where `weights` is one."""
     products, exponential, causal, look, seen = [], False, False, [weights], {weights}
     while look:
-        node = made.get(look.pop())
+        value = look.pop()
+        node = made.get(value)
+        mask = _evaluated(made, value) if len(value.axes) > 1 else None
+        if mask is not None:  # what is the same in every call is whole: a causal part of it alone says nothing
+            causal |= hides_the_future(mask)
+            continue
         if node is None:
             continue
         if node.name == "dot_general":
@@ -178,48 +190,86 @@ def _scores(network: Network, made: dict[Value, Node], weights: Value) -> list[N
         if node.name == "gather":  # of biases, by distances
             continue
         exponential |= node.name == "exp"
-        causal |= _compares_positions(network, made, node)
         new = [value for value in node.inputs if value not in seen]
         seen.update(new)
         look.extend(new)
-    constants = [value for value in seen if value not in made and value not in network.program.inputs]
-    causal |= any(_square(value) for value in constants)
     return products if exponential and causal else []
 
 
-def _compares_positions(network: Network, made: dict[Value, Node], node: Node) -> bool:
-    return node.name in _COMPARED and all(_counts(network, made, value) for value in node.inputs)
-
-
-def _counts(network: Network, made: dict[Value, Node], value: Value) -> bool:
-    """Whether an array is made of positions alone."""
-    look, counted, seen = [value], False, {value}
+def _evaluated(made: Mapping[Value, Node], value: Value) -> np.ndarray | None:
+    """An array that is made of constants alone; None where it is not, or is large."""
+    known: dict[Value, Any] = {}
+    look = [value] if _size(value) <= _LARGE else []
     while look:
-        at = look.pop()
-        if at in network.program.inputs:
-            return False
-        node = made.get(at)
-        counted |= node is not None and node.name == "iota"
-        new = [value for value in (node.inputs if node is not None else ()) if value not in seen]
-        seen.update(new)
-        look.extend(new)
-    return counted
+        at, node = look[-1], made.get(look[-1])
+        if at in known:
+            look.pop()
+        elif node is None and at.array is not None:
+            known[at] = at.array
+        elif node is None or (node.eqn is None) or not (at.fixed or node.name == "alias"):
+            return None
+        elif unknown := [x for x in node.inputs if x not in known]:
+            if any(x in look for x in unknown) or any(_size(x) > _LARGE for x in unknown):
+                return None  # a loop carries it
+            look += unknown
+        elif node.name == "alias":
+            (source,) = node.inputs
+            if [axis.size for axis in source.axes] != [axis.size for axis in at.axes]:
+                return None  # a slice of what a loop goes through
+            known[at] = known[source]
+        else:
+            found = node.eqn.primitive.bind(*(known[x] for x in node.inputs), **node.eqn.params)
+            known |= zip(node.outputs, found if node.eqn.primitive.multiple_results else [found], strict=True)
+    return np.asarray(known[value]) if value in known else None
 
 
-def _square(value: Value) -> bool:
-    """Whether a constant array is a mask of two axes of positions."""
-    sizes = [axis.size for axis in value.axes if axis.size > 1]
-    return len(sizes) == 2 and sizes[0] == sizes[1]
+def hides_the_future(mask: np.ndarray) -> bool:
+    """Whether a mask or a bias of scores leaves to every position those up to its own, and hides all that come later.
+
+    Args:
+      mask: any two of its axes may be those of queries and keys; there may be more keys, which then come first. What
+        is hidden has one and the same value, another one than a position has of itself, or is at least 100 less.
+    """
+    mask = np.squeeze(mask)
+    for queries, keys in itertools.permutations(range(mask.ndim), 2):
+        n, m = mask.shape[queries], mask.shape[keys]
+        if n > m:
+            continue
+        found = np.moveaxis(mask, (queries, keys), (-2, -1))
+        distance = np.arange(m) - (m - n) - np.arange(n)[:, None]
+        later, own, earlier = found[..., distance > 0], found[..., distance == 0], found[..., distance < 0]
+        hidden = later.flat[0]
+        same = np.all(later == hidden) and np.all(own != hidden) and not np.all(earlier == hidden)
+        bias = np.issubdtype(mask.dtype, np.floating) and later.max() < min(own.min(), earlier.max()) - _NEVER
+        if same or bias:
+            return True
+    return False
 
 
 def _smallest(network: Network, made: dict[Value, Node], value: Value, time: Axis) -> Value:
     """The smallest array that `value` is a repetition or another layout of, with the positions as one axis."""
     best = value
-    for at in _back(made, value):
+    for at in _origins(made, value):
         whole = time in map(resolve, at.axes) and at in network.behind and at not in network.arrays
         if whole and _size(at) < _size(best):
             best = at
     return best
+
+
+def _origins(made: Mapping[Value, Node], value: Value) -> list[Value]:
+    """As `_back`, through what picks positions of an array, too, or has parts of one array alone."""
+    found: list[Value] = []
+    while value not in found:
+        found += _back(made, value)
+        node = made.get(found[-1])
+        if node is None or node.name not in ("gather", "concatenate"):
+            break
+        first, *others = (_origins(made, part) for part in node.inputs[: None if node.name == "concatenate" else 1])
+        both = [at for at in first if all(at in other for other in others)]
+        if not both:
+            break
+        value = both[0]
+    return found
 
 
 def _back(made: Mapping[Value, Node], value: Value, through: frozenset[str] = _RESHAPED) -> Iterator[Value]:

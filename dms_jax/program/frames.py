@@ -38,11 +38,13 @@ class Value:
       axes: one a dimension.
       constant: its value where all of it is one known number.
       fixed: whether it is made of constants alone, the same in every call.
+      array: the constant, where it is one that was made in Python.
     """
 
     axes: AxesOf
     constant: float | None = None
     fixed: bool = False
+    array: Any = None
 
 
 @dataclass(eq=False, slots=True)

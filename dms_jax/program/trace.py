@@ -93,7 +93,7 @@ class Tracer(Loops):
     def constant(self, value: Any) -> Value:
         """An array made in Python; running smaller slices it, so it may have any axes."""
         axes = fresh(np.shape(value))
-        found = Value(axes, _all_over(value), True)
+        found = Value(axes, _all_over(value), True, None if isinstance(value, Unknown) else value)
         if len(axes) == 1 and axes[0].size <= _SHORT and not isinstance(value, Unknown):
             self.short[found] = value
         return found
