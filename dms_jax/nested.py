@@ -6,7 +6,6 @@ They come from the largest to the smallest; structure.json beside the file is th
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dms_jax import files, reading
-from dms_jax.budgets.amounts import Given, amount
+from dms_jax.budgets.amounts import Given, same
 from dms_jax.errors import UserError
 from dms_jax.reading import either, flag, listing, number, one_of, record, text
 from dms_jax.structure import Structure
@@ -128,30 +127,21 @@ def labels(sizes: Iterable[Any]) -> list[Given]:
             SIZE(size, "size")
         except reading.Mismatch as error:
             raise UserError(f"{error.fault}; give a fraction such as 0.25, say") from None
-        if any(_same(size, other) for other in found[:i]):
+        if any(same(size, other) for other in found[:i]):
             raise UserError(f"size {reading.shown(size)} is given twice; give every size once")
     return found
 
 
 def position(sizes: Mapping[Given, Any], size: Given, where: str = "") -> int:
-    """The place of a size among others, however it is written: 0.25 is "0.25" and "25 %", 2e6 is 2000000 and "2M".
+    """The place of a size among others, however it is written: 0.25 is "25 %", 2e6 is 2000000, "2M" and "2 MB".
 
     Raises:
       UserError: it is none of them.
     """
-    found = next((i for i, one in enumerate(sizes) if _same(one, plain(size))), None)
+    found = next((i for i, one in enumerate(sizes) if same(one, plain(size))), None)
     if found is None:
         raise UserError(f"size {reading.shown(size)} is not there{where}; there are {', '.join(map(str, sizes))}")
     return found
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two sizes are the same amount; where one is in a unit of its resource, the same text."""
-    try:
-        a, b = amount("size", one, ""), amount("size", other, "")
-    except UserError:
-        return str(one) == str(other)
-    return a.relative == b.relative and math.isclose(a.value, b.value, rel_tol=1e-9)  # 12.3 % is not quite 0.123
 
 
 def taken(array: Any, chosen: Mapping[int, np.ndarray]) -> Any:

@@ -65,7 +65,7 @@ class Searched:
     def macs(self) -> float | None:
         """The absolute number of MACs asked for, if any."""
         asked = amount("macs", self._asked["macs"], "MACs") if "macs" in self._asked else None
-        return None if asked is None or asked.relative else asked.value
+        return None if asked is None or asked.relative else float(asked.value)
 
     def budget(self, row: Preset) -> dict[str, float | str]:
         """The budgets asked for; that of a preset holds beside them."""

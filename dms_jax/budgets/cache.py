@@ -208,10 +208,10 @@ def _evaluated(made: Mapping[Value, Node], value: Value) -> np.ndarray | None:
             known[at] = at.array
         elif node is None or (node.eqn is None) or not (at.fixed or node.name == "alias"):
             return None
-        elif unknown := [x for x in node.inputs if x not in known]:
-            if any(x in look for x in unknown) or any(_size(x) > _LARGE for x in unknown):
+        elif (unknown := next((x for x in node.inputs if x not in known), None)) is not None:
+            if unknown in look or _size(unknown) > _LARGE:
                 return None  # a loop carries it
-            look += unknown
+            look.append(unknown)
         elif node.name == "alias":
             (source,) = node.inputs
             if [axis.size for axis in source.axes] != [axis.size for axis in at.axes]:
@@ -262,9 +262,9 @@ def _origins(made: Mapping[Value, Node], value: Value) -> list[Value]:
     while value not in found:
         found += _back(made, value)
         node = made.get(found[-1])
-        if node is None or node.name not in ("gather", "concatenate"):
+        if node is None or node.name not in ("gather", "concatenate", "stack"):
             break
-        first, *others = (_origins(made, part) for part in node.inputs[: None if node.name == "concatenate" else 1])
+        first, *others = (_origins(made, part) for part in node.inputs[: 1 if node.name == "gather" else None])
         both = [at for at in first if all(at in other for other in others)]
         if not both:
             break

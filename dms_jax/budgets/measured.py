@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.budgets.resource import Cost, Network, Sized
@@ -129,9 +130,8 @@ class Measured:
         return ""
 
     def _number(self, value: Any) -> int | float:
-        right = isinstance(value, Real | np.ndarray | jax.Array) and not getattr(value, "shape", ())
-        number = float(value) if right else math.nan
-        if not (math.isfinite(number) and number >= 0):
+        number = real(value)
+        if number is None:
             raise UserError(
                 f"resource {self.name} was measured to be {shortened(repr(value), 60)}; give a number of at least 0"
             )
@@ -147,3 +147,18 @@ class Measured:
     def fraction(self, counts: jax.Array) -> jax.Array:
         """The predicted share of the full network's at real counts `[variables]`, float32, differentiable."""
         return self.predicted.fraction(counts)
+
+
+def real(value: Any) -> float | None:
+    """A number of at least 0 that a user's function gave; None where it is something else."""
+    if isinstance(value, np.ndarray | jax.Array):
+        if value.shape or not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+            return None
+        value = value.item()
+    if not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax import checks
+from dms_jax.budgets import amounts
 from dms_jax.budgets.fitted import Fitted
-from dms_jax.budgets.measured import Measured
+from dms_jax.budgets.measured import Measured, real
 from dms_jax.budgets.resource import Cost, Network, Sized
-from dms_jax.errors import UserError, shortened
+from dms_jax.errors import UserError, one_line, shortened
 from dms_jax.program.axes import atoms, resolve
 
-RESERVED = frozenset(("also", "latency_ms", "loss", "name", "note", "quality", "stderr", "steps"))
-"""What else stands beside resources in the rows of results."""
+RESERVED = frozenset(
+    "accuracy also importance_skipped latency_ms loss macs name note params phase quality stderr step steps".split()
+)
+"""What else stands beside resources in results and in metrics.jsonl, and those that reports write sentences of."""
+RESERVED_ENDS = (("weight_", ""), ("", "_target"))
+"""How the metrics of a budget are called: `weight_macs` and `macs_target` stand beside `macs`."""
+
+_NEAR_ONE = 1e-3
+"""How far from 1 a share of the full network may be."""
 
 MOST_KNOWN = 2**16
 """Values that are kept, of the function of one resource."""
@@ -34,16 +41,19 @@ class Resource:
       name: as in a budget, {"energy": 0.5}.
       unit: what it is counted in: "mJ". A budget "3 mJ" is absolute.
       exact: from {group: number of elements kept} to a number of at least 0. Elements of a group that went with a
-        removed block are not there: the group has 0. The depth groups count blocks. The projection asks this function
-        alone, so steps in it are used to the last element.
-      fraction: from {group: kept, real} to the share of the full network's, by JAX; what the search follows.
-        None: a smooth function that never falls is fitted to `exact` at random counts.
+        removed block, or with all layers of a scan, are not there: the group has 0. The depth groups count blocks. The
+        projection asks this function alone, so steps in it are used to the last element, and more elements may cost
+        less than fewer do.
+      fraction: from {group: kept, real, float32 []} to the share of the full network's, by JAX: a number, 1 where all
+        elements are kept; what the search follows. None: a smooth function that never falls is fitted to `exact` at
+        random counts.
       measure: from the network of a structure (`dms_jax.budgets.Sized`: function, shapes of parameters and inputs, kept
         elements) to what it really has, in the unit. `exact`, scaled to the full network's, is then a prediction: the
         structure that comes out is within its budget as measured. None: `exact` is the truth.
 
     Raises:
-      UserError: a name that is no identifier, no unit, or what is no function.
+      UserError: a name that is no identifier or stands for something else already, no unit, or what is no function of
+        one argument.
     """
 
     name: str
@@ -54,21 +64,22 @@ class Resource:
 
     def __post_init__(self):
         named = isinstance(self.name, str) and self.name.isidentifier() and len(self.name) <= 64
-        if not named or self.name in RESERVED:
+        if not named:
             raise UserError(
                 f"resource name {shortened(repr(self.name), 60)} is not possible; give an identifier: energy"
             )
-        if (
-            not isinstance(self.unit, str)
-            or not self.unit.strip()
-            or len(self.unit) > 32
-            or not self.unit.isprintable()
-        ):
-            raise UserError(f"unit {shortened(repr(self.unit), 60)} of {self.name} is not possible; give one: mJ")
-        if not callable(self.exact) or not (self.fraction is None or callable(self.fraction)):
-            raise UserError(f"resource {self.name}: exact, and fraction where it is given, are functions of counts")
-        if not (self.measure is None or callable(self.measure)):
-            raise UserError(f"resource {self.name}: measure is a function of the network of a structure, or None")
+        if self.name in RESERVED or any(self.name.startswith(a) and self.name.endswith(b) for a, b in RESERVED_ENDS):
+            raise UserError(f"resource name {self.name} stands for something else in results; give another: energy")
+        if not amounts.is_unit(self.unit):
+            raise UserError(
+                f"unit {shortened(repr(self.unit), 60)} of {self.name} is not possible; give one that begins with a "
+                "letter, with no space around it, and that is no prefix such as k: mJ"
+            )
+        checks.called(f"exact of {self.name}", self.exact, "counts")
+        if self.fraction is not None:
+            checks.called(f"fraction of {self.name}", self.fraction, "counts")
+        if self.measure is not None:
+            checks.called(f"measure of {self.name}", self.measure, "sized")
 
     def __call__(self, network: Network) -> Cost:
         """The resource of one network.
@@ -89,7 +100,7 @@ class Counts:
         self.of_group = {name: np.unique(numbers[numbers > 0]) for name, numbers in variables.of_elements.items()}
         of_variable = {int(v): name for name, numbers in self.of_group.items() for v in numbers}
         behind: dict[str, list[frozenset[tuple[str, int]]]] = {name: [] for name in self.of_group}
-        together = set()
+        together, beside = set(), []
         for value, gates in network.parameters.items():
             found = {
                 of_variable[variables.of_atom[a]]
@@ -97,10 +108,12 @@ class Counts:
                 for a in atoms(resolve(x))
                 if a in variables.of_atom
             }
+            beside.append(found)
             for name in found:
                 behind[name].append(gates)
             together |= {(a, b) for a in found for b in found if a < b}
         self.together = sorted(together)
+        self.rows = {name: self._rows(name, beside, network.least) for name in self.of_group}
         self.gates = {
             name: [variables.of_gate[g] for g in sorted(reduce(frozenset.intersection, each)) if g in variables.of_gate]
             if each
@@ -108,13 +121,21 @@ class Counts:
             for name, each in behind.items()
         }
 
+    @staticmethod
+    def _rows(name: str, beside: Sequence[set[str]], least: Mapping[str, int]) -> list[str]:
+        """Groups of layers in whose rows all parameters of a group lie: without a layer its elements are not there."""
+        arrays = [groups for groups in beside if name in groups]
+        return sorted(g for g in set.intersection(*arrays) if g != name and least[g] == 0) if arrays else []
+
     def __call__(self, counts: Any) -> dict[str, Any]:
         """{group: [...]} of counts `[..., variables]`, whole or soft: 0 where its block is removed."""
+        totals = {name: counts[..., numbers].sum(axis=-1) for name, numbers in self.of_group.items()}
         kept = {}
-        for name, numbers in self.of_group.items():
-            total = counts[..., numbers].sum(axis=-1)
+        for name, total in totals.items():
             for gate in self.gates[name]:
                 total = total * counts[..., gate]
+            for row in self.rows[name]:
+                total = total * totals[row].clip(0, 1)
             kept[name] = total
         return kept
 
@@ -129,6 +150,28 @@ class Counted:
     def __post_init__(self):
         if not self.full > 0:
             raise UserError(f"resource {self.name} is {self.full} for the full network; it must be above 0")
+        if self.resource.fraction is not None:
+            self._check_fraction(self.resource.fraction)
+
+    def _check_fraction(self, fraction: Callable[[Mapping[str, jax.Array]], jax.Array]) -> None:
+        """The share is a number, 1 for the full network, and has a slope: there, and with half of all elements."""
+        for share in (1.0, 0.5):
+            counts = jnp.asarray(share * self.counts.sizes, jnp.float32).at[0].set(1.0)
+            where = "the full network" if share == 1 else "half of the elements"
+            try:
+                found, slope = jax.jit(jax.value_and_grad(lambda counts: fraction(self.counts(counts))))(counts)
+            except Exception as error:
+                raise UserError(
+                    f"fraction of {self.name} cannot be followed ({type(error).__name__}: {one_line(error, 160)}); "
+                    "give a function by JAX from {group: float32 []} to one real number"
+                ) from error
+            if not (np.isfinite(found) and np.all(np.isfinite(slope))):
+                raise UserError(f"fraction of {self.name}, or its slope, is no number for {where} ({found})")
+            if share == 1 and not abs(float(found) - 1) <= _NEAR_ONE:
+                raise UserError(
+                    f"fraction of {self.name} is {float(found):g} for the full network; it is a share of what that "
+                    f"has, {self.full:g} {self.unit}: divide by it, say"
+                )
 
     @property
     def name(self) -> str:
@@ -169,9 +212,8 @@ class Counted:
     def _one(self, row: tuple[int, ...]) -> float:
         if row not in self._known:
             value = self.resource.exact(dict(zip(self.counts.of_group, row, strict=True)))
-            right = isinstance(value, Real | np.ndarray | jax.Array) and np.ndim(value) == 0
-            number = float(value) if right else math.nan
-            if not (math.isfinite(number) and number >= 0):
+            number = real(value)
+            if number is None:
                 counts = dict(zip(self.counts.of_group, row, strict=True))
                 raise UserError(
                     f"resource {self.name} is {shortened(repr(value), 60)} at {shortened(str(counts), 200)}; its "

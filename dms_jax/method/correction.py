@@ -12,6 +12,7 @@ from dms_jax.budgets.amounts import Given, words
 from dms_jax.errors import UserError
 from dms_jax.explanation import exactly
 from dms_jax.method import limits, resources
+from dms_jax.method.problem import smallest
 from dms_jax.space import SearchSpace
 
 Kept: TypeAlias = dict[str, tuple[int, ...]]
@@ -33,7 +34,7 @@ def targets(space: SearchSpace, budget: Mapping[str, Given], within: limits.Limi
     kept = {name: tuple(range(int(allowed[0]))) for name, allowed in within.counts(space).items()}
     costs = {name: space.costs[name] for name in budget}
     measured = {name: cost for name, cost in costs.items() if isinstance(cost, Measured)}
-    least = {**space.resources(kept), **{name: cost.measure(kept) for name, cost in measured.items()}}
+    least = {**smallest(space, within, budget), **{name: cost.measure(kept) for name, cost in measured.items()}}
     hints = {name: partial(cost.hint, kept) for name, cost in measured.items()}
     return resources.targets(space, budget, least, hints)
 
@@ -64,7 +65,7 @@ def corrected(
     costs = {name: cost for name in budget if isinstance(cost := space.costs[name], Measured)}
     if not costs:
         return project(dict(budget))
-    least = limits.smallest(space, within or limits.Limits())
+    least = smallest(space, within or limits.Limits(), costs)
     asks = {name: _Ask(budget[name], least[name], budget[name], cost.full, cost.full) for name, cost in costs.items()}
     best, most, tried = None, 0.0, []
     for _ in range(MOST_PROJECTED):

@@ -83,12 +83,7 @@ def _of_device(space: SearchSpace) -> int:
     found = [cost.multiple for cost in space.costs.values() if isinstance(cost, Measured) and cost.multiple is not None]
     if not found:
         raise UserError(
-            'divisible_by "auto" is what was measured of this device, and nothing was: give a number, or bound what is '
-            "measured on it (docs/budgets.md)"
+            'divisible_by "auto" is what was measured of this device, and nothing was: give a number, or bound its '
+            "milliseconds (docs/budgets.md)"
         )
     return max(found)
-
-
-def smallest(space: SearchSpace, limits: Limits) -> dict[str, Any]:
-    """The smallest resources reachable within limits."""
-    return space.resources({name: tuple(range(int(allowed[0]))) for name, allowed in limits.counts(space).items()})

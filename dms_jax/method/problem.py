@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dms_jax.errors import UserError
 from dms_jax.explanation import exactly
 from dms_jax.groups import Group
-from dms_jax.method.limits import Limits, smallest
+from dms_jax.method.limits import Limits
 from dms_jax.space import SearchSpace
+
+SWEEPS = 4
+"""Times that all groups look for what costs least."""
 
 Together: TypeAlias = tuple[str, ...]  # groups that have one count
 Counts: TypeAlias = dict[Together, int]  # of kept elements
@@ -60,7 +64,7 @@ class Problem:
           UserError: it cannot.
         """
         limits = limits or Limits()
-        least = smallest(space, limits)
+        least = smallest(space, limits, budget, budget)
         for name, most in budget.items():
             if least[name] > most:
                 raise UserError(
@@ -129,10 +133,53 @@ class Problem:
         checks = [self.space.costs[name].exact(variables) <= most for name, most in self.budget.items()]
         return np.logical_and.reduce(checks)
 
+    def cheapest(self) -> Counts:
+        """The numbers that come nearest to the budget or are furthest below it, as one group after another finds them.
+
+        The fewest, where no table asks less for more elements. A group after another takes what costs least beside the
+        others, which finds the least of what is a sum over groups.
+        """
+        counts = {names: int(numbers[0]) for names, numbers in self.allowed.items()}
+        for _ in range(SWEEPS if self.stepped else 0):
+            before = dict(counts)
+            for names, numbers in self.allowed.items():
+                rest = self.variables(counts) - self.added(names, 0, counts[names])
+                shares = self.shares(rest + self.up_to(names, numbers))
+                largest, total = np.max(shares, axis=0), np.sum(shares, axis=0)
+                at = int(np.searchsorted(numbers, counts[names]))
+                best = int(np.lexsort((total, largest))[0])
+                if (largest[best], total[best]) < (largest[at], total[at]):
+                    counts[names] = int(numbers[best])
+            if counts == before:
+                break
+        return counts
+
     def kept(self, counts: Counts) -> dict[str, tuple[int, ...]]:
         """The best elements of every group, as many as counted, ascending."""
         chosen = {name: self.order[name][:k] for names, k in counts.items() for name in names}
         return {name: tuple(sorted(int(i) for i in chosen[name])) for name in self.space.groups}
+
+
+def smallest(
+    space: SearchSpace, limits: Limits, names: Iterable[str], enough: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The smallest values of some resources that are reached within limits, each by itself.
+
+    Those of the fewest elements; of a table, which may ask less for more, the least that is found (`Problem.cheapest`).
+
+    Args:
+      space, limits: of the structures.
+      names: of the resources.
+      enough: values of some of them that are low enough: no lower one is looked for.
+    """
+    allowed = limits.counts(space)
+    found = space.resources({name: tuple(range(int(numbers[0]))) for name, numbers in allowed.items()})
+    first = {name: -np.arange(group.size, dtype=float) for name, group in space.groups.items()}
+    for name in names:
+        problem = Problem(space, first, {name: space.costs[name].full}, allowed)
+        if problem.stepped and found[name] > enough.get(name, 0):
+            found[name] = min(found[name], space.costs[name].exact(problem.variables(problem.cheapest())).item())
+    return {name: found[name] for name in names}
 
 
 def _shared(names: Together, allowed: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -108,6 +108,9 @@ def nearest(problem: Problem, ratios: Mapping[str, float], attempts: int) -> Cou
         if most >= NEAR:
             break
         held |= {names: k for names, k in above.items() if k > fitting[names]}
+    if not best:  # the fewest elements are too dear where more of them cost less
+        cheapest = problem.cheapest()
+        best = filled(problem, cheapest) if bool(problem.fits(problem.variables(cheapest))) else best
     return best
 
 
@@ -152,6 +155,7 @@ def filled(problem: Problem, counts: Counts) -> Counts:
         gain = sum(float(np.sum(problem.worth[name][problem.order[name][k:then]])) for name in names)
         return then, problem.added(names, k, then), gain
 
+    counts = dict(counts)
     names, now = list(counts), problem.variables(counts)
     steps = [following(each, counts[each]) for each in names]
     while True:
@@ -165,10 +169,9 @@ def filled(problem: Problem, counts: Counts) -> Counts:
         best = int(fitting[np.argmax(gains / cost[fitting])])
         counts[names[best]], now = steps[best][0], after[best]
         steps[best] = following(names[best], counts[names[best]])
-    for each, k in counts.items():
-        most = int(problem.allowed[each][-1])
-        if most > k and np.array_equal(problem.shares(now + problem.added(each, k, most)), problem.shares(now)):
-            counts[each] = most
-        elif most > k and problem.stepped:
-            counts[each] = step_end(problem, each, k, now)
+    for each in sorted(names, key=lambda each: not problem.group(each).rules.gates):  # blocks while they are narrow
+        k, most = counts[each], int(problem.allowed[each][-1])
+        free = np.array_equal(problem.shares(now + problem.added(each, k, most)), problem.shares(now))
+        then = most if free else step_end(problem, each, k, now) if problem.stepped else k
+        counts[each], now = then, now + problem.added(each, k, then)  # what is free beside one need not be beside both
     return counts

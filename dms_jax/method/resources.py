@@ -148,10 +148,10 @@ def budget(cost: Cost, asked: Given, smallest: float, network: str, hint: Hint =
     full = cost.full
     possible = f"{exactly(smallest)} to {exactly(full)} can be reached ({network})"
     given = amount(cost.name, asked, cost.unit, possible)
-    wanted = given.value * full if given.relative else given.value
-    wanted = math.floor(wanted) if isinstance(full, int) else wanted
+    exact = given.value * full if given.relative and isinstance(full, int) else given.value
+    wanted = math.floor(exact) if isinstance(full, int) else float(exact) * (full if given.relative else 1)
     number = f"{exactly(wanted)} {words(cost.name, cost.unit)}"
-    shown = number if not given.relative else f"{given.value:g} ({number})"
+    shown = number if not given.relative else f"{float(given.value):g} ({number})"
     if wanted > full:
         raise UserError(
             f"budget {shown} is above the full network's {exactly(full)} ({network}); nothing needs to be searched"

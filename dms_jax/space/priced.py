@@ -74,13 +74,18 @@ class Priced(Programs):
           UserError: something else, or what cannot be computed for this network.
         """
         for resource in resources:
-            if not callable(resource):
+            if not callable(resource) or isinstance(resource, type):
                 raise UserError(f"resource {resource!r} is not possible; give a `dms_jax.Resource`")
         made = {}
         for resource in resources:
             cost = resource(self._network)
             if cost is None:
                 raise UserError(f"{self.source.title} has nothing that {shortened(repr(resource), 100)} counts")
+            if not all(hasattr(cost, name) for name in ("name", "unit", "full", "exact", "fraction")):
+                raise UserError(
+                    f"{shortened(repr(resource), 100)} gives {shortened(repr(cost), 60)}, no resource; give a "
+                    "`dms_jax.Resource`"
+                )
             made[cost.name] = cost
         other = copy.copy(self)
         other.costs, other._added = {**self.costs, **made}, (*self._added, *resources)

@@ -60,7 +60,7 @@ class Sizes:
 
         def share(given: Given) -> float:
             found = amount(name, given, cost.unit)
-            return found.value if found.relative else found.value / cost.full
+            return float(found.value) if found.relative else float(found.value / cost.full)
 
         ordered = sorted(map(plain, amounts), key=share, reverse=True)
         if share(ordered[0]) > 1:

@@ -50,7 +50,7 @@ def softmax(scores):
     return jax.nn.softmax(scores, axis=-1)
 
 
-def written_out(mask, repeat=2, loop=False, batch=1):
+def written_out(mask, repeat=2, loop=False, batch=1, repeated=jnp.repeat):
     """A block of plain JAX: three key heads of four features, each for `repeat` queries."""
     shapes = {"q": (8, 3 * repeat, HEAD), "k": (8, 3, HEAD), "v": (8, 3, HEAD), "o": (3 * repeat, HEAD, 8)}
     if loop:
@@ -59,14 +59,15 @@ def written_out(mask, repeat=2, loop=False, batch=1):
 
     def block(x, p):
         q, k, v = (jnp.einsum("btd,dhe->bthe", x, p[name]) for name in "qkv")
-        k, v = (jnp.repeat(each, repeat, axis=2) for each in (k, v))
+        k, v = (repeated(each, repeat, axis=2) for each in (k, v))
         scores = jnp.einsum("bthe,bshe->bhts", q, k) / 2
         return x + jnp.einsum("bhts,bshe,hed->btd", softmax(mask(scores)), v, p["o"])
 
     def fn(params, x):
         return jax.lax.scan(lambda x, p: (block(x, p), None), x, params)[0] if loop else block(x, params)
 
-    return SearchSpace.from_function(fn, params, jax.ShapeDtypeStruct((batch, LENGTH, 8), jnp.float32))
+    with jax.numpy_rank_promotion("allow"):
+        return SearchSpace.from_function(fn, params, jax.ShapeDtypeStruct((batch, LENGTH, 8), jnp.float32))
 
 
 def compared(scores):
@@ -84,6 +85,89 @@ def test_heads_that_queries_share_count_once_and_layers_of_a_loop_each(mask, rep
     space = written_out(mask, repeat, loop, batch)
     assert space.resources()["cache"] == 2 * 4 * batch * LENGTH * 3 * HEAD * (5 if loop else 1)
     assert space.with_resources(Cache(batch=8)).resources()["cache"] == space.resources()["cache"] * 8 // batch
+
+
+def stacked(x, times, axis):
+    return jnp.stack([x] * times, axis + 1).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
+REPEATED = {
+    "tile": lambda x, times, axis: jnp.tile(x, (1, 1, times, 1)),
+    "concatenate": lambda x, times, axis: jnp.concatenate([x] * times, axis),
+    "stack": stacked,
+    "stack, other heads first": lambda x, times, axis: jnp.stack([x] * times, axis).reshape(*x.shape[:2], -1, HEAD),
+    "take": lambda x, times, axis: jnp.take(x, np.repeat(np.arange(x.shape[axis]), times), axis=axis),
+    "index": lambda x, times, axis: x[:, :, jnp.arange(x.shape[axis] * times) // times],
+    "broadcast": lambda x, times, axis: jnp.broadcast_to(x[:, :, :, None], (*x.shape[:3], times, HEAD)).reshape(
+        *x.shape[:2], -1, HEAD
+    ),
+}
+
+
+@pytest.mark.parametrize("how", REPEATED)
+@pytest.mark.parametrize("loop", [False, True])
+def test_however_they_are_shared(how, loop):
+    space = written_out(compared, 2, loop, repeated=REPEATED[how])
+    assert space.resources()["cache"] == 2 * 4 * LENGTH * 3 * HEAD * (5 if loop else 1)
+
+
+AT = np.arange(LENGTH)
+QUERY, KEY = AT[:, None], AT[None]
+MASKS = {  # what each query may look at
+    "causal": KEY <= QUERY,
+    "causal, a window": (KEY <= QUERY) & (KEY > QUERY - 3),
+    "causal, in parts": (KEY <= QUERY) & (KEY // 4 == QUERY // 4),
+    "causal, but for a prefix of one": (KEY <= QUERY) | (KEY == 0),
+    "a symmetric window": abs(KEY - QUERY) < 3,
+    "blocks": KEY // 4 == QUERY // 4,
+    "all": KEY < LENGTH + QUERY,
+    "a prefix of many": (KEY <= QUERY) | (KEY < 4),
+    "with the next": KEY <= QUERY + 1,
+    "all but itself": KEY != QUERY,
+    "a table by chance": np.random.default_rng(0).random((LENGTH, LENGTH)) < 0.7,
+}
+WRITTEN = {
+    "where": lambda s, m: jnp.where(m, s, -1e9),
+    "where, as NumPy has it": lambda s, m: jnp.where(np.asarray(m), s, -np.inf),
+    "hidden": lambda s, m: jnp.where(~jnp.asarray(m), -1e30, s),
+    "bias": lambda s, m: s + jnp.where(m, 0.0, -1e9),
+    "bias of one": lambda s, m: s + (1.0 - jnp.asarray(m, jnp.float32)) * -1e9,
+    "bias by distance": lambda s, m: s + jnp.where(m, -0.1 * abs(KEY - QUERY), -1e9),
+    "zero or one": lambda s, m: jnp.where(jnp.asarray(m, jnp.int32) == 0, -1e9, s),
+    "heads and batch": lambda s, m: jnp.where(jnp.broadcast_to(m, s.shape), s, -1e9),
+    "through jit": lambda s, m: jax.jit(lambda s: jnp.where(m, s, -1e9))(s),
+    "beside another": lambda s, m: jnp.where(jnp.asarray(m) & (s < 1e8), s, -1e9),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+@pytest.mark.parametrize("name", MASKS)
+def test_causal_is_what_a_mask_hides(name, how):
+    hides = not np.any(MASKS[name] & (KEY > QUERY)) and bool(np.all(MASKS[name][AT, AT]))
+    space = written_out(lambda scores: WRITTEN[how](scores, MASKS[name]))
+    assert ("cache" in space.resources()) is hides is name.startswith("causal")
+
+
+MADE = {  # by operations on positions
+    "tril": (lambda: jnp.tril(jnp.ones((LENGTH, LENGTH), bool)), True),
+    "triu, turned": (lambda: ~jnp.triu(jnp.ones((LENGTH, LENGTH), bool), 1), True),
+    "a sum of rows": (lambda: jnp.cumsum(jnp.eye(LENGTH), 0) > 0, True),
+    "a symmetric window": (lambda: jnp.abs(jnp.arange(LENGTH)[None] - jnp.arange(LENGTH)[:, None]) < 3, False),
+    "either side": (lambda: (jnp.arange(LENGTH) >= jnp.asarray(QUERY) - 2) & (jnp.arange(LENGTH) <= QUERY + 2), False),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("loop", [False, True])
+def test_masks_that_are_computed(name, loop):
+    make, causal = MADE[name]
+    assert ("cache" in written_out(lambda s: jnp.where(make(), s, -1e9), loop=loop).resources()) is causal
+
+
+@pytest.mark.parametrize("slope", [lambda d: -0.5 * abs(d), lambda d: jnp.where(d > 0, -d, d), lambda d: 0.1 * d])
+def test_biases_by_distance_hide_nothing(slope):
+    space = written_out(lambda s: s + slope(jnp.arange(LENGTH)[:, None] - jnp.arange(LENGTH)[None]).astype(s.dtype))
+    assert "cache" not in space.resources()
 
 
 class Decoder(nnx.Module):

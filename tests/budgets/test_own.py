@@ -15,6 +15,7 @@ import pytest
 
 import dms_jax
 from dms_jax import Resource, Search, SearchSpace, UserError
+from dms_jax.budgets.own import RESERVED
 from dms_jax.budgets.weights import Weights
 from dms_jax.method.projection import project
 from tests import tiny
@@ -122,7 +123,22 @@ def test_elements_of_removed_blocks_are_not_there(space):
     assert gone == (inside - outside) | {depth}
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "much", None, [1, 2]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        float("nan"),
+        float("inf"),
+        "much",
+        None,
+        [1, 2],
+        10**400,
+        jnp.complex64(1),
+        np.array("7"),
+        np.array(None),
+        1j,
+    ],
+)
 def test_functions_that_give_no_number(value):
     own = Resource("odd", "things", lambda kept: value)
     with pytest.raises(UserError, match="resource odd is .* must give a number of at least 0"):
@@ -135,17 +151,79 @@ def test_a_resource_of_nothing():
 
 
 @pytest.mark.parametrize(
-    "arguments", [("two words", "mJ", joules), ("name", "mJ", joules), ("energy", " ", joules), ("energy", "mJ", 3)]
+    ("arguments", "message"),
+    [
+        (("two words", "mJ", joules), "resource name 'two words' is not possible"),
+        *(((name, "mJ", joules), f"resource name {name} stands for something else") for name in RESERVED),
+        (("weight_macs", "mJ", joules), "resource name weight_macs stands for something else"),
+        (("macs_target", "mJ", joules), "resource name macs_target stands for something else"),
+        (("energy", " ", joules), "unit ' ' of energy is not possible"),
+        (("energy", "%", joules), "unit '%' of energy is not possible"),
+        (("energy", "mJ ", joules), "unit 'mJ ' of energy is not possible"),
+        (("energy", "mJ", 3), "exact of energy 3 cannot be called"),
+        (("energy", "mJ", lambda: 1.0), r"exact of energy takes \(\); it is called as exact of energy\(counts\)"),
+        (("energy", "mJ", joules, lambda a, b: 1.0), "fraction of energy takes"),
+        (("energy", "mJ", joules, None, lambda: 1.0), "measure of energy takes"),
+    ],
 )
-def test_impossible_resources(arguments):
-    with pytest.raises(UserError):
+def test_impossible_resources(arguments, message):
+    with pytest.raises(UserError, match=message):
         Resource(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "message"),
+    [
+        (lambda kept: jnp.log(-kept["a"]), "is no number for the full network"),
+        (lambda kept: jnp.sqrt(kept["a"] - 12.0) / jnp.sqrt(12.0), "or its slope, is no number for half of the elem"),
+        (lambda kept: 0.0 * kept["a"], "is 0 for the full network; it is a share of what that has, 9.25 mJ"),
+        (lambda kept: kept["a"] + kept["b"], "is 44 for the full network"),
+        (lambda kept: -kept["a"] / 24, "is -1 for the full network"),
+        (lambda kept: kept["a"][None] / 24, "cannot be followed"),
+        (lambda kept: None, "cannot be followed"),
+        (lambda kept: "much", "cannot be followed"),
+        (lambda kept: float(kept["a"]) / 24, "cannot be followed"),
+        (lambda kept: np.asarray(kept["a"]) / 24, "cannot be followed"),
+        (lambda kept: kept["a"] / 24 if kept["a"] > 3 else kept["b"], "cannot be followed"),
+        (lambda kept: kept["c"] / 24, r"cannot be followed \(KeyError"),
+        (lambda kept: kept["a"] * 1j, "cannot be followed"),
+    ],
+)
+def test_fractions_that_no_search_can_follow(fraction, message):
+    with pytest.raises(UserError, match=f"^fraction of energy.* {message}") as error:
+        perceptron().with_resources(Resource("energy", "mJ", joules, fraction))
+    assert "\n" not in str(error.value)
+
+
+def test_layers_of_a_scan_that_are_all_gone_leave_no_elements():
+    draw = np.random.default_rng(0)
+    params = {
+        "stem": jnp.asarray(draw.normal(size=(3, 4)), jnp.float32),
+        "u": jnp.asarray(draw.normal(size=(5, 4, 6)), jnp.float32),
+        "d": jnp.asarray(draw.normal(size=(5, 6, 4)), jnp.float32),
+    }
+
+    def fn(p, x):
+        layer = lambda h, w: (h + jax.nn.relu(h @ w[0]) @ w[1], None)  # noqa: E731
+        return jax.lax.scan(layer, x @ p["stem"], (p["u"], p["d"]))[0]
+
+    seen = []
+    space = SearchSpace.from_function(fn, params, jnp.ones((2, 3)), include=("*",))
+    space = space.with_resources(Resource("seen", "things", lambda kept: seen.append(dict(kept)) or 1.0))
+    depth = next(name for name, group in space.groups.items() if group.kind == "depth")
+    inner = next(name for name, group in space.groups.items() if group.size == 6)
+    for layers in range(5):  # with all, it was called before
+        kept = {name: tuple(range(group.size)) for name, group in space.groups.items()} | {depth: tuple(range(layers))}
+        space.resources(kept)
+        assert seen[-1][depth] == layers and seen[-1][inner] == (6 if layers else 0)
+        assert all(n == space.groups[name].size for name, n in seen[-1].items() if name not in (depth, inner))
 
 
 def test_what_is_no_resource_and_what_nobody_knows():
     space = perceptron()
-    with pytest.raises(UserError, match="give a `dms_jax.Resource`"):
-        space.with_resources("energy")
+    for wrong in ("energy", Resource, lambda network: 3, lambda network: "energy"):
+        with pytest.raises(UserError, match="give a `dms_jax.Resource`"):
+            space.with_resources(wrong)
     with pytest.raises(UserError, match=r"budget on \['energy'\]: give one on macs or params or weights"):
         Search(space, lambda p, b, k: jnp.zeros(()), None, {"energy": 0.5}, 5)
 

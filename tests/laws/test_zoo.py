@@ -19,7 +19,7 @@ import pytest
 import dms_jax
 from dms_jax import Limits, Schedule, Search, Searchable, SearchSpace, models
 from dms_jax.method import projection
-from dms_jax.method.limits import smallest
+from dms_jax.method.problem import smallest
 from dms_jax.models.resnet import Bottleneck, ResNet
 from tests.counting import (
     folded,
@@ -191,7 +191,7 @@ def test_projection_never_exceeds_its_budget_and_nothing_more_fits(name):
         ranking = dict(importances(space, rng, kind))
         ratios = {group: float(middle + spread * rng.normal()) for group in space.groups}
         most = {name: tuple(range(numbers[-1])) for name, numbers in limits.counts(space).items()}
-        low, high = smallest(space, limits), space.resources(most)
+        low, high = smallest(space, limits, list(space.costs)), space.resources(most)
         budget = {r: int(low[r] + at * (high[r] - low[r])) for r in on}
         kept = projection.project(space, ratios, ranking, budget, limits)
         now, allowed = space.resources(kept), limits.counts(space)

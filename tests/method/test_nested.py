@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dms_jax import Limits, Searchable, SearchSpace, UserError, models
 from dms_jax.baselines import uniform
 from dms_jax.budgets.own import Resource
-from dms_jax.method.limits import smallest
+from dms_jax.method.problem import smallest
 from dms_jax.method.projection import project
 from tests.method.small import Toy, X, searcher
 
@@ -61,7 +61,7 @@ def projections(draw):
 @given(projections(), st.booleans())
 def test_smaller_structures_are_the_best_elements_of_larger_ones_and_within_their_budgets(drawn, hold):
     space, resource, ratios, ranking, limits, shares = drawn
-    least, full = smallest(space, limits)[resource], space.resources()[resource]
+    least, full = smallest(space, limits, [resource])[resource], space.resources()[resource]
     within = None
     for share in sorted(shares, reverse=True):
         most = int(least + share * (full - least))
@@ -87,7 +87,7 @@ def test_smaller_structures_are_the_best_elements_of_larger_ones_and_within_thei
 def test_within_any_network_only_its_elements_are_kept(drawn, seed):
     """Not only within one that was found by the same ranking."""
     space, resource, ratios, ranking, _, shares = drawn
-    chance, least = np.random.default_rng(seed), smallest(space, Limits())[resource]
+    chance, least = np.random.default_rng(seed), smallest(space, Limits(), [resource])[resource]
     larger = {}
     for names in space.counted:
         count = int(chance.integers(max(space.groups[names[0]].least, 1), space.groups[names[0]].size + 1))
