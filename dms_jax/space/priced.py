@@ -81,7 +81,7 @@ class Priced(Programs):
             cost = resource(self._network)
             if cost is None:
                 raise UserError(f"{self.source.title} has nothing that {shortened(repr(resource), 100)} counts")
-            if not all(hasattr(cost, name) for name in ("name", "unit", "full", "exact", "fraction")):
+            if not all(callable(getattr(cost, name, None)) for name in ("exact", "fraction")):
                 raise UserError(
                     f"{shortened(repr(resource), 100)} gives {shortened(repr(cost), 60)}, no resource; give a "
                     "`dms_jax.Resource`"

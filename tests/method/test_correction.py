@@ -189,5 +189,5 @@ def test_a_budget_just_above_the_smallest_is_met():
 
 
 def test_measure_is_a_function():
-    with pytest.raises(UserError, match="measure is a function of the network"):
+    with pytest.raises(UserError, match="measure of work 3.0 cannot be called; give a function"):
         Resource("work", "ops", predicted, measure=3.0)
