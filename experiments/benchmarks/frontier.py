@@ -6,9 +6,10 @@ A decoder of bytes is pretrained on the source of the Python standard library. E
 the newest (`methods.NEWER`), rules without a search, and the unpruned network take 800 steps in all from the same
 supernet: ten seeds for the rows that a reader looks at first, five at 20 % of the MACs for all others and three at 50
 and 10 %. How long each strategy searches and at which rate is chosen by its validation score on two seeds of its own at
-20 %, from a grid of the same size for all that have a rate, widened where its end was best (that of DMS from searches
-without slack); the depth of the strongest rule at every budget, from all there are. About twelve hours of one core.
-Shows who is ahead where and by how much; a single small network and one kind of text are no proof for others.
+20 %, from a grid of the same size for all that have a rate, widened where its end was best (for Differentiable Model
+Scaling, DMS, from searches without slack); the depth of the strongest rule at every budget, from all there are. About
+twelve hours of one core. Shows who is ahead where and by how much; a single small network and one kind of text are no
+proof for others.
 """
 
 from __future__ import annotations

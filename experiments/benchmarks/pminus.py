@@ -2,12 +2,12 @@
 
     python -m experiments.benchmarks.pminus [--quick | --tables]
 
-Every strategy but the newest (`methods.NEWER`), and DMS in the paper's setting, has 300 steps in which the weights stay
-as they are (pipeline p-); the structure found is cut out of the pretrained network and measured as it is. BatchNorm's
-statistics are measured anew on 50 batches, for every method. Text at 75 and 50 % of the MACs, digits at 50 and 25 %,
-three seeds; the rate of every strategy is chosen at the smaller budget by its validation score on two seeds of its own,
-from three that are widened where the end was best. About three hours of one core. Shows how well a method finds what a
-network can do without; not how good the result is after finetuning.
+Every strategy but the newest (`methods.NEWER`), and Differentiable Model Scaling (DMS) in the paper's setting, has 300
+steps in which the weights stay as they are (pipeline p-); the structure found is cut out of the pretrained network and
+measured as it is. BatchNorm's statistics are measured anew on 50 batches, for every method. Text at 75 and 50 % of the
+MACs, digits at 50 and 25 %, three seeds; the rate of every strategy is chosen at the smaller budget by its validation
+score on two seeds of its own, from three that are widened where the end was best. About three hours of one core. Shows
+how well a method finds what a network can do without; not how good the result is after finetuning.
 """
 
 from __future__ import annotations
