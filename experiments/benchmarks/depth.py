@@ -54,10 +54,8 @@ TINY = dataclasses.replace(QUICK, layers=3, hidden=16)
 BUDGET, STEPS, SEARCH_STEPS, RATE = 0.25, 300, 100, 2.5
 SEEDS = (0, 1, 2)
 EVEN, CHOSEN = "uniform, as many as fit", "uniform, depth by validation"
-SEARCHES: Mapping[str, Mapping[str, Any]] = {  # rates as the common text task chose them
-    methods.OURS: {"slack": baselines.create("dms").slack},
-    methods.FREE: {},
-    methods.PAPER: {**methods.PAPER_SETTING, "rate": 2 * RATE},
+SEARCHES: Mapping[str, Mapping[str, Any]] = {
+    "DMS": {},
     "DMS, block effects": {"effects": True},
     "DMS, on the target": {"on_target": True},
     "DMS, on the target, block effects": {"on_target": True, "effects": True},

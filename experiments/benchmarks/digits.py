@@ -33,7 +33,7 @@ GRIDS = {
 }
 KNAPSACK, EVOLUTION = "knapsack of Taylor importance", "evolution"
 SIMPLEX = "projection onto the capped simplex"
-HEADLINE = (OURS, FREE, PAPER, SIMPLEX, "iterative threshold", *NEWER, "one Taylor threshold", KNAPSACK, EVOLUTION,
+HEADLINE = (OURS, PAPER, SIMPLEX, "iterative threshold", *NEWER, "one Taylor threshold", KNAPSACK, EVOLUTION,
             "uniform", "uniform, by Taylor", "unpruned, trained on")  # fmt: skip
 FIRST = (OURS, FREE, "uniform", "one Taylor threshold", "unpruned, trained on")
 """Those of ten seeds."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from experiments.benchmarks import methods, tuning
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.methods import FREE, OURS, PAPER, PAPER_SETTING, SEARCHED, Methods
+from experiments.benchmarks.methods import OURS, PAPER, PAPER_SETTING, SEARCHED, Methods
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.sections import ABOUT, Comparison, heading, run
 from experiments.benchmarks.settings import Settings
@@ -40,7 +40,7 @@ STEPS = 800
 PAPER_STEPS = 100
 """Of the search in the paper's setting: the length that was chosen for ours."""
 HEADLINE = (
-    *dict.fromkeys([OURS, FREE, PAPER, *SEARCHED]),
+    *dict.fromkeys([OURS, PAPER, *SEARCHED]),
     "one Taylor threshold",
     "evolution",
     "uniform",

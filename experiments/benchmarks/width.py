@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from experiments.benchmarks import methods, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.frontier import GRIDS, PAPERS, STEPS, text_contest
-from experiments.benchmarks.methods import FREE, OURS, PAPER, Methods
+from experiments.benchmarks.methods import OURS, PAPER, Methods
 from experiments.benchmarks.sections import ABOUT, Comparison, heading, run
 
 BUDGETS = (0.1, 0.2)
 WIDE = ", residual width too"
 SIMPLEX, THRESHOLD = "projection onto the capped simplex", "one Taylor threshold"
-FIRST = tuple(f"{label}{WIDE}" for label in (OURS, FREE, PAPER, SIMPLEX, THRESHOLD, tuning.LAYERED))
+FIRST = tuple(f"{label}{WIDE}" for label in (OURS, PAPER, SIMPLEX, THRESHOLD, tuning.LAYERED))
 """Those of five seeds at the lowest budget."""
 
 
@@ -35,9 +35,8 @@ def main(options: Options) -> None:
     contest = text_contest(options)
 
     def rows() -> Methods:
-        searched = methods.slackened(tuning.searched(contest, {**GRIDS, **PAPERS}))
-        both = {label: searched[label] for label in (OURS, FREE)}
-        both |= methods.rules(["uniform, by Taylor", "uniform"], STEPS)
+        searched = tuning.searched(contest, {**GRIDS, **PAPERS})
+        both = {OURS: searched[OURS], **methods.rules(["uniform, by Taylor", "uniform"], STEPS)}
         found: Methods = {}
         for label, method in both.items():
             found = {**found, **methods.changed({label: method}, WIDE, residual=True), label: method}
@@ -53,7 +52,7 @@ def main(options: Options) -> None:
     run(
         "width", "Searching the residual width, too", f"{ABOUT}{OURS}{WIDE}, is better.", [comparison], options,
         lambda: {about: tuning.depths_table(contest, comparison.shown, STEPS, residual=True)},
-        (f"{OURS}{WIDE}", f"{PAPER}{WIDE}", OURS, f"{SIMPLEX}{WIDE}", f"{THRESHOLD}{WIDE}", f"{tuning.LAYERED}{WIDE}"),
+        (f"{OURS}{WIDE}", f"{PAPER}{WIDE}", OURS, f"{SIMPLEX}{WIDE}", f"{tuning.LAYERED}{WIDE}"),
     )  # fmt: skip
 
 
