@@ -9,23 +9,39 @@ import jax
 import numpy as np
 
 from dms_jax.errors import TracingError
+from dms_jax.program.reading import ELSEWHERE
 from dms_jax.program.running import Small
 
 
-def check(space: Any) -> None:
+def failed(space: Any) -> dict[str, str]:
     """Run the small network of some structures on shapes, and count.
 
     The smallest structure, and a random one without every other block. Parameters must be those of the leaves, and
     MACs a count of the small program's own products.
 
+    Returns:
+      group -> why the space is to be made without it; none where everything agrees.
+
     Raises:
-      TracingError: they are not, or a group's smaller network does not run; the group is named.
+      TracingError: something disagrees, and no group by itself is the reason, or one that the network names.
     """
     try:
         for kept in _structures(space):
             _check(space, kept)
     except TracingError as error:
-        raise TracingError(f"{_culprit(space)}{error}") from error
+        found = dict.fromkeys(error.groups, str(error)) or _culprits(space)
+        named = {node.eqn.params["name"] for node in space._found.program.marks}
+        if not found or not named.isdisjoint(found):
+            culprit = next((f"group {name!r}: " for name in found if name not in error.groups), "")
+            raise TracingError(f"{culprit}{error}") from error
+        return {name: _reason(name, why) for name, why in found.items()}
+    return {}
+
+
+def _reason(name: str, why: str) -> str:
+    """What fails, without advice on functions that the space does not know: this is its own."""
+    why = why.removeprefix(f"group {name!r}: ").removesuffix(ELSEWHERE)
+    return f"the check of its smaller network fails: {why}"
 
 
 def _structures(space: Any) -> list[dict[str, tuple[int, ...]]]:
@@ -61,17 +77,18 @@ def _check(space: Any, kept: dict[str, tuple[int, ...]]) -> None:
             raise TracingError(f"the small network has {number:,} {name} where {said[name]:,} were expected")
 
 
-def _culprit(space: Any) -> str:
-    """`group 'hidden': ` for the first group that fails by itself."""
+def _culprits(space: Any) -> dict[str, str]:
+    """The groups that fail by themselves, and why."""
     full = {name: tuple(range(group.size)) for name, group in space.groups.items()}
+    found = {}
     for name, group in space.groups.items():
         try:
             _check(space, full | {name: tuple(range(group.size - max(group.least, 1), group.size))})
             if group.least == 0:
                 _check(space, full | {name: ()})
-        except TracingError:
-            return f"group {name!r}: "
-    return ""
+        except TracingError as error:
+            found[name] = str(error)
+    return found
 
 
 _COUNTED = ("dot_general", "ragged_dot", "conv_general_dilated", "dot_product_attention_fwd_wrapper")
