@@ -6,9 +6,11 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dms_jax.errors import TracingError
+from dms_jax.program.nested import LEAVE_ALONE, USE_SCAN
 from dms_jax.program.reading import ELSEWHERE
 from dms_jax.program.running import Small
 
@@ -20,7 +22,7 @@ def failed(space: Any) -> dict[str, str]:
     MACs a count of the small program's own products.
 
     Returns:
-      group -> why the space is to be made without it; none where everything agrees.
+      group -> why the space is to be made without it: it fails by itself, or no gradient reaches its masks.
 
     Raises:
       TracingError: something disagrees, and no group by itself is the reason, or one that the network names.
@@ -35,7 +37,7 @@ def failed(space: Any) -> dict[str, str]:
             culprit = next((f"group {name!r}: " for name in found if name not in error.groups), "")
             raise TracingError(f"{culprit}{error}") from error
         return {name: _reason(name, why) for name, why in found.items()}
-    return {}
+    return _out_of_reach(space)
 
 
 def _reason(name: str, why: str) -> str:
@@ -89,6 +91,44 @@ def _culprits(space: Any) -> dict[str, str]:
         except TracingError as error:
             found[name] = str(error)
     return found
+
+
+def _out_of_reach(space: Any) -> dict[str, str]:
+    """Groups whose masks act inside of a custom derivative that holds a `while` loop, where none is by them.
+
+    An adaptive solver of differential equations is such. One that the network names can be shrunk all the same.
+    """
+    program = space._found.program
+    if not any(node.name == "while_cond" and _own_derivative(node) for node in program.nodes):
+        return {}
+    plan = space._readings.plan_of(space.fn, space.example)
+    gates = [(name, node) for (name, _), sums in plan.gates.items() for node, _ in sums]
+    reads = [(name, insertion.node) for name, several in plan.insertions.items() for insertion in several]
+    inside = {name for name, node in (*gates, *reads) if _own_derivative(node)}
+    found = {}
+    for name in space.groups:
+        if name in inside and name not in {node.eqn.params["name"] for node in program.marks}:
+            try:
+                _differentiate(space, name)
+            except TracingError as error:
+                found[name] = str(error).replace(LEAVE_ALONE, USE_SCAN)
+    return found
+
+
+def _own_derivative(node: Any) -> bool:
+    return any(eqn.primitive.name == "custom_vjp_call" for eqn in node.callers)
+
+
+def _differentiate(space: Any, name: str) -> None:
+    """The gradient of what the network gives by the mask of one group, on shapes."""
+    run = space._readings.masked(space.fn, fold=True, writes=True)
+
+    def total(mask: Any, arrays: Any, inputs: Any) -> Any:
+        outs = jax.tree.leaves(run(space.parameters.tree(arrays), {name: mask}, *inputs))
+        return sum(jnp.real(x).sum() for x in outs if jnp.issubdtype(x.dtype, jnp.inexact))
+
+    mask = jax.ShapeDtypeStruct((space.groups[name].size,), jnp.float32)
+    jax.eval_shape(jax.grad(total), mask, list(space.parameters.shapes), space.example)
 
 
 _COUNTED = ("dot_general", "ragged_dot", "conv_general_dilated", "dot_product_attention_fwd_wrapper")

@@ -16,6 +16,9 @@ from dms_jax.program.live import Live
 from dms_jax.program.loops import scan_counts, sharded, solve_parts
 from dms_jax.program.sizes import Sizes
 
+USE_SCAN = "; use `jax.lax.scan` inside"
+LEAVE_ALONE = "; leave the group that it computes with alone (`freeze=`), or use `jax.lax.scan` inside"
+
 
 class Nested:
     """How an `Evaluator` rebuilds calls around their frames: one method a primitive, named after it."""
@@ -116,8 +119,7 @@ class Nested:
         except ValueError as error:  # a `while` loop, say
             raise TracingError(
                 f"{describe_call(step)} has a derivative of its own, a mask acts inside of it, and by "
-                f"that it cannot be differentiated ({one_line(error, MOST_CHARACTERS)}); leave the group that it "
-                "computes with alone (`freeze=`), or use `jax.lax.scan` inside"
+                f"that it cannot be differentiated ({one_line(error, MOST_CHARACTERS)}){LEAVE_ALONE}"
             ) from error
 
     def _scan(self, step: Step, ins: list[Any]) -> list[Any]:

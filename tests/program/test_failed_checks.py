@@ -4,15 +4,18 @@
 
 from pathlib import Path
 
+import chex
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import pytest
 from hypothesis import given, settings
+from jax.experimental.ode import odeint
 
 import dms_jax
 from dms_jax import SearchSpace, TracingError, UserError
 from dms_jax.program.operations import OPERATIONS, Operation
-from tests.helpers import FLOAT32_LOGITS
+from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
 from tests.program.test_outsiders import numbers
 
 HERE = Path(__file__).name
@@ -110,3 +113,53 @@ def test_a_group_that_is_named_is_not_left_alone(fault, monkeypatch):
 
     with pytest.raises(TracingError, match="group 'mine'"):
         SearchSpace.from_function(fn, params, x)
+
+
+@jax.custom_vjp
+def settled(w, x):
+    """x <- tanh(x w + x) until it no longer changes much."""
+    more = lambda state: (state[1] > 1e-3) & (state[2] < 5)  # noqa: E731
+
+    def step(state):
+        x, _, i = state
+        new = jnp.tanh(x @ w + x)
+        return new, jnp.abs(new - x).max(), i + 1
+
+    return jax.lax.while_loop(more, step, (x, jnp.inf, 0))[0]
+
+
+settled.defvjp(lambda w, x: (settled(w, x), (w, x)), lambda saved, t: (saved[0] * t.sum(), t))
+
+
+def integrated(w, x):
+    return odeint(lambda x, t: jnp.tanh(x @ w), x, jnp.array([0.0, 0.5]))[-1]
+
+
+@pytest.mark.parametrize("solve", [settled, integrated])
+def test_masks_that_no_gradient_reaches(solve):
+    """The state of an adaptive solver is left alone as soon as the space is made; what is around it is searched."""
+    params = numbers({"in": (4, 5), "state": (5, 6), "w": (6, 6), "after": (6, 7), "head": (7, 2)})
+    x = jnp.ones((3, 4))
+
+    def fn(p, x):
+        x = solve(p["w"] / 4, jnp.tanh(x @ p["in"]) @ p["state"])
+        return jnp.tanh(x @ p["after"]) @ p["head"]
+
+    space = SearchSpace.from_function(fn, params, x)
+    assert set(space.groups) == {"in", "after"}
+    (why,) = [why for why in space.left.values() if "derivative of its own" in why]
+    assert HERE in why and why.endswith("use `jax.lax.scan` inside") and "`freeze=`" not in why
+    assert "Try using lax.scan, or using fori_loop with static start/stop." in why
+    masks = {name: jnp.linspace(0.3, 0.9, group.size) for name, group in space.groups.items()}
+
+    def by_hand(p, masks):
+        p = p | {"state": masks["in"][:, None] * p["state"], "head": masks["after"][:, None] * p["head"]}
+        return jnp.sin(fn(p, x)).sum()
+
+    def searched(p, masks):
+        return jnp.sin(space.masked(fn)(p, masks, x)).sum()
+
+    got, expected = (jax.jit(jax.grad(loss, argnums=(0, 1)))(params, masks) for loss in (searched, by_hand))
+    chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=FLOAT32_GRADIENTS)
+    kept = {"in": (0, 3), "after": (1, 2, 6)}
+    assert space.verify(params, kept, x) < FLOAT32_LOGITS

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from dms_jax import SearchSpace
-from dms_jax.program.axes import Atom, Concat, Product, Ties, resolve
+from dms_jax.program.axes import Atom, Concat, Product, Ties, atoms, resolve
 from tests.helpers import FLOAT32_LOGITS
 from tests.program.test_outsiders import numbers
 
@@ -81,7 +81,7 @@ def test_pieces_are_factored_again(pieces, rest, scales):
     Ties().tie(axis, Product((number, features)), "a reshape")
     known = resolve(number)
     assert (known.parts if isinstance(known, Concat) else (known,)) == tuple(heads)
-    assert all(atom.frozen is None for atom in (*heads, *inner.parts, last))
+    assert all(atom.frozen is None for atom in atoms(resolve(axis)))
     found = resolve(features)
     assert isinstance(found, Concat)
     assert [part.size for part in found.parts] == [n * rest for n in pieces]
