@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax.errors import TracingError
+from dms_jax.errors import MOST_CHARACTERS, TracingError, one_line
+from dms_jax.program.frames import describe
 from dms_jax.program.nested import LEAVE_ALONE, USE_SCAN
 from dms_jax.program.reading import ELSEWHERE
 from dms_jax.program.running import Small
@@ -104,7 +105,7 @@ def _out_of_reach(space: Any) -> dict[str, str]:
     plan = space._readings.plan_of(space.fn, space.example)
     gates = [(name, node) for (name, _), sums in plan.gates.items() for node, _ in sums]
     reads = [(name, insertion.node) for name, several in plan.insertions.items() for insertion in several]
-    inside = {name for name, node in (*gates, *reads) if _own_derivative(node)}
+    inside = {name: node for name, node in (*gates, *reads) if _own_derivative(node)}
     found = {}
     for name in space.groups:
         if name in inside and name not in {node.eqn.params["name"] for node in program.marks}:
@@ -112,23 +113,45 @@ def _out_of_reach(space: Any) -> dict[str, str]:
                 _differentiate(space, name)
             except TracingError as error:
                 found[name] = str(error).replace(LEAVE_ALONE, USE_SCAN)
+            except ValueError as error:  # of JAX itself, which finds it when it transposes what is linear
+                if _differentiable(space):
+                    found[name] = (
+                        f"a mask acts on {describe(inside[name])}, inside of a derivative of its own, and by that it "
+                        f"cannot be differentiated ({one_line(error, MOST_CHARACTERS)}){USE_SCAN}"
+                    )
     return found
 
 
+def _differentiable(space: Any) -> bool:
+    """Whether the network has a gradient by its parameters: what has none, masked or not, is shrunk otherwise."""
+    try:
+        _differentiate(space, None)
+    except ValueError:
+        return False
+    return True
+
+
 def _own_derivative(node: Any) -> bool:
-    return any(eqn.primitive.name == "custom_vjp_call" for eqn in node.callers)
+    return any(eqn.primitive.name in ("custom_vjp_call", "custom_jvp_call") for eqn in node.callers)
 
 
-def _differentiate(space: Any, name: str) -> None:
-    """The gradient of what the network gives by the mask of one group, on shapes."""
+def _differentiate(space: Any, name: str | None) -> None:
+    """The gradient of what the network gives by the mask of one group, or by its parameters, on shapes."""
     run = space._readings.masked(space.fn, fold=True, writes=True)
 
-    def total(mask: Any, arrays: Any, inputs: Any) -> Any:
-        outs = jax.tree.leaves(run(space.parameters.tree(arrays), {name: mask}, *inputs))
+    def total(by: Any, arrays: Any, inputs: Any) -> Any:
+        if name is None:
+            there = iter(by)
+            arrays = [next(there) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in arrays]
+        masks = {} if name is None else {name: by}
+        outs = jax.tree.leaves(run(space.parameters.tree(arrays), masks, *inputs))
         return sum(jnp.real(x).sum() for x in outs if jnp.issubdtype(x.dtype, jnp.inexact))
 
-    mask = jax.ShapeDtypeStruct((space.groups[name].size,), jnp.float32)
-    jax.eval_shape(jax.grad(total), mask, list(space.parameters.shapes), space.example)
+    shapes = list(space.parameters.shapes)
+    by: Any = [x for x in shapes if jnp.issubdtype(x.dtype, jnp.floating)]
+    if name is not None:
+        by = jax.ShapeDtypeStruct((space.groups[name].size,), jnp.float32)
+    jax.eval_shape(jax.grad(total), by, shapes, space.example)
 
 
 _COUNTED = ("dot_general", "ragged_dot", "conv_general_dilated", "dot_product_attention_fwd_wrapper")
