@@ -115,8 +115,7 @@ def test_a_group_that_is_named_is_not_left_alone(fault, monkeypatch):
         SearchSpace.from_function(fn, params, x)
 
 
-@jax.custom_vjp
-def settled(w, x):
+def settle(w, x):
     """x <- tanh(x w + x) until it no longer changes much."""
     more = lambda state: (state[1] > 1e-3) & (state[2] < 5)  # noqa: E731
 
@@ -128,12 +127,8 @@ def settled(w, x):
     return jax.lax.while_loop(more, step, (x, jnp.inf, 0))[0]
 
 
+settled, settled_ahead = jax.custom_vjp(settle), jax.custom_jvp(settle)
 settled.defvjp(lambda w, x: (settled(w, x), (w, x)), lambda saved, t: (saved[0] * t.sum(), t))
-
-
-@jax.custom_jvp
-def settled_ahead(w, x):
-    return settled.fun(w, x)
 
 
 settled_ahead.defjvp(lambda given, t: (settled_ahead(*given), t[1] + given[0].sum() * t[0].sum()))
