@@ -26,7 +26,16 @@ class UserError(ValueError):
 
 
 class TracingError(UserError):
-    """A model whose traced program cannot be searched: names the group, the operation and its source line."""
+    """A model whose traced program cannot be searched: names the group, the operation and its source line.
+
+    Args:
+        message: what is wrong.
+        groups: the groups without which nothing would be, where that is known.
+    """
+
+    def __init__(self, message: str, groups: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.groups = groups
 
 
 class Interrupted(Exception):

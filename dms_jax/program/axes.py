@@ -136,16 +136,6 @@ def _split(axis: Axis, at: int) -> tuple[Axis, Axis]:
     raise Irregular
 
 
-def _factor(axis: Axis, major: int) -> tuple[Axis, Axis]:
-    """Write a resolved axis as a product of an axis of size `major` and a rest."""
-    if isinstance(axis, Atom) and axis.size % major == 0:
-        first, second = Atom(major), Atom(axis.size // major)
-        first.frozen = second.frozen = axis.frozen
-        axis.bound = Product((first, second))
-        return first, second
-    raise Irregular
-
-
 def _offsets(axis: Concat) -> Iterator[tuple[Axis, int]]:
     """Every part and where it begins."""
     start = 0
@@ -271,14 +261,26 @@ class Ties:
                 side.insert(0, other)
                 continue
             if p.size > q.size:
-                p, more = _factor(p, q.size)
+                p, more = self._factor(p, q.size, why)
                 left.insert(0, more)
             elif q.size > p.size:
-                q, more = _factor(q, p.size)
+                q, more = self._factor(q, p.size, why)
                 right.insert(0, more)
             self._unify(p, q, why)
         for rest in (*left, *right):  # one position each, with no counterpart
             self.freeze(rest, why)
+
+    def _factor(self, axis: Axis, major: int, why: Any) -> tuple[Axis, Axis]:
+        """Write a resolved axis as a product of an axis of size `major` and a rest."""
+        if isinstance(axis, Product) or axis.size % major:
+            raise Irregular
+        first, second = Atom(major), Atom(axis.size // major)
+        if isinstance(axis, Concat):  # a x r ++ b x r == (a ++ b) x r: the rest is the same in every part
+            self._unify_mixed(axis, Product((first, second)), why)
+        else:
+            first.frozen = second.frozen = axis.frozen
+            axis.bound = Product((first, second))
+        return first, second
 
     def _unify_mixed(self, a: Concat, b: Product, why: Any) -> None:
         """(a ++ b ++ ...) == f x rest: cut f where the parts end; each part is then a piece of f times the rest."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from dms_jax.groups import KINDS
@@ -37,12 +37,14 @@ class Choice:
       freeze: candidates to leave alone.
       blocks: module paths; residual branches below one of them are one element ("layers/*").
       declared: the groups of a marked network, which are then the only ones.
+      failed: groups, by their names, that failed the check of a space that had them, and why.
     """
 
     include: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     declared: Mapping[str, Declared] | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

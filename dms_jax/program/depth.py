@@ -56,11 +56,13 @@ def find_depth(
         streams.setdefault(branch.stream, {}).setdefault(block or branch.key, []).append(branch)
     groups: dict[str, Group] = {}
     elements: dict[Any, Element] = {}
+    taken: dict[str, None] = {}  # names of what is left alone, too
     for blocks in streams.values():
         paths = [parameters.paths[leaf] for several in blocks.values() for b in several for leaf in b.leaves]
         stem = common_module(paths)
-        name = free_name(f"{stem}/depth" if stem else "depth", groups)
-        if matches(name, choice.freeze):
+        name = free_name(f"{stem}/depth" if stem else "depth", taken)
+        taken[name] = None
+        if matches(name, choice.freeze) or name in choice.failed:
             continue
         groups[name] = Group(name, len(blocks), "depth", 0)
         for i, several in enumerate(blocks.values()):
@@ -74,8 +76,9 @@ def find_depth(
         ]
         paths = [path for path, train in rows_of if train] or [path for path, _ in rows_of]
         stem = common_module(paths) or module_of(paths[0])
-        name = free_name(f"{stem}/depth", groups)
-        if not matches(name, choice.freeze):
+        name = free_name(f"{stem}/depth", taken)
+        taken[name] = None
+        if not matches(name, choice.freeze) and name not in choice.failed:
             groups[name] = Group(name, atom.size, "depth", 0)
             owned[atom] = (name, 0)
             stacked.append(name)

@@ -12,9 +12,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
-from dms_jax.errors import TracingError
+from dms_jax.errors import MOST_CHARACTERS, TracingError, one_line
 from dms_jax.program.axes import Ties
 from dms_jax.program.frames import Frame, Program, Step, Value, describe_call
+from dms_jax.program.loops import within
 from dms_jax.program.trace import trace
 
 
@@ -80,20 +81,17 @@ def jvp_rule(step: Step, ties: Ties) -> JvpRule | Closed:
         first = p.get("num_consts", 0)
         own = step.ins[first:]
         try:
-            jaxpr, consts, zeros = p["jvp_jaxpr_fun"].call_wrapped(*[False] * len(own))
+            jaxpr, consts, zeros = within(step.shards, lambda: p["jvp_jaxpr_fun"].call_wrapped(*[False] * len(own)))
         except Exception as error:  # the user's own code runs here
-            step.derivative = Closed(step, _first_line(error))
+            step.derivative = Closed(step, one_line(error, MOST_CHARACTERS))
             return step.derivative
         if _outside(consts):
             step.derivative = Closed(step, _OUTSIDE)
         else:
             values = [*own, *(Value(value.axes) for value in own)]
-            step.derivative = JvpRule(trace(ClosedJaxpr(jaxpr, consts), values, ties), tuple(zeros), first)
+            program = trace(ClosedJaxpr(jaxpr, consts), values, ties, shards=step.shards)
+            step.derivative = JvpRule(program, tuple(zeros), first)
     return step.derivative
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _outside(consts: Sequence[Any]) -> bool:
@@ -138,7 +136,7 @@ def vjp_rules(step: Step, ties: Ties) -> VjpRules | Closed:
         try:
             step.derivative = _traced_vjp(step, ties)
         except Exception as error:  # the user's own code runs here
-            step.derivative = Closed(step, _first_line(error))
+            step.derivative = Closed(step, one_line(error, MOST_CHARACTERS))
     return step.derivative
 
 
@@ -146,12 +144,13 @@ def _traced_vjp(step: Step, ties: Ties) -> VjpRules | Closed:
     p = step.eqn.params
     first = p.get("num_consts", 0)
     own = step.ins[first:]
-    jaxpr, consts = p["fwd_jaxpr_thunk"].call_wrapped(*[True] * len(own))[:2]  # all of them are differentiated by
+    ahead = p["fwd_jaxpr_thunk"]
+    jaxpr, consts = within(step.shards, lambda: ahead.call_wrapped(*[True] * len(own)))[:2]  # differentiated by all
     if _outside(consts):
         return Closed(step, _OUTSIDE)
     forwarded = tuple(p["out_trees"]()[2])
     made = sum(number is None for number in forwarded)
-    forward = trace(ClosedJaxpr(jaxpr, consts), own, ties)
+    forward = trace(ClosedJaxpr(jaxpr, consts), own, ties, shards=step.shards)
     new = iter(forward.outputs[:made])
     residuals = [next(new) if number is None else step.ins[number] for number in forwarded]
     fresh_avals = iter(var.aval for var in jaxpr.outvars[:made])
@@ -165,12 +164,12 @@ def _traced_vjp(step: Step, ties: Ties) -> VjpRules | Closed:
         there.extend(isinstance(out, jax.Array | np.ndarray) for out in outs)
         return [out for out in outs if isinstance(out, jax.Array | np.ndarray)]
 
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*avals, *(var.aval for var in step.eqn.outvars))]
-    closed = jax.make_jaxpr(backward_outputs)(*shapes)
+    given = [*avals, *(var.aval for var in step.eqn.outvars)]  # which say what differs over the devices of a shard_map
+    closed = within(step.shards, lambda: jax.make_jaxpr(backward_outputs)(*given))
     if _outside(closed.consts):
         return Closed(step, _OUTSIDE)
     values = [Value(value.axes) for value in (*residuals, *step.outs)]
-    backward = trace(closed, values, ties)
+    backward = trace(closed, values, ties, shards=step.shards)
     backward.ahead = forward
     outs = iter(backward.outputs)
     for has, operand in zip(there, own, strict=True):

@@ -146,6 +146,7 @@ def _discover(
     for name, group in depth.groups.items():
         groups[free_name(name, groups)] = group
     owned |= depth.owned
+    left |= {name: Reason("check", why) for name, why in choice.failed.items()}
     if not groups and not left:  # what is no news elsewhere is the reason here
         left |= {c.name: c.why for c in candidates if c.why is not None}
     if choice.declared is not None:
@@ -230,7 +231,7 @@ def _chosen(
             raise UserError(f"pattern {pattern!r} matches no group; there are {', '.join(names[:8])}, ...")
     for candidate, name in zip(candidates, names, strict=True):
         asked = candidate.atom in called or matches(name, choice.include)
-        if candidate.plain and not asked:
+        if (candidate.plain and not asked) or name in choice.failed:
             continue
         if candidate.why is not None:
             left[name] = candidate.why

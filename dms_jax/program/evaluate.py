@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core
 
-from dms_jax.errors import TracingError, UserError
+from dms_jax.errors import MOST_CHARACTERS, TracingError, UserError, one_line
 from dms_jax.program.derivatives import Closed, vjp_rules
 from dms_jax.program.frames import Frame, Node, Program, Step, Value, describe
 from dms_jax.program.live import Live, Stays
@@ -120,9 +120,8 @@ class Evaluator(Nested):
         except UserError:
             raise
         except (TypeError, ValueError, NotImplementedError) as error:
-            line = str(error).strip().splitlines()
             where = describe(step.node) if step.node is not None else describe(Node("", [], [], step.eqn))
-            raise TracingError(f"{where} cannot run at these sizes: {line[0] if line else error!r}") from error
+            raise TracingError(f"{where} cannot run at these sizes: {one_line(error, MOST_CHARACTERS)}") from error
 
     def _step(self, step: Step, ins: list[Any]) -> list[Any]:
         node = step.node

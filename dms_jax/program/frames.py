@@ -80,7 +80,10 @@ class Node:
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """One equation of a frame: its values, the node it is (None: a call), and the frames of the programs it runs."""
+    """One equation of a frame: its values, the node it is (None: a call), and the frames of the programs it runs.
+
+    `shards` are the `shard_map`s that a call is nested in, outermost first: what it traces later is traced in them.
+    """
 
     eqn: Any
     ins: list[Value]
@@ -88,6 +91,7 @@ class Step:
     node: Node | None
     frames: list[Frame]
     derivative: Any = None
+    shards: tuple[Any, ...] = ()
 
 
 @dataclass(eq=False, slots=True)

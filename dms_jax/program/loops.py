@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core
 
@@ -20,6 +21,7 @@ class Loops:
     repeats: AxesOf | None
     node: Node
     callers: tuple[Any, ...]
+    shards: tuple[Any, ...]
     tie: Callable[[Axis, Axis], None]
     freeze: Callable[..., None]
     alias: Callable[[Value, Value, Any], None]
@@ -124,7 +126,7 @@ class Loops:
         """What is called runs; its transpose, which is the user's, is for derivatives and costs nothing here."""
         p = eqn.params
         frame = self.call(eqn, p["callee"], ins)
-        transposed, held = p["transpose_thunk"]()
+        transposed, held = within(self.shards, p["transpose_thunk"])
         products, work, uncounted = list(self.program.products), list(self.program.work), list(self.program.uncounted)
         first = p["num_callee_consts"]
         given = [*ins[first : first + p["num_res"]], *(Value(value.axes) for value in frame.outs)]
@@ -150,7 +152,9 @@ class Loops:
         repeats = self.repeats
         if repeats is not None:  # every device does its part
             self.repeats = (*repeats, *fresh((int(np.prod([p["mesh"].shape[name] for name in cut])),)))
+        shards, self.shards = self.shards, (*self.shards, eqn)
         frame = self.call(eqn, p["jaxpr"], inside)
+        self.shards = shards
         self.repeats, outs = repeats, []
         for value, spec, var in zip(frame.outs, p["out_specs"], eqn.outvars, strict=True):
             outs.append(self._shard(value, spec, var))
@@ -167,6 +171,28 @@ class Loops:
                 self.freeze(axis, other)
                 axes.append(other)
         return Value(tuple(axes))
+
+
+def sharded(eqn: Any, body: Callable[..., Any], **changed: Any) -> Callable[..., Any]:
+    """`jax.shard_map` of another body, on the mesh and with the settings of an equation, but for those that change."""
+    p = eqn.params
+    manual = p.get("newly_manual_axes", p.get("manual_axes", p["mesh"].axis_names))
+    given = {"in_specs": tuple(p["in_specs"]), "out_specs": tuple(p["out_specs"]), **changed}
+    return jax.shard_map(body, mesh=p["mesh"], check_vma=p.get("check_vma", True), axis_names=set(manual), **given)
+
+
+def within(shards: Sequence[Any], make: Callable[[], Any]) -> Any:
+    """What `make` gives inside of `shard_map`s: what it traces knows their mesh, and what differs over its devices."""
+    if not shards:
+        return make()
+    found: list[Any] = []
+
+    def body() -> tuple[()]:
+        found.append(within(shards[1:], make))
+        return ()
+
+    jax.eval_shape(sharded(shards[0], body, in_specs=(), out_specs=()))
+    return found[0]
 
 
 def _holding(jaxpr: Any, arrays: Sequence[Any]) -> Any:

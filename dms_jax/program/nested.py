@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import linear_call
 
-from dms_jax.errors import TracingError
+from dms_jax.errors import MOST_CHARACTERS, TracingError, one_line
 from dms_jax.program.derivatives import Closed, jvp_rule, vjp_rules
 from dms_jax.program.frames import Frame, Program, Step, describe_call
 from dms_jax.program.live import Live
-from dms_jax.program.loops import scan_counts, solve_parts
+from dms_jax.program.loops import scan_counts, sharded, solve_parts
 from dms_jax.program.sizes import Sizes
+
+USE_SCAN = "; use `jax.lax.scan` inside"
+LEAVE_ALONE = "; leave the group that it computes with alone (`freeze=`), or use `jax.lax.scan` inside"
 
 
 class Nested:
@@ -116,8 +119,7 @@ class Nested:
         except ValueError as error:  # a `while` loop, say
             raise TracingError(
                 f"{describe_call(step)} has a derivative of its own, a mask acts inside of it, and by "
-                f"that it cannot be differentiated ({str(error).split('.')[0]}); leave the group that it computes with "
-                "alone (`freeze=`), or use `jax.lax.scan` inside"
+                f"that it cannot be differentiated ({one_line(error, MOST_CHARACTERS)}){LEAVE_ALONE}"
             ) from error
 
     def _scan(self, step: Step, ins: list[Any]) -> list[Any]:
@@ -219,16 +221,7 @@ class Nested:
         return list(run(self.masks, *ins))
 
     def _shard_map(self, step: Step, ins: list[Any]) -> list[Any]:
-        p = step.eqn.params
-        run = jax.shard_map(
-            lambda *arrays: tuple(self.frame(step.frames[0], arrays)),
-            mesh=p["mesh"],
-            in_specs=tuple(p["in_specs"]),
-            out_specs=tuple(p["out_specs"]),
-            check_vma=p.get("check_vma", True),
-            axis_names=set(p.get("manual_axes", p["mesh"].axis_names)),
-        )
-        return list(run(*ins))
+        return list(sharded(step.eqn, lambda *arrays: tuple(self.frame(step.frames[0], arrays)))(*ins))
 
 
 def _rows_axis(step: Step) -> Any:

@@ -23,6 +23,9 @@ from dms_jax.program.rows import find_rows
 from dms_jax.program.sizes import owners
 from dms_jax.program.staging import Staged, traced
 
+ELSEWHERE = "; trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+"""What to do about a function that the space was not made with."""
+
 
 @dataclass(frozen=True, eq=False)
 class Classes:
@@ -90,7 +93,8 @@ class Reading:
             if (name, element) in self.elsewhere:
                 raise TracingError(
                     f"{self.elsewhere[name, element]} goes with element {element} of group {name!r}, but this function "
-                    "uses it elsewhere, too; trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+                    f"uses it elsewhere, too{ELSEWHERE}",
+                    (name,),
                 )
 
     def stays(self, gone: frozenset[Element]) -> dict[Node, tuple[int, Element]]:
@@ -164,18 +168,21 @@ def _owned(classes: Classes, copies: Mapping[Atom, Atom], program: Program) -> d
         root = resolve(copies[atom])
         if not isinstance(root, Atom):
             raise TracingError(
-                f"group {name!r}: {describe(program.ties.splits(copies[atom]))} splits its axis in this function; "
-                "trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+                f"group {name!r}: {describe(program.ties.splits(copies[atom]))} splits its axis in this function"
+                f"{ELSEWHERE}",
+                (name,),
             )
         if root.frozen is not None:
             raise TracingError(
                 f"group {name!r}: this function leaves nothing to take out of its axis, because of "
-                f"{describe(root.frozen)}; trace it with the space (`also=`), or leave the group alone (`freeze=`)"
+                f"{describe(root.frozen)}{ELSEWHERE}",
+                (name,),
             )
         if root in owned and owned[root] != (name, start):
             raise TracingError(
                 f"groups {owned[root][0]!r} and {name!r} are tied together in this function; trace it with the space "
-                "(`also=`)"
+                "(`also=`)",
+                (owned[root][0], name),
             )
         owned[root] = (name, start)
     return owned
@@ -190,7 +197,8 @@ def _check_sliced(classes: Classes, leaves: Sequence[Value], owned: Mapping[Atom
                 raise TracingError(
                     f"axis {i} of {path} has the elements of group {min(more)!r} in this function, and in no program "
                     'that the space was made with; make the space with this one, too: also={"train": (function, '
-                    "arguments)}"
+                    "arguments)}",
+                    tuple(sorted(more)),
                 )
 
 

@@ -28,9 +28,10 @@ class Reason:
 
     Attributes:
       kind: "unread": no program uses it; "input", "output": it is an axis of a program's own; "operation": one needs
-        all positions, or is not known; "frozen": it was left alone as asked; "kind": such are searched when asked for.
+        all positions, or is not known; "frozen": it was left alone as asked; "kind": such are searched when asked for;
+        "check": its smaller network does not pass the space's check of itself.
       text: for people.
     """
 
-    kind: Literal["unread", "input", "output", "operation", "frozen", "kind"]
+    kind: Literal["unread", "input", "output", "operation", "frozen", "kind", "check"]
     text: str

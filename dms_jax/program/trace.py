@@ -25,7 +25,7 @@ from dms_jax.program.needed import Needed
 from dms_jax.program.operations import OPERATIONS, AxesOf, fresh, unknown
 
 
-def trace(closed: Any, inputs: Sequence[Value], ties: Ties, lean: bool = True) -> Program:
+def trace(closed: Any, inputs: Sequence[Value], ties: Ties, lean: bool = True, shards: tuple[Any, ...] = ()) -> Program:
     """Trace a `ClosedJaxpr` on values for its inputs, some of which may be those of other programs.
 
     Args:
@@ -33,9 +33,10 @@ def trace(closed: Any, inputs: Sequence[Value], ties: Ties, lean: bool = True) -
       inputs: of it.
       ties: of all axes.
       lean: leave out what no output needs.
+      shards: the `shard_map`s that it runs in, outermost first.
     """
     program = Program(list(inputs), ties)
-    program.frame = Tracer(program, lean).run(closed.jaxpr, closed.consts, inputs)
+    program.frame = Tracer(program, lean, shards).run(closed.jaxpr, closed.consts, inputs)
     program.outputs = program.frame.outs
     return program
 
@@ -43,8 +44,8 @@ def trace(closed: Any, inputs: Sequence[Value], ties: Ties, lean: bool = True) -
 class Tracer(Loops):
     """Runs the entries of `operations` over a jaxpr; what their rules see as `t`."""
 
-    def __init__(self, program: Program, lean: bool):
-        self.program = program
+    def __init__(self, program: Program, lean: bool, shards: tuple[Any, ...] = ()):
+        self.program, self.shards = program, shards
         self.needed = Needed(called) if lean else None
         self.repeats: AxesOf | None = ()  # the loops around the current operation; None in a `while` loop
         self.node: Node = Node("start", [], [])
@@ -140,7 +141,7 @@ class Tracer(Loops):
             inner = called(eqn)
             if inner is not None:
                 frame = self.call(eqn, inner, ins, wanted)
-                return Step(eqn, ins, frame.outs, None, [frame])
+                return Step(eqn, ins, frame.outs, None, [frame], shards=self.shards)
         self.node = node = Node(name, ins, [], eqn, self.callers)
         rule = OPERATIONS[name].axes if name in OPERATIONS else unknown
         if name not in OPERATIONS and multiplies(eqn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from dms_jax import checks, explanation, groups
 from dms_jax.adapters.doors import Doors
 from dms_jax.adapters.source import Source
-from dms_jax.errors import UserError
+from dms_jax.errors import TracingError, UserError
 from dms_jax.program import checking
 from dms_jax.program.discovery import Choice, Extra, discover
 from dms_jax.program.parameters import Parameters, is_array
@@ -64,14 +65,23 @@ class SearchSpace(Priced, Doors):
         if source.train is not None and "train" not in self.also:
             key = jax.eval_shape(lambda: jax.random.key(0))
             options["spare"] = Extra("the network in training", source.train, (*example, key))
-        found = discover(parameters, source.fn, example, extras, choice, **options)
-        if not found.groups:
-            raise UserError(explanation.nothing(source.title, found.left))
+        self._how: dict[str, Any] = {"tie": tie, "unroll": unroll, "choice": choice, "context": context, "model": model}
+        without: dict[str, str] = {}
+        while True:
+            taken = replace(choice or Choice(), failed=dict(without))
+            found = discover(parameters, source.fn, example, extras, taken, **options)
+            if not found.groups:
+                raise UserError(explanation.nothing(source.title, found.left))
+            super().__init__(Found(source, example, parameters, found, model))
+            failed = checking.failed(self)
+            if not failed:
+                break
+            if failed.keys() <= without.keys():
+                name, why = next(iter(failed.items()))
+                raise TracingError(f"group {name!r}: {why}")
+            without |= failed  # of what is left alone nothing can be wrong; the others are checked again
         self.left = {name: why.text for name, why in found.left.items()}
         self.counted = groups.counted_together(found.groups, tie)
-        self._how: dict[str, Any] = {"tie": tie, "unroll": unroll, "choice": choice, "context": context, "model": model}
-        super().__init__(Found(source, example, parameters, found, model))
-        checking.check(self)
 
     def with_programs(self, also: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]]) -> Self:
         """This space read with further programs of the same parameters: {"loss": (fn, args)}.
