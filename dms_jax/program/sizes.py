@@ -20,10 +20,13 @@ class Sizes:
     Attributes:
       kept: atom -> ascending positions that stay.
       free: atom -> another size (an integer or a symbolic dimension), for axes of inputs: the batch.
+      as_full: random numbers are those that the full network draws, where positions stay: to compare the two. Else a
+        draw of another size is another draw.
     """
 
     kept: Mapping[Atom, np.ndarray]
     free: Mapping[Atom, Any] = field(default_factory=dict)
+    as_full: bool = False
 
     @property
     def whole(self) -> Sizes:
