@@ -134,5 +134,5 @@ def _formula(space: Any, axis: Axis) -> str:
     names = space.owners(axis)
     if not names:
         return str(axis.size)
-    (name,), first = names, int(space.element_at(axis, names[0])[0])
+    (name,), first = names, int(space.elements_at(axis, names[0])[0, 0])
     return name if axis.size == space.groups[name].size else f"{name}[{first}:{first + axis.size}]"

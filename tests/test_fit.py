@@ -292,3 +292,24 @@ def test_several_sizes_stopped_in_between_loaded_by_size(tmp_path):
     (tmp_path / "b" / "sizes.json").unlink()  # the weights of several sizes, and nothing says which
     with pytest.raises(UserError):
         dms_jax.load(tmp_path / "b", size=0.3)
+
+
+def test_a_network_that_draws_numbers_over_what_is_searched(tmp_path):
+    """A variational autoencoder: its codes are searched, and its key is an input."""
+    draw = np.random.default_rng(4)
+    shapes = {"into": (6, 8), "mean": (8, 6), "width": (8, 6), "back": (6, 6)}
+    params = {name: jnp.asarray(draw.normal(size=s) / 3, jnp.float32) for name, s in shapes.items()}
+
+    def coded(p, x, key):
+        h = jax.nn.relu(x @ p["into"])
+        mean, width = h @ p["mean"], h @ p["width"]
+        return (mean + jnp.exp(width / 2) * jax.random.normal(key, mean.shape)) @ p["back"], mean, width
+
+    def evidence(p, batch, key):
+        y, mean, width = coded(p, batch["x"], key)
+        apart = jnp.mean(mean**2 + jnp.exp(width) - 1 - width) / 2
+        return jnp.mean((y - batch["x"]) ** 2) + 0.01 * apart, {"metrics": {}}
+
+    given = {"loss": evidence, "batches": batch_of, "example": (X[:4], jax.random.PRNGKey(0)), "steps": 4, **ONE}
+    found = dms_jax.fit(lambda p, x, key: coded(p, x, key)[0], params, workdir=tmp_path, **given)
+    assert len(found.structure.kept["mean"]) < 6

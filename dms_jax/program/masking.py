@@ -20,7 +20,7 @@ from dms_jax.program.exactness import Factor, Insertion, Plan, plan
 from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.means import Mean
 from dms_jax.program.reading import Classes, Reading, read
-from dms_jax.program.sizes import Sizes, element_at
+from dms_jax.program.sizes import Sizes, elements_at
 from dms_jax.program.staging import Staged, stage
 
 Masks = Mapping[str, jax.Array]
@@ -146,11 +146,12 @@ def _scale(reading: Reading, value: Value, f: Factor, name: str, mask: jax.Array
 
 
 def spread(owned: Mapping[Atom, tuple[str, int]], axis: Axis, name: str, mask: jax.Array) -> jax.Array:
-    """The mask of one group as a factor for every position of an axis."""
-    at = element_at(axis, owned, name)
-    if np.array_equal(at, np.arange(mask.shape[0])):
+    """The mask of one group as a factor for every position of an axis: of n x n, m_i m_j at (i, j)."""
+    every = elements_at(axis, owned, name)
+    if np.array_equal(every, np.arange(mask.shape[0])[None]):
         return mask
-    return jnp.concatenate([mask, jnp.ones((1,), mask.dtype)])[at]  # -1 takes the one at the end
+    padded = jnp.concatenate([mask, jnp.ones((1,), mask.dtype)])  # -1 takes the one at the end
+    return reduce(operator.mul, [padded[at] for at in every])
 
 
 def _changes(found: Masked, masks: Masks) -> dict[Node, Change]:

@@ -29,6 +29,7 @@ class Small:
       sizes: of the axes of the space's parameters.
       gone: the gates that are closed.
       expected: sizes of inputs that a symbolic one must be right for, besides `SURROGATES`.
+      as_full: draw the random numbers of the full network, see `Sizes`.
     """
 
     def __init__(
@@ -38,19 +39,21 @@ class Small:
         sizes: Sizes,
         gone: frozenset[Element],
         expected: tuple[int, ...] = (),
+        as_full: bool = False,
     ):
         self._readings, self.fn, self._sizes, self._gone, self.expected = readings, fn, sizes, gone, expected
+        self._as_full = as_full
         self.parameters = readings.classes.parameters
         self.__name__ = getattr(fn, "__name__", "small")
 
     def of(self, fn: Callable[..., Any]) -> Small:
         """Another function of the same parameters, at the same sizes."""
-        return Small(self._readings, fn, self._sizes, self._gone, self.expected)
+        return Small(self._readings, fn, self._sizes, self._gone, self.expected, self._as_full)
 
     def expecting(self, size: int | None) -> Small:
         """The same, and a symbolic size is tried at this one, too. At 1 a program may be another: it is not tried."""
         more = () if size is None or size < 2 else (size,)
-        return Small(self._readings, self.fn, self._sizes, self._gone, (*self.expected, *more))
+        return Small(self._readings, self.fn, self._sizes, self._gone, (*self.expected, *more), self._as_full)
 
     @property
     def shapes(self) -> list[jax.ShapeDtypeStruct | None]:
@@ -82,7 +85,7 @@ class Small:
         owners = {owner: atom for atom, owner in reading.owned.items()}
         classes = self._readings.classes
         kept = {owners[classes.owned[atom]]: positions for atom, positions in self._sizes.kept.items()}
-        sizes = Sizes(kept, bind(reading.arguments, shapes))
+        sizes = Sizes(kept, bind(reading.arguments, shapes), self._as_full)
         reading.check(self._gone)
         stays = reading.stays(self._gone)
 

@@ -20,10 +20,13 @@ class Sizes:
     Attributes:
       kept: atom -> ascending positions that stay.
       free: atom -> another size (an integer or a symbolic dimension), for axes of inputs: the batch.
+      as_full: random numbers are those that the full network draws, where positions stay: to compare the two. Else a
+        draw of another size is another draw.
     """
 
     kept: Mapping[Atom, np.ndarray]
     free: Mapping[Atom, Any] = field(default_factory=dict)
+    as_full: bool = False
 
     @property
     def whole(self) -> Sizes:
@@ -76,18 +79,27 @@ class Sizes:
         return start, stop  # of a batch: its first positions stay the first
 
 
-def element_at(axis: Axis, owned: Mapping[Atom, tuple[str, int]], name: str) -> np.ndarray:
-    """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""
+def elements_at(axis: Axis, owned: Mapping[Atom, tuple[str, int]], name: str) -> np.ndarray:
+    """`[k, positions]`: the elements of a group that every position of an axis goes with, -1 for none.
+
+    k is 1 at least, and more where the axis is a product that has the group in several factors: position (i, j) of
+    n x n goes with element i, and with element j.
+    """
     axis = resolve(axis)
     if isinstance(axis, Concat):
-        return np.concatenate([element_at(part, owned, name) for part in axis.parts])
+        parts = [elements_at(part, owned, name) for part in axis.parts]
+        most = max(map(len, parts))
+        return np.concatenate([np.pad(at, ((0, most - len(at)), (0, 0)), constant_values=-1) for at in parts], 1)
     if isinstance(axis, Product):
-        at = np.full(1, -1)
+        found, before = [], 1
         for factor in axis.factors:
-            at = np.maximum.outer(at, element_at(factor, owned, name)).reshape(-1)
-        return at
+            at, before = elements_at(factor, owned, name), before * factor.size
+            if np.any(at >= 0):
+                after = axis.size // max(before, 1)
+                found.append(np.tile(np.repeat(at, after, 1), (1, before // factor.size)))
+        return np.concatenate(found) if found else np.full((1, axis.size), -1)
     owner, start = owned.get(axis, ("", 0))
-    return np.arange(start, start + axis.size) if owner == name else np.full(axis.size, -1)
+    return np.arange(start, start + axis.size)[None] if owner == name else np.full((1, axis.size), -1)
 
 
 def owners(axis: Axis, owned: Mapping[Atom, tuple[str, int]]) -> list[str]:

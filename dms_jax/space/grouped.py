@@ -21,7 +21,7 @@ from dms_jax.program.discovery import Discovery
 from dms_jax.program.exactness import Element
 from dms_jax.program.frames import Program, Value, describe
 from dms_jax.program.parameters import Parameters
-from dms_jax.program.sizes import Sizes, element_at, owners
+from dms_jax.program.sizes import Sizes, elements_at, owners
 from dms_jax.structure import Structure
 
 
@@ -199,9 +199,10 @@ class Grouped:
             for axis, term in enumerate(leaf.axes):
                 others = tuple(i for i in range(weights.ndim) if i != axis)
                 for name in self.owners(term):
-                    at = self.element_at(term, name)
-                    along = jnp.where(at < 0, 0.0, jnp.sum(weights, axis=others))
-                    totals[name] = totals[name].at[at].add(along)
+                    every, along = self.elements_at(term, name), jnp.sum(weights, axis=others)
+                    for i, at in enumerate(every):
+                        goes = (at >= 0) & np.all(every[:i] != at, axis=0)  # once with an element that it has twice
+                        totals[name] = totals[name].at[at].add(jnp.where(goes, along, 0.0))
         return totals
 
     # --- axes ---
@@ -222,9 +223,12 @@ class Grouped:
         """The program that was read, and path -> the value in it, of every array of the parameters."""
         return self._found.program, dict(zip(self.parameters.paths, self._found.leaves, strict=True))
 
-    def element_at(self, axis: Axis, name: str) -> np.ndarray:
-        """`[positions]`: which element of a group every position of an axis goes with, -1 for none."""
-        return element_at(axis, self._owned, name)
+    def elements_at(self, axis: Axis, name: str) -> np.ndarray:
+        """`[k, positions]`: the elements of a group that every position of an axis goes with, -1 for none.
+
+        k is more than 1 where the axis is a product that has the group in several factors.
+        """
+        return elements_at(axis, self._owned, name)
 
     def owners(self, axis: Axis) -> list[str]:
         """The groups whose elements an axis is made of."""

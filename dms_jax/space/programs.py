@@ -116,5 +116,12 @@ class Programs(Grouped):
           UserError: a structure of another network; from the function: parameters of other shapes.
           TracingError: from the function: this one ties, splits or freezes a group, or needs what was removed.
         """
+        return self._small(fn, structure, as_full=False)
+
+    def _small(
+        self, fn: Callable[..., Any], structure: Structure | Mapping[str, Sequence[int]], as_full: bool
+    ) -> Small:
+        """`shrunk`; with `as_full` it draws the full network's random numbers, and can be compared with it."""
         kept = self.kept(structure)
-        return Small(self._readings, checks.function("fn", fn), self.sizes(kept), self.gone(kept))
+        small = (self.sizes(kept), self.gone(kept))
+        return Small(self._readings, checks.function("fn", fn), *small, as_full=as_full)

@@ -128,6 +128,8 @@ class SearchSpace(Priced, Doors):
     def verify(self, params: Any, structure: Structure | Mapping[str, Sequence[int]], *inputs: Any) -> float:
         """The largest absolute difference between the masked and the small network's outputs.
 
+        Both draw the same random numbers by the same keys; `shrunk` draws them at its own sizes.
+
         Args:
           params: of the full network.
           structure: what stays.
@@ -144,7 +146,7 @@ class SearchSpace(Priced, Doors):
         with jax.default_matmul_precision("highest"):  # on GPUs and TPUs float32 products are rounded more by default
             masked = jax.jit(self.masked(self.fn))(self.arrays(params), self.masks(structure), *inputs)
             small = jax.tree.map(lambda x: x if is_array(x) else None, shrink(self, params, structure))
-            small = jax.jit(self.shrunk(self.fn, structure))(small, *inputs)
+            small = jax.jit(self._small(self.fn, structure, as_full=True))(small, *inputs)
         return difference(masked, small)
 
     def save(

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from dms_jax.errors import TracingError
 from dms_jax.program.operations.elementwise import elementwise
 from dms_jax.program.operations.operation import AxesOf, Operation, Read, fresh, kept_axes, out_shapes
 
@@ -25,11 +26,12 @@ def _drawn_shape(sizes: Any, step: Any) -> dict[str, Any]:
 def _drawn(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
     """A draw by a key that is always the same is a constant: it is drawn as ever, and kept positions stay.
 
-    Random features of a kernel, say: parameters have learned to live with those. Other draws are new in every call.
+    Random features of a kernel, say: parameters have learned to live with those. Other draws are new in every call:
+    they are drawn as ever where the network is to be compared with the full one (`Sizes.as_full`).
     """
     out, first = step.outs[-1], 0 if len(step.outs) > 1 else len(step.ins[0].axes)
     cut = [i for i, axis in enumerate(out.axes) if i >= first and sizes.touched(axis)]
-    if not cut or not all(value.fixed for value in step.ins):
+    if not cut or not (sizes.as_full or all(value.fixed for value in step.ins)):
         return None
     whole = tuple(sizes.whole.size(axis) for axis in out.axes[first:])
     found = step.eqn.primitive.bind(*arrays, **{**step.eqn.params, "shape": whole})
@@ -40,14 +42,30 @@ def _drawn(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
 
 
 def _gamma(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
-    """One draw a position, numbered in row-major order: with those that are gone in their places."""
-    out = step.outs[0]
-    cut = [axis for axis in out.axes if sizes.touched(axis)]
-    if not cut or not step.ins[0].fixed or step.ins[0].axes:
+    """One draw a position, numbered in row-major order: with those that are gone in their places.
+
+    Leading axes are those of batched keys, each of which has a numbering of its own.
+    """
+    out, first = step.outs[0], len(step.ins[0].axes)
+    cut = [i for i, axis in enumerate(out.axes) if i >= first and sizes.touched(axis)]
+    if not cut or not (sizes.as_full or step.ins[0].fixed):
         return None
-    at = jnp.ix_(*(sizes.positions(axis) if axis in cut else np.arange(sizes.size(axis)) for axis in out.axes))
-    shape = jnp.ones(tuple(sizes.whole.size(axis) for axis in out.axes), arrays[1].dtype).at[at].set(arrays[1])
-    return [step.eqn.primitive.bind(arrays[0], shape, **step.eqn.params)[at]]
+    places = [sizes.positions(a) if i in cut else np.arange(sizes.size(a)) for i, a in enumerate(out.axes)]
+    whole = [(sizes.whole if i in cut else sizes).size(axis) for i, axis in enumerate(out.axes)]
+    shape = jnp.ones(whole, arrays[1].dtype).at[jnp.ix_(*places)].set(arrays[1])
+    return [step.eqn.primitive.bind(arrays[0], shape, **step.eqn.params)[jnp.ix_(*places)]]
+
+
+def _without_a_key(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
+    """No key says which numbers these are: nothing can draw them again."""
+    from dms_jax.program.frames import describe
+
+    if sizes.as_full:
+        raise TracingError(
+            f"{describe(step.node)} draws other numbers in every call, so that what comes of them cannot be compared; "
+            "draw them by a key (`jax.random`)"
+        )
+    return None
 
 
 def seeds(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
@@ -137,7 +155,9 @@ OPERATIONS: dict[str, Operation] = {
     "random_split": Operation(split_keys, _drawn_shape, apply=_drawn),
     "rng_bit_generator": Operation(bit_generator, _bits_shape, apply=_drawn),
     "rng_uniform": Operation(
-        lambda t, eqn, ins: [fresh(out_shapes(eqn)[0])], lambda s, x: {"shape": s.shape(x.outs[0])}
+        lambda t, eqn, ins: [fresh(out_shapes(eqn)[0])],
+        lambda s, x: {"shape": s.shape(x.outs[0])},
+        apply=_without_a_key,
     ),
     **{
         name: Operation(collective, reads=_collective_reads("sum"))

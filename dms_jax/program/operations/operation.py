@@ -104,7 +104,10 @@ def any_factor(node: Any, place: Place, holds: Any) -> list[Scaled]:
 
 
 def moves(moved: Callable[[Any], list[tuple[int, ...]] | None]) -> PassesRule:
-    """For an operation that only moves axes; `moved(node)` gives the operand axes that each result axis is made of."""
+    """For an operation that only moves axes; `moved(node)` gives the operand axes that each result axis is made of.
+
+    An axis n x n has the factor m_i m_j at (i, j): where it is merged or split, neither n has its own factor alone.
+    """
 
     def passes(node: Any, place: Place, holds: Any) -> list[Scaled]:
         value = node.inputs[0]
@@ -114,7 +117,8 @@ def moves(moved: Callable[[Any], list[tuple[int, ...]] | None]) -> PassesRule:
         if sources is None:
             raise Refused(node.name)
         held = [i for i in sources[place] if holds(value, i)] if len(sources[place]) > 1 else list(sources[place])
-        if len(held) != 1:
+        others = [j for j, axes in enumerate(sources) if j != place and held and held[0] in axes]
+        if len(held) != 1 or any(holds(node.outputs[0], j) for j in others):
             raise Refused("an axis that is new, or made of several that have the group")
         return [[(value, held[0])]]
 
