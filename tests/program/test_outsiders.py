@@ -1,6 +1,7 @@
 """Programs as outside users write them: masked == shrunk, also in gradients, costs == a count, refusals that help."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -219,12 +220,18 @@ def test_a_derivative_that_holds_what_was_made_outside():
 def test_masks_inside_of_an_adaptive_derivative():
     from jax.experimental.ode import odeint
 
-    def network(p, x):
-        return odeint(lambda h, t: jnp.tanh(h @ p["a"]) @ p["b"], x @ p["w"], jnp.array([0.0, 1.0]))[-1] @ p["o"]
+    def network(p, x, place=lambda h: h):
+        start = place(x @ p["w"])
+        return odeint(lambda h, t: jnp.tanh(h @ p["a"]) @ p["b"], start, jnp.array([0.0, 1.0]))[-1] @ p["o"]
 
     params, x = numbers({"w": (5, 6), "a": (6, 7), "b": (7, 6), "o": (6, 3)}), jnp.ones((2, 5))
     space = SearchSpace.from_function(network, params, x)
-    masked = space.masked(network)
+    assert set(space.groups) == {"a"}
+    assert re.search(rf"custom_vjp_call at [\w/]*{HERE}.*`jax.lax.scan` inside$", space.left["w"])
+    named = partial(network, place=lambda h: dms_jax.name(h, "state"))  # it can be shrunk, if not searched
+    space = SearchSpace.from_function(named, params, x)
+    assert set(space.groups) == {"state", "a"}
+    masked = space.masked(named)
     with pytest.raises(TracingError, match=rf"custom_vjp_call at [\w/]*{HERE}.*`freeze="):
         jax.grad(lambda p: jnp.sum(masked(p, space.masks(), x)))(params)
 
