@@ -126,7 +126,7 @@ def test_a_search_reaches_what_more_elements_make_cheaper():
     for i in range(4):
         state, _ = step(state, jnp.ones((2, 5)), jax.random.key(i))
     structure = search.structure(state)
-    assert structure.kept and len(structure.kept["stem"]) == 8 and structure.resources["after"]["energy"] <= 10
+    assert len(some.kept(structure)["stem"]) == 8 and some.resources(structure)["energy"] <= 10
 
 
 @pytest.mark.parametrize("most", [8.0, 12.0, 24.0, 28.0, 40.0])
