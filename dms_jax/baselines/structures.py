@@ -70,9 +70,10 @@ def _even(problem: Problem, blocks: Blocks) -> dict[str, tuple[int, ...]]:
         if (found := shifted(problem, even, held)) is not None
     )
     chosen = min(fitting, key=lambda one: one[0], default=None) if blocks == "same" else next(fitting, None)
-    if chosen is None:  # of one share alone: the fewest blocks always fit
+    if chosen is None and not isinstance(blocks, str):
         raise UserError(f"no structure with a share of {blocks} of its blocks is within the budget; give a smaller one")
-    return problem.kept(nearest(problem.holding(chosen[1]), even, ATTEMPTS))
+    held = problem if chosen is None else problem.holding(chosen[1])  # at no depth one ratio for all, on some tables
+    return problem.kept(nearest(held, even, ATTEMPTS))
 
 
 def even_ratio(size: int) -> float:

@@ -61,11 +61,7 @@ def project(
 
     def predicted(budget: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
         problem = Problem.of(space, ranking, budget, limits, within)
-        counts = nearest(problem, ratios, ATTEMPTS if hold else 1)
-        if not counts:  # least in number, the best elements may cost more than others do
-            most = " and ".join(f"{exactly(most)} {name}" for name, most in budget.items())
-            raise UserError(f"the fewest elements within the limits, the best ones, are above {most}; ask for more")
-        return problem.kept(counts)
+        return problem.kept(nearest(problem, ratios, ATTEMPTS if hold else 1))
 
     return corrected(space, budget, limits, predicted, growing(space, ranking, limits, within))
 
@@ -94,7 +90,11 @@ def growing(
 
 
 def nearest(problem: Problem, ratios: Mapping[str, float], attempts: int) -> Counts:
-    """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts."""
+    """Counts that fit, within 1 % of the budget where holding what fell last gets there in so many attempts.
+
+    Raises:
+      UserError: none were found: least in number, the best elements may cost more than others do.
+    """
     held, best, most = Counts(), Counts(), 0.0
     for _ in range(attempts):
         found = shifted(problem, ratios, held)
@@ -108,10 +108,13 @@ def nearest(problem: Problem, ratios: Mapping[str, float], attempts: int) -> Cou
         if most >= NEAR:
             break
         held |= {names: k for names, k in above.items() if k > fitting[names]}
-    if not best:  # the fewest elements are too dear where more of them cost less
-        cheapest = problem.cheapest()
-        best = filled(problem, cheapest) if bool(problem.fits(problem.variables(cheapest))) else best
-    return best
+    if best:
+        return best
+    cheapest = problem.cheapest()  # the fewest elements are too dear where more of them cost less
+    if not problem.fits(problem.variables(cheapest)):
+        most = " and ".join(f"{exactly(most)} {name}" for name, most in problem.budget.items())
+        raise UserError(f"the fewest elements within the limits, the best ones, are above {most}; ask for more")
+    return filled(problem, cheapest)
 
 
 def shifted(

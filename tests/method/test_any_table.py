@@ -10,7 +10,7 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
-from dms_jax import Resource, Search, SearchSpace
+from dms_jax import Resource, Search, SearchSpace, baselines
 from dms_jax.errors import UserError
 from dms_jax.method.limits import Limits
 from dms_jax.method.problem import smallest
@@ -92,6 +92,27 @@ def test_no_structure_is_above_its_budget(kind, seed, share, both):
         return
     found = some.resources(kept)
     assert all(found[name] <= most for name, most in budget.items())
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(st.sampled_from(KINDS), st.integers(0, 2**16), st.floats(0.05, 1.0))
+def test_controls_are_within_it_too(kind, seed, share):
+    rng = np.random.default_rng(seed)
+    some = space().with_resources(Resource("own", "u", kind(rng)))
+    budget = {"own": share * some.resources()["own"]}
+    ranking = {name: rng.uniform(size=group.size) for name, group in some.groups.items()}
+    for control in (
+        lambda: baselines.uniform(some, ranking, budget),
+        lambda: baselines.uniform(some, ranking, budget, blocks="same"),
+        lambda: baselines.uniform(some, ranking, budget, blocks=0.6),
+        lambda: baselines.threshold(some, ranking, budget),
+        lambda: baselines.knapsack(some, ranking, budget),
+        lambda: baselines.random(some, budget, seed=seed),
+    ):
+        try:
+            assert some.resources(control())["own"] <= budget["own"]
+        except UserError as error:
+            assert "\n" not in str(error)
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
