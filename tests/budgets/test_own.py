@@ -154,7 +154,7 @@ def test_a_resource_of_nothing():
     ("arguments", "message"),
     [
         (("two words", "mJ", joules), "resource name 'two words' is not possible"),
-        *(((name, "mJ", joules), f"resource name {name} stands for something else") for name in RESERVED),
+        *(((name, "mJ", joules), f"resource name {name} stands for something else") for name in sorted(RESERVED)),
         (("weight_macs", "mJ", joules), "resource name weight_macs stands for something else"),
         (("macs_target", "mJ", joules), "resource name macs_target stands for something else"),
         (("energy", " ", joules), "unit ' ' of energy is not possible"),
