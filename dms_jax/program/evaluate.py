@@ -22,7 +22,7 @@ from dms_jax.program.derivatives import Closed, vjp_rules
 from dms_jax.program.frames import Frame, Node, Program, Step, Value, describe
 from dms_jax.program.live import Live, Stays
 from dms_jax.program.nested import Nested
-from dms_jax.program.operations import OPERATIONS
+from dms_jax.program.operations import OPERATIONS, Refused
 from dms_jax.program.sizes import Sizes
 
 _CHEAP = frozenset({"square", "integer_pow", "mul", "abs"})  # of what is kept anyway
@@ -139,7 +139,10 @@ class Evaluator(Nested):
         if operation is None:  # no group reaches it: only what is around it has changed
             return bind_equation(step.eqn, ins)
         if operation.apply is not None:
-            found = operation.apply(self.sizes, step, ins)
+            try:
+                found = operation.apply(self.sizes, step, ins)
+            except Refused as why:
+                raise TracingError(f"{describe(node)} {why}") from None
             if found is not None:
                 return found
         changed = operation.resize(self.sizes, step) if operation.resize is not None else {}

@@ -8,9 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax.errors import TracingError
 from dms_jax.program.operations.elementwise import elementwise
-from dms_jax.program.operations.operation import AxesOf, Operation, Read, fresh, kept_axes, out_shapes
+from dms_jax.program.operations.operation import AxesOf, Operation, Read, Refused, fresh, kept_axes, out_shapes
 
 
 def draws(t: Any, eqn: Any, ins: Sequence[AxesOf]) -> list[AxesOf]:
@@ -58,12 +57,10 @@ def _gamma(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
 
 def _without_a_key(sizes: Any, step: Any, arrays: list[Any]) -> list[Any] | None:
     """No key says which numbers these are: nothing can draw them again."""
-    from dms_jax.program.frames import describe
-
     if sizes.as_full:
-        raise TracingError(
-            f"{describe(step.node)} draws other numbers in every call, so that what comes of them cannot be compared; "
-            "draw them by a key (`jax.random`)"
+        raise Refused(
+            "draws other numbers in every call, so that what comes of them cannot be compared; draw them by a key "
+            "(`jax.random`)"
         )
     return None
 

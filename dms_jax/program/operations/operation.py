@@ -28,7 +28,7 @@ class Read(NamedTuple):
 
 
 class Refused(Exception):
-    """A factor meets an operation that it does not pass."""
+    """A factor meets an operation that it does not pass, or numbers are asked for that it cannot give again."""
 
 
 AxesRule: TypeAlias = Callable[[Any, Any, Sequence[AxesOf]], list[AxesOf]]
