@@ -224,24 +224,26 @@ def _evaluated(made: Mapping[Value, Node], value: Value) -> np.ndarray | None:
 
 
 def hides_the_future(mask: np.ndarray) -> bool:
-    """Whether a mask or a bias of scores leaves to every position those up to its own, and hides all that come later.
+    """Whether a mask or a bias of scores leaves to every position itself, and hides all that come later from it.
+
+    First keys that all may look at, as those of a prompt or a picture, are no part of that.
 
     Args:
       mask: any two of its axes may be those of queries and keys; there may be more keys, which then come first. What
-        is hidden has one and the same value, another one than a position has of itself, or is at least 100 less.
+        is hidden has one and the same value, or one that is at least 100 below the largest.
     """
     mask = np.squeeze(mask)
     for queries, keys in itertools.permutations(range(mask.ndim), 2):
         n, m = mask.shape[queries], mask.shape[keys]
-        if n > m:
-            continue
         found = np.moveaxis(mask, (queries, keys), (-2, -1))
         distance = np.arange(m) - (m - n) - np.arange(n)[:, None]
-        later, own, earlier = found[..., distance > 0], found[..., distance == 0], found[..., distance < 0]
-        hidden = later.flat[0]
-        same = np.all(later == hidden) and np.all(own != hidden) and not np.all(earlier == hidden)
-        bias = np.issubdtype(mask.dtype, np.floating) and later.max() < min(own.min(), earlier.max()) - _NEVER
-        if same or bias:
+        hidden = found == found[..., :1, -1:]
+        if np.issubdtype(mask.dtype, np.floating):
+            hidden |= found < found.max() - _NEVER
+        ahead = np.any((~hidden & (distance > 0)).reshape(-1, m), axis=0)
+        first = int(np.flatnonzero(ahead)[-1]) + 1 if ahead.any() else 0
+        every = not np.any(hidden[..., :first]) and not np.any(hidden[..., distance == 0])
+        if n <= m and first <= m - 2 and every and not np.all(hidden[..., distance < 0]):
             return True
     return False
 

@@ -121,7 +121,9 @@ MASKS = {  # what each query may look at
     "a symmetric window": abs(KEY - QUERY) < 3,
     "blocks": KEY // 4 == QUERY // 4,
     "all": KEY < LENGTH + QUERY,
-    "a prefix of many": (KEY <= QUERY) | (KEY < 4),
+    "causal after a prefix": (KEY <= QUERY) | (KEY < 4),
+    "causal after a long prefix": (KEY <= QUERY) | (KEY < LENGTH - 2),
+    "a prefix that some see": (KEY <= QUERY) | ((KEY < 4) & (QUERY < 2)),
     "with the next": KEY <= QUERY + 1,
     "all but itself": KEY != QUERY,
     "a table by chance": np.random.default_rng(0).random((LENGTH, LENGTH)) < 0.7,
@@ -143,7 +145,11 @@ WRITTEN = {
 @pytest.mark.parametrize("how", WRITTEN)
 @pytest.mark.parametrize("name", MASKS)
 def test_causal_is_what_a_mask_hides(name, how):
-    hides = not np.any(MASKS[name] & (KEY > QUERY)) and bool(np.all(MASKS[name][AT, AT]))
+    mask = MASKS[name]
+    hides = any(
+        bool(np.all(mask[:, :prefix]) and np.all(mask[AT, AT])) and not np.any(mask & (KEY > QUERY) & (KEY >= prefix))
+        for prefix in range(LENGTH - 1)
+    )
     space = written_out(lambda scores: WRITTEN[how](scores, MASKS[name]))
     assert ("cache" in space.resources()) is hides is name.startswith("causal")
 
