@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
 from dms_jax import checks
+from dms_jax.budgets.causal import constant, entries, hides_the_future
 from dms_jax.budgets.polynomial import Polynomial, Sum, add
 from dms_jax.budgets.resource import Cost, Network
 from dms_jax.errors import TracingError, UserError
 from dms_jax.program.axes import UNIT, Axis, resolve
 from dms_jax.program.frames import Node, Value, describe
 from dms_jax.program.operations import attention
+from dms_jax.program.sizes import same
 
 _DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "int8")
 _RESHAPED = frozenset(
     "alias broadcast_in_dim convert_element_type copy dms_name reshape squeeze tile transpose".split()
 )
-_LARGE = 1 << 24
-"""Entries of a mask that is looked at; what it was broadcast from is smaller."""
-_NEVER = 100.0
-"""Scores that are so far below another are no part of a softmax: exp(-100) is 0 in float32."""
 
 
 class Kept(NamedTuple):
@@ -100,18 +95,19 @@ class Cache:
 
     def _term(self, network: Network, kept: Kept) -> Sum:
         first = _first(network)
-        axes = [axis for axis in map(resolve, kept.value.axes) if axis is not kept.time]
+        axes = [axis for axis in map(resolve, kept.value.axes) if not same(axis, kept.time)]
         if first is UNIT:
             batch = self.batch or 1
         else:
             batch = self.batch or first.size
-            if self.batch is not None and first not in axes:
+            there = any(same(first, axis) for axis in axes)
+            if self.batch is not None and not there:
                 raise TracingError(
                     f"the batch of the cache cannot be {self.batch}: what {describe(kept.product)} reads has no axis "
                     "of the example's batch"
                 )
-            batch = batch if first in axes else 1
-            axes = [axis for axis in axes if axis is not first]
+            batch = batch if there else 1
+            axes = [axis for axis in axes if not same(axis, first)]
         numbers = batch * (self.length or kept.time.size) * jnp.dtype(self.dtype or kept.dtype).itemsize
         term = network.variables.term((*kept.repeats, *axes), network.behind[kept.value])
         return {monomial: coefficient * numbers for monomial, coefficient in term.items()}
@@ -163,8 +159,8 @@ def _written_out(network: Network, made: dict[Value, Node]) -> Iterator[Read]:
             values, (place, *_) = node.inputs[1 - side], node.eqn.params["dimension_numbers"][0][1 - side]
             time = resolve(values.axes[place])
             # queries may have the same axes: there are never fewer of them than of keys
-            keys = [_smallest(network, made, v, time) for v in scores.inputs if time in map(resolve, v.axes)]
-            yield Read(node, tuple(repeats[node]), time, [*sorted(keys, key=_size)[:1], values])
+            keys = [_smallest(network, made, v, time) for v in scores.inputs if _has(v, time)]
+            yield Read(node, tuple(repeats[node]), time, [*sorted(keys, key=entries)[:1], values])
 
 
 def _is_parameter(network: Network, made: dict[Value, Node], value: Value) -> bool:
@@ -178,7 +174,7 @@ def _scores(network: Network, made: dict[Value, Node], weights: Value) -> list[N
     while look:
         value = look.pop()
         node = made.get(value)
-        mask = _evaluated(made, value) if len(value.axes) > 1 else None
+        mask = constant(made, value) if len(value.axes) > 1 else None
         if mask is not None:  # what is the same in every call is whole: a causal part of it alone says nothing
             causal |= hides_the_future(mask)
             continue
@@ -196,64 +192,17 @@ def _scores(network: Network, made: dict[Value, Node], weights: Value) -> list[N
     return products if exponential and causal else []
 
 
-def _evaluated(made: Mapping[Value, Node], value: Value) -> np.ndarray | None:
-    """An array that is made of constants alone; None where it is not, or is large."""
-    known: dict[Value, Any] = {}
-    look = [value] if _size(value) <= _LARGE else []
-    while look:
-        at, node = look[-1], made.get(look[-1])
-        if at in known:
-            look.pop()
-        elif node is None and at.array is not None:
-            known[at] = at.array
-        elif node is None or (node.eqn is None) or not (at.fixed or node.name == "alias"):
-            return None
-        elif (unknown := next((x for x in node.inputs if x not in known), None)) is not None:
-            if unknown in look or _size(unknown) > _LARGE:
-                return None  # a loop carries it
-            look.append(unknown)
-        elif node.name == "alias":
-            (source,) = node.inputs
-            if [axis.size for axis in source.axes] != [axis.size for axis in at.axes]:
-                return None  # a slice of what a loop goes through
-            known[at] = known[source]
-        else:
-            found = node.eqn.primitive.bind(*(known[x] for x in node.inputs), **node.eqn.params)
-            known |= zip(node.outputs, found if node.eqn.primitive.multiple_results else [found], strict=True)
-    return np.asarray(known[value]) if value in known else None
-
-
-def hides_the_future(mask: np.ndarray) -> bool:
-    """Whether a mask or a bias of scores leaves to every position itself, and hides all that come later from it.
-
-    First keys that all may look at, as those of a prompt or a picture, are no part of that.
-
-    Args:
-      mask: any two of its axes may be those of queries and keys; there may be more keys, which then come first. What
-        is hidden has one and the same value, or one that is at least 100 below the largest.
-    """
-    mask = np.squeeze(mask)
-    for queries, keys in itertools.permutations(range(mask.ndim), 2):
-        n, m = mask.shape[queries], mask.shape[keys]
-        found = np.moveaxis(mask, (queries, keys), (-2, -1))
-        distance = np.arange(m) - (m - n) - np.arange(n)[:, None]
-        hidden = found == found[..., :1, -1:]
-        if np.issubdtype(mask.dtype, np.floating):
-            hidden |= found < found.max() - _NEVER
-        ahead = np.any((~hidden & (distance > 0)).reshape(-1, m), axis=0)
-        first = int(np.flatnonzero(ahead)[-1]) + 1 if ahead.any() else 0
-        every = not np.any(hidden[..., :first]) and not np.any(hidden[..., distance == 0])
-        if n <= m and first <= m - 2 and every and not np.all(hidden[..., distance < 0]):
-            return True
-    return False
+def _has(value: Value, axis: Axis) -> bool:
+    """Whether one of an array's axes has these positions, whole and in this order."""
+    return any(same(one, axis) for one in value.axes)
 
 
 def _smallest(network: Network, made: dict[Value, Node], value: Value, time: Axis) -> Value:
     """The smallest array that `value` is a repetition or another layout of, with the positions as one axis."""
     best = value
     for at in _origins(made, value):
-        whole = time in map(resolve, at.axes) and at in network.behind and at not in network.arrays
-        if whole and _size(at) < _size(best):
+        whole = _has(at, time) and at in network.behind and at not in network.arrays
+        if whole and entries(at) < entries(best):
             best = at
     return best
 
@@ -290,10 +239,6 @@ def _dtype(made: dict[Value, Node], value: Value) -> Any:
     *_, value = _back(made, value, frozenset({"alias"}))
     node = made.get(value)
     return jnp.dtype(jnp.float32) if node is None else node.eqn.outvars[node.outputs.index(value)].aval.dtype
-
-
-def _size(value: Value) -> int:
-    return prod(axis.size for axis in value.axes)
 
 
 resource = Cache()

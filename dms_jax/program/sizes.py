@@ -107,6 +107,15 @@ def owners(axis: Axis, owned: Mapping[Atom, tuple[str, int]]) -> list[str]:
     return list(dict.fromkeys(owned[atom][0] for atom in atoms(resolve(axis)) if atom in owned))
 
 
+def same(a: Axis, b: Axis) -> bool:
+    """Whether two axes are of the same positions in the same order."""
+    a, b = resolve(a), resolve(b)
+    if isinstance(a, Atom) or isinstance(b, Atom):
+        return a is b
+    parts = [axis.parts if isinstance(axis, Concat) else axis.factors for axis in (a, b)]
+    return type(a) is type(b) and len(parts[0]) == len(parts[1]) and all(map(same, *parts))
+
+
 def bind(values: Sequence[Any], shapes: Sequence[Sequence[Any]]) -> dict[Atom, Any]:
     """Which atoms of inputs have other sizes than they were traced with.
 

@@ -176,6 +176,44 @@ def test_biases_by_distance_hide_nothing(slope):
     assert "cache" not in space.resources()
 
 
+def attended(p, x, mask, before=0):
+    """Attention of as many heads everywhere, with keys and values of ones in front of the others."""
+    q, k, v = (jnp.einsum("btd,dhe->bthe", x, p[name]) for name in "qkv")
+    k, v = (jnp.concatenate([jnp.ones((x.shape[0], before, *a.shape[2:])), a], 1) if before else a for a in (k, v))
+    scores = jnp.where(mask, jnp.einsum("bthe,bshe->bhts", q, k), -1e9)
+    return jnp.einsum("bhts,bshe,hed->btd", softmax(scores), v, p["o"])
+
+
+def space_of(fn):
+    params = {name: jax.ShapeDtypeStruct((8, 3, HEAD), jnp.float32) for name in "qkv"}
+    params["o"] = jax.ShapeDtypeStruct((3, HEAD, 8), jnp.float32)
+    with jax.numpy_rank_promotion("allow"):
+        return SearchSpace.from_function(fn, params, jax.ShapeDtypeStruct((2, LENGTH, 8), jnp.float32))
+
+
+@pytest.mark.parametrize("before", [1, 3, LENGTH])
+def test_keys_in_front_are_kept_too(before):
+    mask = np.arange(before + LENGTH) <= before + QUERY
+    resources = space_of(lambda p, x: attended(p, x, mask, before)).resources()
+    assert resources["cache"] == 2 * 4 * 2 * (before + LENGTH) * 3 * HEAD
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("name", ["causal", "a symmetric window", "of the device"])
+def test_inside_of_a_shard_map(name, check_vma):
+    """What is the same on all devices is read; what differs over them is unknown."""
+    spec, mesh = jax.sharding.PartitionSpec, jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+
+    def body(p, x):
+        mask = MASKS.get(name)
+        if mask is None:
+            mask = jnp.asarray(KEY) <= jnp.asarray(QUERY) + jax.lax.axis_index("d")
+        return attended(p, x, mask)
+
+    fn = jax.shard_map(body, mesh=mesh, in_specs=(spec(), spec("d")), out_specs=spec("d"), check_vma=check_vma)
+    assert ("cache" in space_of(fn).resources()) is (name == "causal")
+
+
 class Decoder(nnx.Module):
     def __init__(self, rngs):
         self.attend = nnx.MultiHeadAttention(4, 16, decode=False, rngs=rngs)
