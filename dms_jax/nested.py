@@ -109,7 +109,8 @@ def plain(size: Any) -> Any:
     if isinstance(size, str):
         return " ".join(size.split())
     if isinstance(size, Real) and not isinstance(size, bool):
-        return int(size) if isinstance(size, Integral) else float(size)
+        digits = str(size) if isinstance(size, np.floating) else size  # of float32 0.1 those that were given
+        return int(size) if isinstance(size, Integral) else float(digits)
     return size
 
 

@@ -151,6 +151,8 @@ class Measured:
 
 def real(value: Any) -> float | None:
     """A number of at least 0 that a user's function gave; None where it is something else."""
+    if isinstance(value, bool | np.bool_):
+        return None
     if isinstance(value, np.ndarray | jax.Array):
         if value.shape or not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
             return None

@@ -211,7 +211,13 @@ class Counted:
 
     def _one(self, row: tuple[int, ...]) -> float:
         if row not in self._known:
-            value = self.resource.exact(dict(zip(self.counts.of_group, row, strict=True)))
+            try:
+                value = self.resource.exact(dict(zip(self.counts.of_group, row, strict=True)))
+            except Exception as error:
+                raise UserError(
+                    f"exact of {self.name} fails ({type(error).__name__}: {one_line(error, 160)}); it is called with "
+                    f"{{group: number of elements kept}}, of {', '.join(list(self.counts.of_group)[:6])}, ..."
+                ) from error
             number = real(value)
             if number is None:
                 counts = dict(zip(self.counts.of_group, row, strict=True))

@@ -12,7 +12,7 @@ from dms_jax.budgets.amounts import Given, words
 from dms_jax.errors import UserError
 from dms_jax.explanation import exactly
 from dms_jax.method import limits, resources
-from dms_jax.method.problem import smallest
+from dms_jax.method.problem import cheapest, fewest, smallest
 from dms_jax.space import SearchSpace
 
 Kept: TypeAlias = dict[str, tuple[int, ...]]
@@ -31,11 +31,12 @@ def targets(space: SearchSpace, budget: Mapping[str, Given], within: limits.Limi
     Raises:
       UserError: as `dms_jax.method.resources.budget`.
     """
-    kept = {name: tuple(range(int(allowed[0]))) for name, allowed in within.counts(space).items()}
-    costs = {name: space.costs[name] for name in budget}
-    measured = {name: cost for name, cost in costs.items() if isinstance(cost, Measured)}
-    least = {**smallest(space, within, budget), **{name: cost.measure(kept) for name, cost in measured.items()}}
-    hints = {name: partial(cost.hint, kept) for name, cost in measured.items()}
+    least, kept, hints = smallest(space, within, budget), fewest(space, within), {}
+    for name in budget:
+        if isinstance(cost := space.costs[name], Measured):
+            tried = [kept, *([cheapest(space, within, name)] if cost.stepped else [])]
+            least[name] = min(map(cost.measure, tried))  # where they are one structure, it is measured once
+            hints[name] = partial(cost.hint, kept)
     return resources.targets(space, budget, least, hints)
 
 

@@ -172,14 +172,23 @@ def smallest(
       names: of the resources.
       enough: values of some of them that are low enough: no lower one is looked for.
     """
-    allowed = limits.counts(space)
-    found = space.resources({name: tuple(range(int(numbers[0]))) for name, numbers in allowed.items()})
-    first = {name: -np.arange(group.size, dtype=float) for name, group in space.groups.items()}
+    found = space.resources(fewest(space, limits))
     for name in names:
-        problem = Problem(space, first, {name: space.costs[name].full}, allowed)
-        if problem.stepped and found[name] > enough.get(name, 0):
-            found[name] = min(found[name], space.costs[name].exact(problem.variables(problem.cheapest())).item())
+        if space.costs[name].stepped and found[name] > enough.get(name, 0):
+            found[name] = space.resources(cheapest(space, limits, name))[name]
     return {name: found[name] for name in names}
+
+
+def fewest(space: SearchSpace, limits: Limits) -> dict[str, tuple[int, ...]]:
+    """The first elements of every group, as few as there may be."""
+    return {name: tuple(range(int(numbers[0]))) for name, numbers in limits.counts(space).items()}
+
+
+def cheapest(space: SearchSpace, limits: Limits, name: str) -> dict[str, tuple[int, ...]]:
+    """The first elements of every group, as many as have the least of one resource; the fewest but for tables."""
+    first = {group: -np.arange(found.size, dtype=float) for group, found in space.groups.items()}
+    problem = Problem(space, first, {name: space.costs[name].full}, limits.counts(space))
+    return problem.kept(problem.cheapest())
 
 
 def _shared(names: Together, allowed: Mapping[str, np.ndarray]) -> np.ndarray:

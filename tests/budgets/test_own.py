@@ -133,6 +133,9 @@ def test_elements_of_removed_blocks_are_not_there(space):
         None,
         [1, 2],
         10**400,
+        True,
+        np.bool_(True),
+        jnp.asarray(True),
         jnp.complex64(1),
         np.array("7"),
         np.array(None),
@@ -143,6 +146,12 @@ def test_functions_that_give_no_number(value):
     own = Resource("odd", "things", lambda kept: value)
     with pytest.raises(UserError, match="resource odd is .* must give a number of at least 0"):
         perceptron().with_resources(own)
+
+
+@pytest.mark.parametrize("wrong", [lambda kept: 1 / 0, lambda kept: kept["c"], lambda kept: kept.a, lambda kept: [][0]])
+def test_functions_that_fail(wrong):
+    with pytest.raises(UserError, match=r"^exact of odd fails \(\w+Error: .*number of elements kept}, of a, b, ...$"):
+        perceptron().with_resources(Resource("odd", "things", wrong))
 
 
 def test_a_resource_of_nothing():

@@ -150,6 +150,21 @@ def test_a_search_reaches_what_more_elements_make_cheaper():
     assert len(some.kept(structure)["stem"]) == 8 and some.resources(structure)["energy"] <= 10
 
 
+def test_the_smallest_that_is_measured_is_of_the_cheapest():
+    """Refused before: "below 107, the smallest reachable", which is what one element of each takes."""
+    table = lambda kept: 1.0 + sum(-(-n // 4) * 4 + 20.0 * (n % 4 > 0) for n in kept.values())  # noqa: E731
+    meter = lambda sized: 1.1 * table({name: len(found) for name, found in sized.kept.items()})  # noqa: E731
+    some = space().with_resources(Resource("time", "ms", table, measure=meter))
+    held = Limits(freeze=("blocks/depth",))
+    budget = {"time": 1.1 * (1 + 4 * 4 + 4 + 20)}
+    loss = lambda p, b, k: jnp.mean((some.fn(p, b) - 1) ** 2)  # noqa: E731
+    search = Search(some, loss, optax.adam(1e-3), {"time": f"{budget['time']} ms"}, steps=4, limits=held)
+    assert search.targets == pytest.approx(budget)
+    ranking = {name: np.arange(group.size) for name, group in some.groups.items()}
+    kept = project(some, dict.fromkeys(some.groups, 0.5), ranking, budget, held)
+    assert some.measured(kept)["time"] <= budget["time"] * (1 + 1e-12)
+
+
 @pytest.mark.parametrize("most", [8.0, 12.0, 24.0, 28.0, 40.0])
 def test_what_is_there_is_as_wide_as_the_budget_allows(most):
     """What is free beside narrow blocks need not be free beside wide ones."""
