@@ -16,7 +16,7 @@ import dms_jax
 from dms_jax import SearchSpace, TracingError, UserError
 from dms_jax.program.operations import OPERATIONS, Operation
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
-from tests.program.test_outsiders import numbers
+from tests.program.outsiders import numbers
 
 HERE = Path(__file__).name
 NAMES = ("a", "b", "c")

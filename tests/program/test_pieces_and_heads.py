@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from dms_jax import SearchSpace
 from dms_jax.program.axes import Atom, Concat, Product, Ties, atoms, resolve
 from tests.helpers import FLOAT32_LOGITS
-from tests.program.test_outsiders import numbers
+from tests.program.outsiders import numbers
 
 
 def convolved(x, kernel, groups):

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from dms_jax import SearchSpace
 from tests.helpers import FLOAT32_GRADIENTS, FLOAT32_LOGITS
-from tests.program.test_outsiders import numbers
+from tests.program.outsiders import numbers
 
 WIDTH = 8
 KEPT = (0, 2, 3, 7)
