@@ -162,9 +162,9 @@ def _discover(
     ]
     through = [reach(p, mark, state) for p, mark, state in zip(programs, marks, states, strict=True)]
     gates = leaf_gates(parameters, leaves, through)
-    branches = frozenset(name for name in depth.groups if name not in depth.rows)
+    branches, least = frozenset(depth.groups) - set(depth.rows), {name: group.least for name, group in groups.items()}
     classes = Classes(
-        parameters, axes, owned, depth.elements, depth.branches, gates, branches, frozenset(depth.rows), context
+        parameters, axes, owned, depth.elements, depth.branches, gates, branches, frozenset(depth.rows), context, least
     )
     idle = frozenset(unread(parameters, programs, numbers))
     return Discovery(staged, main, leaves, classes, groups, left, through[0], sites, idle)

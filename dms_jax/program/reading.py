@@ -16,6 +16,7 @@ from dms_jax.errors import TracingError
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Branch, Element, Key, find_branches, reach
 from dms_jax.program.derived import gates_by_use
+from dms_jax.program.emptied import refuse_emptied
 from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters, new_values
 from dms_jax.program.reasons import Boundary
@@ -41,6 +42,7 @@ class Classes:
       depth: names of depth groups whose elements are residual branches.
       row_groups: depth groups whose elements are rows of stacked parameters.
       context: what to trace in: a network that marks its groups does so inside.
+      least: group -> how many elements it keeps at least.
     """
 
     parameters: Parameters
@@ -52,6 +54,7 @@ class Classes:
     depth: frozenset[str] = frozenset()
     row_groups: frozenset[str] = frozenset()
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    least: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -139,6 +142,7 @@ def read(classes: Classes, staged: Staged) -> Reading:
             program.ties.tie(a, b, f"the new value of {classes.parameters.paths[leaf or 0]}")
     owned = _owned(classes, copies, program)
     _check_sliced(classes, leaves, owned)
+    refuse_emptied(program, owned, classes.least)
     rows, row_sums = _rows(program, numbers, [i for i, leaf in enumerate(state) if leaf is not None], classes, owned)
     updates = [i for i, leaf in enumerate(state) if leaf is not None and classes.gates and classes.gates[leaf]]
     branches = find_branches(program, numbers, classes.parameters.trained, updates)

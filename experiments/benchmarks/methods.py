@@ -18,7 +18,7 @@ Methods = Mapping[str, Method]
 
 OURS = DMS.title
 NEWER = {baselines.strategies()[name].title: name for name in ("hard_concrete", "soft_l0", "lapsum")}
-"""Strategies that came later: the digits alone have rows of theirs."""
+"""Strategies that came later: `frontier` and the digits alone have rows of theirs."""
 SEARCHED = {each.title: name for name, each in baselines.strategies().items() if each.title not in NEWER}
 FREE = f"{OURS}, no slack"
 """Its ratios move as they like: nothing but the loss holds the target."""
