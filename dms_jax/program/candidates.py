@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +14,9 @@ from dms_jax.program.exactness import reads
 from dms_jax.program.frames import PIECES, Program, Value, describe
 from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
+from dms_jax.program.paths import common_module, module_of
 from dms_jax.program.reasons import Boundary, Reason
+from dms_jax.program.words import words
 
 UNREAD = Reason("unread", "no program that was traced uses it")
 
@@ -27,7 +28,8 @@ class Candidate:
     Attributes:
       atom: the class.
       name: from the paths of the parameters that write it.
-      kind: "width", "heads", "features" (of heads) or "bundle" (the outer part of a split axis: groups of a GroupNorm).
+      kind: "width", "heads", "features" (of heads), "bundle" (the outer part of a split axis: groups of a GroupNorm) or
+        "vocabulary" (what inputs are compared with: the words of `one_hot(x, n) @ table`).
       why: why nothing can be taken out; None: it can.
       plain: whether that is no news: an axis of inputs or outputs, or of a kernel's window.
     """
@@ -187,14 +189,17 @@ def _readers(
 class _Roles:
     batched: frozenset[Atom]  # products run side by side over it
     attention: frozenset[Atom]  # an axis of a product of two activations that runs side by side over heads
+    compared: frozenset[Atom]  # inputs are compared with the numbers of its positions
 
 
 def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Roles:
     mine = {atom for terms in axes for axis in terms for atom in atoms(resolve(axis))} - {UNIT}
     batched: set[Atom] = set()
     attention: set[Atom] = set()
+    compared: set[Atom] = set()
     for program in programs:
         of_parameters = _moved_parameters(program, axes)
+        compared |= set(words(program, len(axes))) & mine
         for node in program.nodes:
             if node.name == "dot_general":
                 (lc, _), (lb, _) = node.eqn.params["dimension_numbers"]
@@ -211,7 +216,7 @@ def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Ro
             if side and not any(value in of_parameters for value in node.inputs):
                 every = (axis for value in node.inputs for axis in value.axes)
                 attention |= {a for axis in every for a in atoms(resolve(axis))} & mine
-    return _Roles(frozenset(batched), frozenset(attention))
+    return _Roles(frozenset(batched), frozenset(attention), frozenset(compared))
 
 
 def _moved_parameters(program: Program, axes: Sequence[tuple[Axis, ...]]) -> set[Value]:
@@ -224,6 +229,8 @@ def _moved_parameters(program: Program, axes: Sequence[tuple[Axis, ...]]) -> set
 
 def _kind(atom: Atom, roles: _Roles, axes: Sequence[tuple[Axis, ...]]) -> str:
     """Among the axes of attention that lie side by side in a parameter the last is features, the others are heads."""
+    if atom in roles.compared:
+        return "vocabulary"
     if atom in roles.attention:
         last = False
         for terms in axes:
@@ -262,28 +269,13 @@ def _name(
         return f"{stem}/{kind}" if stem else kind
     parts = [a for a in atoms(resolve(axes[leaf][axis])) if a is not UNIT]
     name = module_of(parameters.paths[leaf])
-    return f"{name}/{kind}" if kind == "bundle" else name if len(parts) == 1 else f"{name}/part{parts.index(atom)}"
-
-
-_COLLECTIONS = ("params/",)
-
-
-def module_of(path: str) -> str:
-    """The module that a parameter belongs to: "encoder/layer0/mlp" for "params/encoder/layer0/mlp/kernel"."""
-    for prefix in _COLLECTIONS:
-        path = path.removeprefix(prefix)
-    return os.path.dirname(path) or path
-
-
-def common_module(paths: Iterable[str]) -> str:
-    """The innermost module that holds all of some parameters; "" where there is none."""
-    modules = [module_of(path).split("/") for path in paths]
-    shared: list[str] = []
-    for parts in zip(*modules, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return "/".join(shared)
+    return (
+        f"{name}/{kind}"
+        if kind in ("bundle", "vocabulary")
+        else name
+        if len(parts) == 1
+        else f"{name}/part{parts.index(atom)}"
+    )
 
 
 def named_axes(programs: Sequence[Program]) -> dict[str, list[tuple[Any, Axis]]]:

@@ -12,11 +12,11 @@ from dms_jax.errors import TracingError, UserError
 from dms_jax.groups import Group
 from dms_jax.program.axes import UNIT, Atom, resolve
 from dms_jax.program.branches import Branch, Element, find_branches
-from dms_jax.program.candidates import common_module, module_of
 from dms_jax.program.choice import Choice, Declared, matches
 from dms_jax.program.derived import gates_by_use
 from dms_jax.program.frames import Node, Program, Value, describe
 from dms_jax.program.parameters import Parameters
+from dms_jax.program.paths import common_module, module_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dms_jax.errors import TracingError, UserError
-from dms_jax.groups import Group
+from dms_jax.groups import KINDS, Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Element, reach
 from dms_jax.program.candidates import Candidate, find_candidates, named_axes, unread
@@ -243,7 +243,7 @@ def _chosen(
             owned[candidate.atom] = (name, groups[name].size)
             groups[name] = Group(name, groups[name].size + candidate.atom.size, groups[name].kind, 1)
         else:
-            kind = "width" if candidate.kind == "bundle" else candidate.kind
+            kind = candidate.kind if candidate.kind in KINDS else "width"
             groups[name] = Group(name, candidate.atom.size, kind, 1)
             owned[candidate.atom] = (name, 0)
             sites[name] = candidate.atom
