@@ -6,7 +6,6 @@ A network with 0/1 masks computes, and trains, as the smaller one does, so that 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -28,6 +27,7 @@ from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
+from experiments.benchmarks.finding import strategy_of
 from experiments.benchmarks.masked import Masks, masked_loss
 from experiments.benchmarks.settings import Settings
 from experiments.llama_prune import adamw
@@ -213,7 +213,7 @@ def search(space: Space, settings: Settings) -> tuple[Search, Any]:
     made = Search(
         space.space, space.loss, adamw(optax.constant_schedule(space.size.learning_rate / 2)),
         {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
-        strategy=baselines.create(settings.strategy, rate=settings.rate, slack=math.inf),
+        strategy=strategy_of(settings), resource_weight=settings.weight,
     )  # fmt: skip
     return made, lambda _, state, tokens, key: run(made.step, state, tokens, key)
 

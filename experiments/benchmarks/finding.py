@@ -103,13 +103,14 @@ def search_of(task: Task, settings: Settings, limits: Limits | None = None) -> S
         {"macs": settings.budget},
         Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine),
         importance=replace(baselines.importances()[settings.importance], decay=settings.importance_decay),
-        strategy=_strategy(settings),
+        strategy=strategy_of(settings),
         resource_weight=settings.weight,
         limits=limits or Limits(),
     )
 
 
-def _strategy(settings: Settings) -> Strategy:
+def strategy_of(settings: Settings) -> Strategy:
+    """The strategy of these settings."""
     moved = {"rate": settings.rate, "schedule": settings.ratio_schedule, "together": settings.ratio_together}
     slack = math.inf if settings.slack is None else settings.slack
     moved |= {"slack": slack, "on_target": settings.on_target, "effects": settings.effects}

@@ -34,7 +34,7 @@ from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.exhaustive import QUICK, Key, Size, Space, in_words, picked, scorer
-from experiments.benchmarks.methods import OURS, SEARCHED
+from experiments.benchmarks.methods import OURS, PAPER, PAPER_SETTING, SEARCHED
 from experiments.benchmarks.protocol import TRIED
 from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
@@ -46,7 +46,7 @@ BUDGETS, QUICK_BUDGETS = (0.25, 0.4), (0.4,)
 BAND = 0.8  # a band reaches from this share of its budget to the budget
 
 FROM_RANDOM = f"{OURS} from random weights"
-STRATEGIES = {FROM_RANDOM: SEARCHED[OURS], **SEARCHED}
+STRATEGIES = {FROM_RANDOM: SEARCHED[OURS], OURS: SEARCHED[OURS], PAPER: SEARCHED[OURS], **SEARCHED}
 """Label -> strategy, of those that search."""
 RULE_NAMES = {label: methods.RULES[label] for label in ("one Taylor threshold", "uniform")}
 LABELS = {name: label for label, name in {**SEARCHED, **RULE_NAMES}.items()}
@@ -89,8 +89,8 @@ class Benchmark:
     def grid(self, label: str) -> list[Settings]:
         """Candidates of a strategy."""
         name, steps = STRATEGIES[label], self.space.size.search_steps
-        start = {"pretrained": False, "warmup": steps // 2} if label == FROM_RANDOM else {}
-        own = Settings(name, self.budgets[0], 0, steps, retrain="none", **start, **methods.own(name))
+        changes = {FROM_RANDOM: {"pretrained": False, "warmup": steps // 2}, PAPER: PAPER_SETTING}.get(label, {})
+        own = Settings(name, self.budgets[0], 0, steps, retrain="none", **methods.own(name) | changes)
         return tuning.at_rates(own, self.rates)
 
     def settings(self, method: str, budget: float) -> Settings:
@@ -114,7 +114,8 @@ class Benchmark:
 
     def pick_cell(self, settings: Settings, seed: int) -> Cell:
         """Of a pick; its score, too, is there for seeds of the choice."""
-        method = LABELS[settings.strategy] if settings.pretrained else FROM_RANDOM
+        method = PAPER if settings.weight is not None else LABELS[settings.strategy]
+        method = method if settings.pretrained else FROM_RANDOM
         named = {**asdict(self.space.size), "method": method, "budget": settings.budget}
         if method in STRATEGIES:
             named |= {name: getattr(settings, name) for name in ("rate", "ratio_schedule", "ratio_together")}

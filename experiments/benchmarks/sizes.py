@@ -36,7 +36,6 @@ ALONE = f"{OURS}, each size alone"
 TOGETHER, TAUGHT, EACH = "family, together", "family, together, taught by the largest", "family, each size by itself"
 MIDDLE = "family of a search to the middle size, together"
 EVEN, EVEN_ALONE = "uniform slices, together", "uniform, each size alone"
-HEADLINE = (ALONE, TOGETHER, EVEN)
 RULE = (
     f"**What counts as a step.** Every network of a table takes {STEPS} steps after pretraining, on the same batches "
     "in the same order. Alone, a size has a search and then its finetuning. A family has one search, to the smallest "
@@ -185,14 +184,6 @@ class Study:
         cells = [cell for label in self.labels for seed in self.seeds for cell in self.cells(label, seed)]
         return [self.scores(), self.costs(), self.contest.cells.machines(cells)]
 
-    def headline(self) -> str:
-        """Scores of some rows alone."""
-        shown, unit = [label for label in HEADLINE if label in self.labels], self.contest.task.unit
-        lines = [
-            [label, *(Spread.of(self.values(label, size)).text(unit.digits) for size in self.shown)] for label in shown
-        ]
-        return table([heading(self.contest), *(f"{percent(size)} of the MACs" for size in self.shown)], lines)
-
     def panel(self) -> pictures.Panel:
         """Its part of the picture."""
         lines = {label: {size: Spread.of(self.values(label, size)) for size in self.shown} for label in self.labels}
@@ -221,8 +212,7 @@ def main(options: Options) -> None:
         parts.append(picture_link(TITLE, pictures.save(figure, options.pictures / "sizes.svg"), options.pages))
         for study in found:
             parts += [f"**{heading(study.contest)}**", *study.tables()]
-        first = found[0].headline()  # of the task that tells methods apart
-        write_section("sizes", TITLE, "\n\n".join(filter(None, parts)), folder=options.pages, headline=first)
+        write_section("sizes", TITLE, "\n\n".join(filter(None, parts)), folder=options.pages)
 
 
 if __name__ == "__main__":
