@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from dms_jax import baselines
 from dms_jax.conduct import warm_cosine
+from dms_jax.errors import UserError
+from dms_jax.method import found
 from dms_jax.method.limits import Limits
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
+from dms_jax.method.state import SearchState
 from dms_jax.method.strategy import Strategy
 from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
@@ -53,12 +58,24 @@ def find(work: Phases, settings: Settings, supernet: Any, offset: int) -> Found:
         asked = Asked(int(settings.budget * space.resources()["macs"]), work.seed, settings.blocks, settings.draw)
         structure = RULES[settings.strategy](work, supernet, asked, offset)
         return Found(structure, shrink(space, supernet, structure))
-    found = _searched(work, settings, supernet, offset)
-    return _longer(work, settings, supernet, offset, found) if settings.horizon else found
+    search, state = _searched(work, settings, supernet, offset)
+    candidates = [_cut(settings, search, state, search.structure(state))]
+    if not settings.horizon:
+        return candidates[0]
+    if settings.beside == "all blocks":
+        depth = Limits(freeze=[name for name, group in space.groups.items() if group.rules.gates])
+        held, at_last = _searched(work, settings, supernet, offset, depth)
+        candidates.append(_cut(settings, held, at_last, held.structure(at_last)))
+    else:
+        candidates += [_cut(settings, search, state, one) for one in _shallower(search, state, candidates[0].structure)]
+    return _better(work, settings, offset, candidates)
 
 
-def _searched(work: Phases, settings: Settings, supernet: Any, offset: int, limits: Limits | None = None) -> Found:
-    space, search, steps = work.task.space, search_of(work.task, settings, limits), settings.search_steps
+def _searched(
+    work: Phases, settings: Settings, supernet: Any, offset: int, limits: Limits | None = None
+) -> tuple[Search, SearchState]:
+    """A search and its last state; of several, the first one's with the means of ratios and importances."""
+    search, steps = search_of(work.task, settings, limits), settings.search_steps
     states = [
         work.run("search", search.step, search.init(supernet), steps, offset + i * steps)
         for i in range(settings.searches)
@@ -67,22 +84,45 @@ def _searched(work: Phases, settings: Settings, supernet: Any, offset: int, limi
     if len(states) > 1:
         ratios, importance = jax.tree.map(lambda *x: sum(x) / len(x), *((s.ratios, s.importance) for s in states))
         state = state.replace(ratios=ratios, importance=importance)
-    structure = search.structure(state)
-    opt_state = shrink(space, state.opt_state, structure) if settings.joint else None
-    return Found(structure, shrink(space, state.params, structure), opt_state, steps)
+    return search, state
 
 
-def _longer(work: Phases, settings: Settings, supernet: Any, offset: int, found: Found) -> Found:
-    """The better one of what a search found and what it finds with depth left alone, after some steps of finetuning."""
+def _cut(settings: Settings, search: Search, state: SearchState, structure: Structure) -> Found:
+    """The network of a structure, with the weights of a search."""
+    opt_state = shrink(search.space, state.opt_state, structure) if settings.joint else None
+    return Found(structure, shrink(search.space, state.params, structure), opt_state, settings.search_steps)
+
+
+def _shallower(search: Search, state: SearchState, structure: Structure | None) -> list[Structure]:
+    """The same search projected without the weakest block of a structure; none where nothing so shallow is possible."""
+    assert structure is not None
+    space = search.space
+    weakest: dict[str, tuple[float, int]] = {}
+    for name, group in space.groups.items():
+        if group.rules.gates and len(structure.kept[name]) > max(group.least, 1):
+            importance = np.asarray(state.importance[name])
+            weakest[name] = min((float(importance[i]), i) for i in structure.kept[name])
+    if not weakest:
+        return []
+    name = min(weakest, key=lambda name: weakest[name])
+    without = [i for i in structure.kept[name] if i != weakest[name][1]]
+    within = {other: range(group.size) for other, group in space.groups.items()} | {name: without}
+    try:
+        return [found.structure(search, state, search.targets, None, space.structure(within))]
+    except UserError:
+        return []
+
+
+def _better(work: Phases, settings: Settings, offset: int, candidates: Sequence[Found]) -> Found:
+    """The network with the best validation score of several, each finetuned for some steps."""
     task = work.task
     if not settings.joint:
         raise ValueError(
             f"a horizon goes on with the search's optimizer, which schedule={settings.schedule!r} does not"
         )
-    depth = Limits(freeze=[name for name, group in task.space.groups.items() if group.rules.gates])
     optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
     compared: list[tuple[float, Found]] = []
-    for one in (found, _searched(work, settings, supernet, offset, depth)):
+    for one in candidates:
         small = task.model.clone(structure=one.structure)
         state = replace(supervised.init(one.variables, optimizer), opt_state=one.opt_state)
         step = supervised.make_step(task.loss(small), optimizer)

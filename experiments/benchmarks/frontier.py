@@ -47,6 +47,11 @@ HEADLINE = (
     tuning.LAYERED,
     "unpruned, trained on",
 )
+LESS, LESS_STEPS = f"{OURS}, or a block less", 100
+"""The better one, by validation, of what a search found and of the same without its weakest block, both finetuned for
+so many steps; those of the other come on top of `STEPS`."""
+LOWEST = 0.1
+"""The budget at which that is asked: nearly all of it is what layers cost before they have any width."""
 GRIDS = {label: tuning.grid(name, STEPS) for label, name in SEARCHED.items()}
 NEWEST = {label: tuning.grid(name, STEPS) for label, name in NEWER.items()}
 PAPERS = {PAPER: tuning.grid("dms", STEPS, [PAPER_STEPS], **PAPER_SETTING)}
@@ -60,6 +65,8 @@ def text_contest(options: Options) -> Contest:
 
 def seeds(label: str, budget: float) -> Sequence[int]:
     """Of a row at a budget."""
+    if label == LESS:
+        return range(10 if budget == LOWEST else 0)
     return range(10 if label in FIRST else 5 if budget == tuning.BUDGET else 3)
 
 
@@ -75,8 +82,12 @@ def main(options: Options) -> None:
     def rows() -> Methods:
         names = ["random", "uniform", "uniform, by Taylor", "uniform, layers too", "one Taylor threshold"]
         names += ["knapsack of Taylor importance", "evolution"]
+        found = methods.slackened(tuning.searched(contest, grids))
+        less = methods.changed({LESS: found[OURS]}, "", horizon=LESS_STEPS, beside="one block less")
         return {
-            **methods.slackened(tuning.searched(contest, grids)),
+            OURS: found[OURS],
+            **less,
+            **found,
             **methods.rules(names, STEPS),
             **tuning.layered(contest, STEPS),
             **methods.unpruned(STEPS),

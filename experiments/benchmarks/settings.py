@@ -41,8 +41,10 @@ class Settings:
       draw: of the ratios that the rule "drawn" draws.
       searches: from the same supernet on other batches, whose ratios and importances are averaged; the first one's
         weights go on. Their steps come on top.
-      horizon: steps of finetuning after which a search's network is compared, on validation data, with that of another
-        search that leaves depth alone; the better one goes on. 0: no other search. The other's steps come on top.
+      horizon: steps of finetuning after which a search's network is compared, on validation data, with another one; the
+        better one goes on. 0: there is no other. The other's steps come on top.
+      beside: which other: that of another search, which leaves depth alone ("all blocks"), or what the same search
+        gives where its weakest block goes, too ("one block less").
     """
 
     strategy: str
@@ -71,6 +73,7 @@ class Settings:
     draw: int = 0
     searches: int = 1
     horizon: int = 0
+    beside: Literal["all blocks", "one block less"] = "all blocks"
 
     def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
         """The cell of these settings; options of the task tell cells apart where they are not the default."""
