@@ -1,0 +1,73 @@
+"""How weights move: by whatever optimizer a user chose, in a search as in any other training."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from dms_jax import checks
+from dms_jax.errors import UserError, one_line
+from dms_jax.reading import shown
+
+
+def optimizer_of(given: Any) -> optax.GradientTransformation:
+    """What was given as an optimizer, as optax's transformations are; `optax.MultiSteps` is none until it is asked.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if isinstance(given, optax.MultiSteps):
+        return given.gradient_transformation()
+    if not isinstance(given, optax.GradientTransformation):
+        raise UserError(f"optimizer {shown(given)} is not possible; give one of optax, such as optax.adamw(1e-3)")
+    return given
+
+
+def of_steps(make: Any) -> Callable[[int], Any]:
+    """A function from a number of steps to an optimizer; one from a learning rate, `optax.adam`, is none.
+
+    Raises:
+      UserError: it takes something else, such as a rate: that would be the number of steps.
+    """
+    checks.called("optimizer", make, "steps")
+    try:
+        first = next(iter(inspect.signature(make).parameters), "")
+    except (TypeError, ValueError):  # a function without a signature to look at
+        return make
+    if first in ("learning_rate", "lr", "rate"):
+        name = getattr(make, "__name__", "it")
+        raise UserError(
+            f"optimizer {name} takes a {first}, and would be called with a number of steps; give {name}(1e-3), say, or "
+            f"lambda steps: {name}(a schedule of so many)"
+        )
+    return make
+
+
+def moved(
+    optimizer: optax.GradientTransformation, gradient: Any, state: Any, weights: Any, loss: jax.Array
+) -> tuple[Any, Any]:
+    """One step of an optimizer: the new weights, and its new state.
+
+    Args:
+      optimizer: it may ask for the value of the loss, as `optax.contrib.reduce_on_plateau` and `optax.polyak_sgd` do.
+      gradient, weights: of what is trained.
+      state: its own.
+      loss: of the step, a scalar.
+
+    Raises:
+      UserError: it asks for more, such as a function to search along a line.
+    """
+    try:
+        updates, state = optax.with_extra_args_support(optimizer).update(gradient, state, weights, value=loss)
+    except (TypeError, ValueError) as error:
+        if not any(said in str(error) for said in ("required keyword-only argument", "must be provided")):
+            raise
+        raise UserError(
+            f"the optimizer asks for more than gradient, weights and loss ({one_line(error)}); give one that does "
+            "without: optax.lbfgs(1e-2, linesearch=None), say"
+        ) from error
+    return optax.apply_updates(weights, updates), state
