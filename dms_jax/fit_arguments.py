@@ -42,6 +42,10 @@ def _count(name: str, value: Any) -> None:
     checks.whole(name, value, 0)
 
 
+def _at_least_one(name: str, value: Any) -> None:
+    checks.whole(name, value, 1)
+
+
 def _seed(name: str, value: Any) -> None:
     if checks.whole(name, value, 0) >= 2**32:
         raise UserError(f"{name} {value} is not possible; give a whole number below 2**32")
@@ -95,16 +99,20 @@ def _identity(name: str, value: Any) -> None:
 POSSIBLE: Mapping[str, Callable[[str, Any], Any]] = {
     "workdir": _directory,
     "evaluate": _optional(_evaluation),
+    "steps": _at_least_one,
     "pretrain": _count,
     "finetune": _optional(_count),
     "compare": checks.flag,
+    "warmup": _count,
     "retrain": lambda name, value: checks.one_of(name, value, "sliced", "scratch"),
     "fresh": _optional(lambda name, value: checks.called(name, value, "structure", "key")),
     "resources": _resources,
+    "accumulate": _at_least_one,
     "calibrate": _count,
     "average": _optional(lambda name, value: checks.number(name, value, "[0, 1)")),
     "seed": _seed,
     "devices": _optional(_devices),
+    "fsdp": _at_least_one,
     "title": _optional(_text),
     "data": _text,
     "command": _optional(_text),

@@ -30,7 +30,7 @@ def check_kinds(search: Any) -> None:
     for name, kind in kinds.items():
         if not isinstance(getattr(search, name), kind):
             raise UserError(f"{name} {shown(getattr(search, name))} is not possible; give a `{kind.__name__}`")
-    if not isinstance(search.optimizer, optax.GradientTransformation | None):
+    if not isinstance(search.optimizer, optax.GradientTransformation | optax.MultiSteps | None):
         raise UserError(f"optimizer {shown(search.optimizer)} is not possible; give one of optax, or None")
     if not isinstance(search.budget, Mapping):
         raise UserError(f'budget {shown(search.budget)} does not say of what; give {{"macs": 0.5}}, say')

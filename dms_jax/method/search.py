@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from dms_jax.budgets.amounts import Given
-from dms_jax.method import correction, effects, found, reading, refusals, resources
+from dms_jax.method import correction, effects, found, reading, refusals, resources, weights
 from dms_jax.method import importance as evaluation
 from dms_jax.method.dms import DMS
 from dms_jax.method.gradients import value_and_grad
@@ -93,6 +93,7 @@ class Search:
         object.__setattr__(self, "space", space.asked(self.budget))
         refusals.check_arguments(self)
         derived = {
+            "optimizer": None if self.optimizer is None else weights.optimizer_of(self.optimizer),
             "schedule": self.steps if isinstance(self.steps, Schedule) else Schedule(self.steps),
             "targets": correction.targets(self.space, self.budget, self.limits),
             "layout": (layout := Layout.of(self.space, self.limits)),
@@ -223,7 +224,7 @@ class Search:
                 next_masks=lambda ratios: self.flat_masks(ratios, new_importance, state.step + 1),
             )
         )
-        trained, opt_state = self._move_weights(trained, g_trained, state.opt_state)
+        trained, opt_state = self._move_weights(trained, g_trained, state.opt_state, loss)
         new = SearchState(
             step=state.step + 1,
             params=combine(trained, merged(rest, changed)),
@@ -259,11 +260,10 @@ class Search:
         position = jnp.asarray(self.layout.position, jnp.float32)
         return Evidence(judged, gradient.astype(jnp.float32), magnitude, position)
 
-    def _move_weights(self, trained: Any, gradient: Any, opt_state: Any):
+    def _move_weights(self, trained: Any, gradient: Any, opt_state: Any, loss: jax.Array) -> tuple[Any, Any]:
         if self.optimizer is None:
             return trained, opt_state
-        updates, opt_state = self.optimizer.update(gradient, opt_state, trained)
-        return optax.apply_updates(trained, updates), opt_state
+        return weights.moved(self.optimizer, gradient, opt_state, trained, loss)
 
     # --- the result ---
 

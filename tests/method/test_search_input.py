@@ -159,6 +159,27 @@ def test_init_copies_and_a_donated_step_takes_nothing_from_the_user(space, varia
     chex.assert_trees_all_equal(jax.tree.map(np.array, variables), kept)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.MultiSteps(optax.adam(0.01), 3),
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+        optax.polyak_sgd(),
+    ],
+)
+def test_optimizers_that_are_more_than_a_transformation(space, variables, optimizer):
+    search = searcher(space, optimizer=optimizer)
+    state = search.init(variables)
+    new, _ = jax.eval_shape(search.step, state, (X, Y), KEY)
+    chex.assert_trees_all_equal_shapes(new, state)
+
+
+def test_an_optimizer_that_evaluates_the_loss_elsewhere_is_one_line(space, variables):
+    search = searcher(space, optimizer=optax.lbfgs())
+    with pytest.raises(UserError, match="asks for more than gradient, weights and loss"):
+        jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
+
+
 def test_the_weights_optimizer_goes_on_in_the_small_network():
     """Its state holds nothing for running averages, and is shrunk all the same."""
     model, optimizer = tiny.make(), optax.sgd(0.1, momentum=0.9)
