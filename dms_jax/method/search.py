@@ -122,7 +122,7 @@ class Search:
         return SearchState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=owned(self.optimizer.init(self.space.partition(params)[0]), params) if self.optimizer else (),
+            opt_state=owned(weights.begun(self.optimizer, self.space.partition(params)[0]), params),
             ratios=ratios,
             ratio_opt_state=owned(self._movement.optimizer.init(ratios), ratios),
             importance={name: jnp.zeros((group.size,), jnp.float32) for name, group in self.space.groups.items()},
@@ -184,7 +184,7 @@ class Search:
           The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
           "weight_r" (of its loss); "importance_skipped"; and what `loss` returned.
         """
-        refusals.check_state(state)
+        refusals.check_state_of(self, state)
         c, key = self.layout, jax.random.fold_in(refusals.checked_key(key), state.step)
         importance = self.space.flat(state.importance)
         noise = jax.random.fold_in(key, NOISE)
@@ -194,9 +194,8 @@ class Search:
         seen, probed = effects.probed(masks, c, state.step, learning) if probing else (masks, None)
         trained, rest = self.space.partition(state.params)
         task = partial(self.task, step=state.step)
-        (loss, (changed, metrics)), (g_trained, g_masks) = value_and_grad(task, (0, 1), self.accumulate)(
-            trained, seen, rest, batch, key
-        )
+        slope = refusals.explaining(value_and_grad(task, (0, 1), self.accumulate))
+        (loss, (changed, metrics)), (g_trained, g_masks) = slope(trained, seen, rest, batch, key)
         score = self.importance.measure(self._evidence(masks, g_masks, state.params))
         new_importance, skipped = evaluation.update(
             importance, score, c.segments, learning, decay=self.importance.decay, across=self.strategy.across

@@ -47,6 +47,27 @@ def of_steps(make: Any) -> Callable[[int], Any]:
     return make
 
 
+def begun(optimizer: optax.GradientTransformation | None, weights: Any) -> Any:
+    """The state of an optimizer before its first step.
+
+    Args:
+      optimizer: any; None: weights stay, and there is none.
+      weights: what is trained, in the whole tree: None elsewhere.
+
+    Raises:
+      UserError: it is made for another tree, such as one collection alone.
+    """
+    if optimizer is None:
+        return ()
+    try:
+        return optimizer.init(weights)
+    except Exception as error:  # whatever an optimizer raises that is told of another tree
+        raise UserError(
+            f"the optimizer cannot begin with what is trained ({one_line(error, 300)}); it is given the whole tree of "
+            "parameters, None where nothing is trained: labels and masks are of that tree, or functions of it"
+        ) from error
+
+
 def moved(
     optimizer: optax.GradientTransformation, gradient: Any, state: Any, weights: Any, loss: jax.Array
 ) -> tuple[Any, Any]:

@@ -59,7 +59,7 @@ def init(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=owned(optimizer.init(partition(params, trained)[0]), params),
+        opt_state=owned(weights_of.begun(optimizer, partition(params, trained)[0]), params),
         average=jax.tree.map(in_full, owned(params)) if average else None,
     )
 

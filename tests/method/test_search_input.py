@@ -142,6 +142,68 @@ def test_a_loss_that_is_no_scalar(space, variables, value, message):
         jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
 
 
+OTHERS = {
+    "budgets": (dict(budget={"params": 0.5}), r"weights: params there, macs here"),
+    "strategy": (dict(strategy=MultipleElement()), r"ratios: \[26, 2\] there, \[4\] here"),
+    "movement": (dict(strategy=DMS(together=0.0)), r"ratio_opt_state: .* there, .* here"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_state_of_another_search_is_one_line(space, variables, what):
+    options, message = OTHERS[what]
+    state = searcher(space, **options).init(variables)
+    with pytest.raises(UserError, match=f"the state is of another search .*{message}.; give what") as error:
+        jax.eval_shape(searcher(space).step, state, (X, Y), KEY)
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_of_another_space_is_one_line(space, counted):
+    state = searcher(counted[0], loss=lambda p, b, k: jnp.mean(Counted().apply(p, b[0]))).init(counted[1])
+    with pytest.raises(UserError, match="another search .importance: wide 12 there, .*depth 2.* here"):
+        jax.eval_shape(searcher(space).step, state, (X, Y), KEY)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 200])
+def test_a_state_goes_on_in_a_search_of_another_length_or_amount(space, variables, steps):
+    state = searcher(space).init(variables)
+    other = searcher(space, steps=Schedule(steps), budget={"macs": 0.7}, optimizer=optax.sgd(0.2))
+    new, _ = jax.eval_shape(other.step, state, (X, Y), KEY)
+    chex.assert_trees_all_equal_shapes(new, state)
+
+
+def test_an_optimizer_of_one_collection_alone_is_one_line(counted):
+    """What it is given is the whole tree, in which labels have to find their places."""
+    space, variables = counted
+    labels = {"params": jax.tree.map(lambda x: "all", variables["params"])}
+    optimizer = optax.multi_transform({"all": optax.sgd(0.1)}, labels)
+    search = searcher(space, loss=lambda p, b, k: jnp.mean(Counted().apply(p, b[0])), optimizer=optimizer)
+    for begin in (search.init, lambda v: supervised.init(v, optimizer)):
+        with pytest.raises(UserError, match="optimizer cannot begin with what is trained .*the whole tree") as error:
+            begin(variables)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs devices; tests/conftest.py makes them of the CPU")
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_a_batch_on_a_mesh_of_either_kind(kind):
+    """A ReLU has a derivative of its own, whose types name the explicit axes that its operand is cut along."""
+
+    def net(params, x):
+        return jax.nn.relu(x @ params["up"]) @ params["down"]
+
+    params = {"up": jnp.ones((5, 12)), "down": jnp.ones((12, 1))}
+    space = SearchSpace.from_function(net, params, X[:1])
+    search = Search(space, lambda p, b, k: jnp.mean(net(p, b)), optax.sgd(0.1), {"macs": 0.5}, 5)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
+    batch = jax.device_put(X, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    if kind == jax.sharding.AxisType.Auto:
+        jax.eval_shape(search.step, search.init(params), batch, KEY)
+        return
+    with pytest.raises(UserError, match="on a mesh of explicit axes, data .*axis_types=.*AxisType.Auto"):
+        jax.eval_shape(search.step, search.init(params), batch, KEY)
+
+
 # --- what a user has stays; what a search did not learn is said ---------------------------------------------------
 
 
