@@ -65,7 +65,7 @@ class Task:
       batches: as `fit` takes them.
       evaluate: as `fit` takes it.
       example: as `fit` takes it.
-      options: further arguments of `fit` by name (optimizer, trainable, also, ...); command-line flags go before them.
+      options: further arguments of `fit` by name (optimizer, trainable, steps, ...); flags that are given go before.
     """
 
     fn: Callable[..., Any] | SearchSpace
@@ -221,7 +221,7 @@ def fit(
             command=command or f"dms_jax.fit(..., workdir={os.fspath(workdir)!r})",
             subject=title,
             data=data or "the batches that were given",
-            pipeline="p" if plan.finetune else "p-",
+            pipeline="p",  # "p-" trains the ratios alone
             seed=seed,
             search=search,
             steps=plan,
