@@ -98,8 +98,8 @@ def _shapes(tree: Any) -> list[tuple[int, ...]]:
 def _words(tree: Any) -> str:
     """`up 24, down 16`, of a mapping; else the shapes of its arrays, behind its type where that is a user's."""
     if isinstance(tree, Mapping):
-        sizes = (f"{name} {_shapes(leaf)[0][0]}" if _shapes(leaf)[0] else name for name, leaf in tree.items())
-        return shortened(", ".join(sizes), 200)
+        shapes = {name: "x".join(map(str, _shapes(leaf)[0])) for name, leaf in tree.items()}
+        return shortened(", ".join(f"{name} {shape}".rstrip() for name, shape in shapes.items()), 200)
     kind = "" if jax.tree_util.all_leaves([tree]) else f"{type(tree).__name__} of "
     return shortened(kind + ", ".join(str(list(shape)) for shape in _shapes(tree)), 200)
 

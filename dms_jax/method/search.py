@@ -132,7 +132,7 @@ class Search:
 
     def masks(self, state: SearchState) -> dict[str, jax.Array]:
         """The masks of a state, {group: [N]}, without noise."""
-        refusals.check_state(state)
+        refusals.check_state_of(self, state)
         flat = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
         return self.space.by_group(flat)
 

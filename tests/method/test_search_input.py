@@ -164,6 +164,16 @@ def test_a_state_of_another_space_is_one_line(space, counted):
         jax.eval_shape(searcher(space).step, state, (X, Y), KEY)
 
 
+def test_states_of_several_searches_side_by_side_are_one_line(space, variables):
+    """As `jax.vmap(search.step)` takes them: masks and structures are of one."""
+    search = searcher(space)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), search.init(variables))
+    assert {name: mask.shape for name, mask in jax.vmap(search.masks)(several).items()}["wide"] == (2, 12)
+    for ask in (search.masks, search.structure, search.reached, lambda s: search.structures(s, [{"macs": 0.5}])):
+        with pytest.raises(UserError, match="another search .importance: .*wide 2x12.* there, .*wide 12.* here"):
+            ask(several)
+
+
 @pytest.mark.parametrize("steps", [1, 7, 200])
 def test_a_state_goes_on_in_a_search_of_another_length_or_amount(space, variables, steps):
     state = searcher(space).init(variables)
