@@ -32,6 +32,13 @@ def check(given: Mapping[str, Any]) -> None:
         POSSIBLE[name](name, value)
     if given["retrain"] == "scratch" and given["fresh"] is None:
         raise UserError('retrain="scratch" needs `fresh`: (structure, key) -> new parameters of those sizes')
+    if given["finetune"] == 0:
+        if given["retrain"] == "scratch":
+            raise UserError(
+                'retrain="scratch" begins with new parameters, which finetune=0 leaves untrained; give steps'
+            )
+        if given["average"] is not None:
+            raise UserError("average is of a finetuning, and finetune=0 leaves it out; leave `average` out, too")
 
 
 def _optional(one: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:

@@ -70,6 +70,8 @@ def test_numbers_of_other_kinds_are_those_that_python_has(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("options", "message"), [
+    ({"finetune": 0, "average": 0.9}, "average is of a finetuning, and finetune=0 leaves it out"),
+    ({"finetune": 0, "retrain": "scratch", "fresh": lambda structure, key: None}, "which finetune=0 leaves untrained"),
     ({"optimizer": optax.adam}, r"optimizer adam takes a learning_rate, and would be called with a number of steps"),
     ({"optimizer": lambda: optax.adam(0.1)}, r"optimizer takes \(\); it is called as optimizer\(steps\)"),
     ({"optimizer": lambda steps: 3}, "optimizer 3 is not possible; give one of optax"),

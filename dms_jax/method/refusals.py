@@ -53,6 +53,10 @@ def check_arguments(search: Any) -> None:
         )
     if search.resource_weight is not None:
         checks.number("resource_weight", search.resource_weight, "[0, inf)")
+        if not search.strategy.learned:
+            raise UserError(
+                f"{search.strategy.title} has no parameters that a resource loss moves; leave `resource_weight` out"
+            )
     checks.whole("accumulate", search.accumulate, 1)
 
 

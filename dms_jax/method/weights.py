@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from dms_jax import checks
 from dms_jax.errors import UserError, one_line
+from dms_jax.partition import combine
 from dms_jax.reading import shown
 
 
@@ -66,6 +68,24 @@ def begun(optimizer: optax.GradientTransformation | None, weights: Any) -> Any:
             f"the optimizer cannot begin with what is trained ({one_line(error, 300)}); it is given the whole tree of "
             "parameters, None where nothing is trained: labels and masks are of that tree, or functions of it"
         ) from error
+
+
+def evaluated(state: Any, params: Any) -> Any:
+    """Parameters as their optimizer means them to be used, which need not be where it takes its gradients.
+
+    A schedule-free one trains y = (1 - b) z + b x, and x is the result (Defazio et al. 2024, arXiv 2405.15682).
+
+    Args:
+      state: of the optimizer.
+      params: y, the whole tree.
+    """
+    free = optax.contrib.ScheduleFreeState
+    found = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, free)) if isinstance(s, free)]
+    none = {"is_leaf": lambda x: x is None}
+    if len(found) != 1 or jax.tree.structure(found[0].z, **none) != jax.tree.structure(params, **none):
+        return params
+    trained = jax.tree.map(lambda z, y: None if z is None else y, found[0].z, params, **none)
+    return combine(optax.contrib.schedule_free_eval_params(found[0], trained), params)
 
 
 def moved(

@@ -37,9 +37,9 @@ class TrainState:
 
     @property
     def averaged(self) -> Any:
-        """The moving average of the variables, in their precision, or the variables where none is kept."""
+        """The moving average of the variables, in their precision; where none is kept, themselves, as they are used."""
         if self.average is None:
-            return self.params
+            return weights_of.evaluated(self.opt_state, self.params)
         as_one = lambda mean, leaf: mean if mean.dtype == leaf.dtype else mean.astype(leaf.dtype)  # noqa: E731
         return jax.tree.map(as_one, self.average, self.params)
 

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dms_jax import Limits, Schedule, Search, SearchSpace, UserError, shrink
+from dms_jax.baselines.iterative import Iterative
 from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.method.dms import DMS
 from dms_jax.training import supervised
@@ -63,6 +64,7 @@ def test_bad_schedules(given):
         (dict(resource_weight=float("nan")), r"resource_weight nan is not possible; give a number in \[0, inf\)"),
         (dict(resource_weight=-1.0), "resource_weight -1.0 is not possible"),
         (dict(resource_weight="1"), "resource_weight '1' is not possible"),
+        (dict(resource_weight=1.0, strategy=Iterative()), "has no parameters that a resource loss moves; leave"),
         (dict(accumulate=0), "accumulate 0 is not possible"),
         (dict(accumulate=1.5), "accumulate 1.5 is not possible"),
         (dict(optimizer="sgd"), "optimizer 'sgd' is not possible; give one of optax, or None"),

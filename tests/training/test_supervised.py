@@ -140,6 +140,27 @@ def test_moving_average_by_hand(network, decay):
     chex.assert_trees_all_equal(raw.averaged, raw.params)
 
 
+def chained(optimizer):
+    return optax.chain(optax.clip(1.0), optimizer)
+
+
+@pytest.mark.parametrize("wrapped", [lambda optimizer: optimizer, chained])
+def test_a_schedule_free_optimizer_gives_what_it_evaluates(network, wrapped):
+    """x, not y where gradients are taken; what is not trained stays, and every other optimizer gives its weights."""
+    model, variables = network
+    optimizer = wrapped(optax.contrib.schedule_free_sgd(0.5))
+    state = supervised.init(variables, optimizer)
+    step = jax.jit(supervised.make_step(supervised.classification_loss(model), optimizer))
+    for i in range(3):
+        state, _ = step(state, tiny.batch_of(i), jax.random.key(1))
+    free = state.opt_state[1] if wrapped is chained else state.opt_state
+    z, y = free.z["params"], state.params["params"]
+    by_hand = jax.tree.map(lambda z, y: (y - (1 - free.b1) * z) / free.b1, z, y)
+    chex.assert_trees_all_close(state.averaged["params"], by_hand, atol=FLOAT32_GRADIENTS)
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), by_hand, y))) > 1e-3
+    chex.assert_trees_all_equal(state.averaged["batch_stats"], state.params["batch_stats"])
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.999, schedules.average_decay(0.9999)])
 def test_the_average_of_weights_of_any_precision(dtype, decay):
