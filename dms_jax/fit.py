@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from dms_jax import budgets, fit_arguments
@@ -35,9 +33,12 @@ from dms_jax.method.importance import Importance
 from dms_jax.method.limits import Limits
 from dms_jax.method.loss import Loss, outcome
 from dms_jax.method.reading import read as read_loss
+from dms_jax.method.reading import shape_of
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.method.strategy import Strategy
+from dms_jax.method.weights import of_steps, optimizer_of
+from dms_jax.nested import plain
 from dms_jax.partition import numbers
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
@@ -64,7 +65,7 @@ class Task:
       batches: as `fit` takes them.
       evaluate: as `fit` takes it.
       example: as `fit` takes it.
-      options: further arguments of `fit` by name (optimizer, trainable, also, ...); command-line flags go before them.
+      options: further arguments of `fit` by name (optimizer, trainable, steps, ...); flags that are given go before.
     """
 
     fn: Callable[..., Any] | SearchSpace
@@ -168,11 +169,16 @@ def fit(
     """
     outcome(loss)  # which refuses what is no loss
     fit_arguments.check({
-        "workdir": workdir, "evaluate": evaluate, "pretrain": pretrain, "finetune": finetune, "compare": compare,
-        "retrain": retrain, "fresh": fresh, "resources": resources, "calibrate": calibrate, "average": average,
-        "seed": seed, "devices": devices, "title": title, "data": data, "command": command,
-        "latency_batches": latency_batches, "identity": identity,
+        "workdir": workdir, "evaluate": evaluate, "steps": steps, "pretrain": pretrain, "finetune": finetune,
+        "compare": compare, "warmup": warmup, "retrain": retrain, "fresh": fresh, "resources": resources,
+        "accumulate": accumulate, "calibrate": calibrate, "average": average, "seed": seed, "devices": devices,
+        "fsdp": fsdp, "title": title, "data": data, "command": command, "latency_batches": latency_batches,
+        "identity": identity,
     })  # fmt: skip
+    # what is written down are Python's numbers
+    steps, pretrain, finetune, warmup = map(plain, (steps, pretrain, finetune, warmup))
+    accumulate, calibrate, average, seed = map(plain, (accumulate, calibrate, average, seed))
+    latency_batches = tuple(map(plain, latency_batches))
     draw = by_step(batches)
     first = draw(0)
     space, params, inputs = _read(fn, params, loss, first, example, reading)
@@ -215,7 +221,7 @@ def fit(
             command=command or f"dms_jax.fit(..., workdir={os.fspath(workdir)!r})",
             subject=title,
             data=data or "the batches that were given",
-            pipeline="p" if plan.finetune else "p-",
+            pipeline="p",  # "p-" trains the ratios alone
             seed=seed,
             search=search,
             steps=plan,
@@ -231,7 +237,7 @@ def _read(
     fn: Any, params: Any, loss: Loss, first: Any, example: Any, reading: dict[str, Any]
 ) -> tuple[SearchSpace, Any, tuple[Any, ...]]:
     """The space, which knows the loss, the parameters, and inputs to check with."""
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), first)
+    batch = jax.tree.map(shape_of, first)
     if isinstance(fn, SearchSpace):
         if reading:
             raise UserError(f"{sorted(reading)[0]}= was for the space; give it to SearchSpace.from_..., not to fit")
@@ -256,12 +262,12 @@ def _optimizers(given: Any, steps: int) -> tuple[Callable[[int], optax.GradientT
     """From a number of steps to the optimizer of a phase, and that of the search."""
     if given is None:
         return lambda n: optax.adamw(warm_cosine(RATE, n)), optax.adamw(RATE / 2)
-    if isinstance(given, optax.GradientTransformation):
-        return lambda n: given, given
+    if isinstance(given, optax.GradientTransformation | optax.MultiSteps):
+        return lambda n: optimizer_of(given), optimizer_of(given)
     if not callable(given):
         raise UserError(f"optimizer is a {type(given).__name__}; give an optax one, or a function of a number of steps")
-    make: Any = given
-    return make, make(steps)
+    make = of_steps(given)
+    return lambda n: optimizer_of(make(n)), optimizer_of(make(steps))
 
 
 def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,11 +286,11 @@ def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any
         "budget": dict(search.budget),
         **dataclasses.asdict(plan),
         **options,
-        **search.limits.identity,
+        **jax.tree.map(plain, search.limits.identity),
         "strategy": repr(search.strategy),
         **({"slack": search.strategy.limit} if search.strategy.limit < math.inf else {}),  # jobs from before have none
         "importance": getattr(search.importance.measure, "__name__", "custom"),
-        "importance_decay": search.importance.decay,
-        "resource_weight": search.resource_weight,
+        "importance_decay": plain(search.importance.decay),
+        "resource_weight": plain(search.resource_weight),
         "accumulate": search.accumulate,
     }

@@ -32,6 +32,13 @@ def check(given: Mapping[str, Any]) -> None:
         POSSIBLE[name](name, value)
     if given["retrain"] == "scratch" and given["fresh"] is None:
         raise UserError('retrain="scratch" needs `fresh`: (structure, key) -> new parameters of those sizes')
+    if given["finetune"] == 0:
+        if given["retrain"] == "scratch":
+            raise UserError(
+                'retrain="scratch" begins with new parameters, which finetune=0 leaves untrained; give steps'
+            )
+        if given["average"] is not None:
+            raise UserError("average is of a finetuning, and finetune=0 leaves it out; leave `average` out, too")
 
 
 def _optional(one: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
@@ -40,6 +47,10 @@ def _optional(one: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 def _count(name: str, value: Any) -> None:
     checks.whole(name, value, 0)
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    checks.whole(name, value, 1)
 
 
 def _seed(name: str, value: Any) -> None:
@@ -95,16 +106,20 @@ def _identity(name: str, value: Any) -> None:
 POSSIBLE: Mapping[str, Callable[[str, Any], Any]] = {
     "workdir": _directory,
     "evaluate": _optional(_evaluation),
+    "steps": _at_least_one,
     "pretrain": _count,
     "finetune": _optional(_count),
     "compare": checks.flag,
+    "warmup": _count,
     "retrain": lambda name, value: checks.one_of(name, value, "sliced", "scratch"),
     "fresh": _optional(lambda name, value: checks.called(name, value, "structure", "key")),
     "resources": _resources,
+    "accumulate": _at_least_one,
     "calibrate": _count,
     "average": _optional(lambda name, value: checks.number(name, value, "[0, 1)")),
     "seed": _seed,
     "devices": _optional(_devices),
+    "fsdp": _at_least_one,
     "title": _optional(_text),
     "data": _text,
     "command": _optional(_text),

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -105,9 +106,11 @@ def chosen(directory: str | os.PathLike[str], size: Given | None) -> tuple[Neste
 
 
 def plain(size: Any) -> Any:
-    """A size as JSON has it: NumPy's numbers are Python's, and texts have no space around them."""
+    """A size as JSON has it: NumPy's and JAX's numbers are Python's, and texts have no space around them."""
     if isinstance(size, str):
         return " ".join(size.split())
+    if isinstance(size, jax.Array | np.ndarray) and size.ndim == 0:
+        size = np.asarray(size)[()]
     if isinstance(size, Real) and not isinstance(size, bool):
         digits = str(size) if isinstance(size, np.floating) else size  # of float32 0.1 those that were given
         return int(size) if isinstance(size, Integral) else float(digits)

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -87,23 +87,13 @@ def fit_file(config: Config, command: str) -> None:
     task = _naming(config.file, lambda: read_task(config.file))
     budget = config.budgets.amounts or task.options.get("budget") or {"macs": 0.5}
     budget = config.budgets.amounts_of_sizes(budget)
-    flags = {
+    # a flag that says what it says unless given leaves the task's own option
+    usual = _flags(Config(config.file))
+    flags = {name: x for name, x in _flags(config).items() if name not in task.options or x != usual[name]}
+    flags |= {
         "resources": (*task.options.get("resources", ()), *config.budgets.resources(budget)),
-        "steps": config.steps,
-        "pretrain": config.pretrain_steps or 0,
-        "finetune": config.finetune_steps if config.finetune else 0,
-        "compare": config.controls,
-        "warmup": config.warmup_steps,
-        "average": config.average,
-        "accumulate": config.accumulate,
-        "calibrate": config.calibrate,
-        "fsdp": config.fsdp,
-        "seed": config.seed,
-        "workdir": config.workdir or Path("runs") / config.file.stem,
-        "title": config.file.stem,
         "command": command,
         **({"together": not config.budgets.sizes_apart} if config.budgets.sizes else {}),
-        **config.searching.options,
     }
     own = {
         "budget": budget,
@@ -116,6 +106,25 @@ def fit_file(config: Config, command: str) -> None:
     idle = {name for name in ("teach", "together") if not several or config.budgets.sizes_apart}
     options = {name: x for name, x in task.options.items() if name not in idle}
     _naming(config.file, lambda: dms_jax.fit(task.fn, task.params, **{**options, **own, **flags}))
+
+
+def _flags(config: Config) -> dict[str, Any]:
+    """Arguments of `dms_jax.fit` that flags alone say."""
+    return {
+        "steps": config.steps,
+        "pretrain": config.pretrain_steps or 0,
+        "finetune": config.finetune_steps if config.finetune else 0,
+        "compare": config.controls,
+        "warmup": config.warmup_steps,
+        "average": config.average,
+        "accumulate": config.accumulate,
+        "calibrate": config.calibrate,
+        "fsdp": config.fsdp,
+        "seed": config.seed,
+        "workdir": config.workdir or Path("runs") / config.file.stem,
+        "title": config.file.stem,
+        **config.searching.options,
+    }
 
 
 def read_task(path: Path) -> Task:

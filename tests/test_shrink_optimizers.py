@@ -11,6 +11,7 @@ import pytest
 
 import dms_jax
 from dms_jax import SearchSpace, UserError
+from dms_jax.method import weights
 
 PARAMS = {"up": jnp.ones((5, 12)), "bias": jnp.ones(12), "down": jnp.ones((12, 3))}
 KEPT = (0, 2, 5, 6, 7, 9, 11)
@@ -59,3 +60,35 @@ def test_state(name, space):
             dms_jax.shrink(space, state, structure)
         return
     chex.assert_trees_all_equal_shapes_and_dtypes(dms_jax.shrink(space, state, structure), FOUND[name].init(small))
+
+
+EVALUATING = {
+    "lbfgs",
+    "scale_by_zoom_linesearch",
+    "scale_by_backtracking_linesearch",
+    "sophia",
+    "hutchinson_estimator_diag_hessian",
+}
+"""Those that evaluate the loss at other weights than those of the step, or differentiate it again."""
+PIECES = {"scale_by_schedule", "stateless", "stateless_with_tree_map", "scale_by_muon"}
+"""Those that can be made with a rate in the place of something else, and then do nothing."""
+
+
+@pytest.mark.parametrize("name", [*(n for n in FOUND if n.rpartition(".")[2] not in PIECES), "value"])
+def test_a_step_of_each(name):
+    """Each gets what it asks for beside the gradient, as far as a step knows it; more is refused in a line."""
+    more = optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau(), optax.scale_by_polyak())
+    optimizer = FOUND.get(name, more)
+
+    def step(params, loss):
+        with jax.numpy_rank_promotion("allow"):  # which some of optax rely on
+            return weights.moved(optimizer, params, optimizer.init(params), params, loss)
+
+    if name.rpartition(".")[2] in EVALUATING:
+        with pytest.raises(UserError, match="asks for more than gradient, weights and loss .*without: optax") as error:
+            jax.eval_shape(step, PARAMS, jnp.float32(1))
+        assert "\n" not in str(error.value)
+        return
+    moved, state = jax.eval_shape(step, PARAMS, jnp.float32(1))
+    chex.assert_trees_all_equal_shapes(moved, PARAMS)
+    chex.assert_trees_all_equal_shapes(state, optimizer.init(PARAMS))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def reached(search: Search, state: SearchState) -> dict[str, float]:
     """The resources of what the masks keep, as fractions of the full network's: before any projection."""
-    refusals.check_state(state)
+    refusals.check_state_of(search, state)
     masks = search.flat_masks(state.ratios, search.space.flat(state.importance), state.step)
     fractions = search.space.fractions(search.strategy.kept(search.layout, masks))
     return {name: float(fractions[name]) for name in search.targets}
@@ -38,7 +38,7 @@ def structure(
     Raises:
       UserError: as `Search.structure`.
     """
-    refusals.check_state(state)
+    refusals.check_state_of(search, state)
     space, layout = search.space, search.layout
     refusals.check_finite(state, space.partition(state.params)[0])
     context = search.context(space.flat(state.importance), state.step)
@@ -64,7 +64,7 @@ def structures(
     Raises:
       UserError: as `Search.structures`.
     """
-    refusals.check_state(state)
+    refusals.check_state_of(search, state)
     wanted = [targets(search, budget) for budget in checked(search, budgets)]
     order = sorted(range(len(wanted)), key=lambda i: tuple(wanted[i].values()), reverse=True)
     for i, j in zip(order, order[1:], strict=False):

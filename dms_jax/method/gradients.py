@@ -52,16 +52,23 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, part
         def add(carry: Any, numbered: Any) -> tuple[Any, None]:
             rest, total = carry
             rest, new = one(rest, *numbered)
-            return (rest, jax.tree.map(jnp.add, total, new)), None
+            return (rest, jax.tree.map(lambda old, leaf: old + leaf.astype(old.dtype), total, new)), None
 
         first = jax.tree.map(lambda leaf: leaf[0], pieces)
         _, sums = jax.eval_shape(one, rest, first, 0)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums)
+        # a sum in half precision loses small terms, or is infinite where the mean is not
+        zeros = jax.tree.map(lambda leaf: in_full(jnp.zeros(leaf.shape, leaf.dtype)), sums)
         (rest, total), _ = jax.lax.scan(add, (rest, zeros), (pieces, jnp.arange(parts)))
-        loss, metrics, gradient = jax.tree.map(lambda leaf: leaf / parts, total)
+        loss, metrics, gradient = jax.tree.map(lambda sum, leaf: (sum / parts).astype(leaf.dtype), total, sums)
         return (loss, (rest, metrics)), gradient
 
     return accumulated
+
+
+def in_full(leaf: jax.Array) -> jax.Array:
+    """An array as it is, but for one of half precision, in which nothing can be summed up: that is made float32."""
+    half = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+    return leaf.astype(jnp.float32) if half else leaf
 
 
 def _cut(batch: Any, parts: int) -> Any:

@@ -40,7 +40,7 @@ def read(space: SearchSpace, loss: Callable[..., Any], batch: Any, parts: int, w
     checks.whole("accumulate", parts, 1)
     if batch is None:
         return space
-    given = jax.tree.map(lambda leaf: _shape(leaf, parts), batch), jax.eval_shape(lambda: jax.random.key(0))
+    given = jax.tree.map(lambda leaf: shape_of(leaf, parts), batch), jax.eval_shape(lambda: jax.random.key(0))
     known = space.with_programs({"loss": (loss, given)})
     lost = [name for name in space.groups if name not in known.groups]
     if lost:
@@ -64,9 +64,20 @@ def masked(space: SearchSpace, loss: Callable[..., Any], batch: Any, writes: boo
     return run if batch is not None else advised
 
 
-def _shape(leaf: Any, parts: int) -> jax.ShapeDtypeStruct:
-    if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float | complex)):
-        raise UserError(f"the batch holds {shown(leaf)}, which is no array; give arrays, shapes or numbers alone")
+def shape_of(leaf: Any, parts: int = 1) -> jax.ShapeDtypeStruct:
+    """The shape and dtype that a leaf of a batch has as a JAX array, in one of `parts`.
+
+    Raises:
+      UserError: it is no array, such as a text, or cannot be cut.
+    """
+    try:
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float | complex)):
+            raise TypeError
+        dtype = jnp.result_type(leaf)
+    except TypeError:  # an array of texts or objects, too
+        raise UserError(
+            f"the batch holds {shown(leaf)}, which is no array; give arrays, shapes or numbers alone"
+        ) from None
     gradients.check_parts(leaf, parts)
     shape = jnp.shape(leaf)
-    return jax.ShapeDtypeStruct((shape[0] // parts, *shape[1:]) if parts > 1 else shape, jnp.result_type(leaf))
+    return jax.ShapeDtypeStruct((shape[0] // parts, *shape[1:]) if parts > 1 else shape, dtype)

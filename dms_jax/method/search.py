@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from dms_jax.budgets.amounts import Given
-from dms_jax.method import correction, effects, found, reading, refusals, resources
+from dms_jax.method import correction, effects, found, reading, refusals, resources, weights
 from dms_jax.method import importance as evaluation
 from dms_jax.method.dms import DMS
 from dms_jax.method.gradients import value_and_grad
@@ -93,6 +93,7 @@ class Search:
         object.__setattr__(self, "space", space.asked(self.budget))
         refusals.check_arguments(self)
         derived = {
+            "optimizer": None if self.optimizer is None else weights.optimizer_of(self.optimizer),
             "schedule": self.steps if isinstance(self.steps, Schedule) else Schedule(self.steps),
             "targets": correction.targets(self.space, self.budget, self.limits),
             "layout": (layout := Layout.of(self.space, self.limits)),
@@ -121,7 +122,7 @@ class Search:
         return SearchState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=owned(self.optimizer.init(self.space.partition(params)[0]), params) if self.optimizer else (),
+            opt_state=owned(weights.begun(self.optimizer, self.space.partition(params)[0]), params),
             ratios=ratios,
             ratio_opt_state=owned(self._movement.optimizer.init(ratios), ratios),
             importance={name: jnp.zeros((group.size,), jnp.float32) for name, group in self.space.groups.items()},
@@ -131,7 +132,7 @@ class Search:
 
     def masks(self, state: SearchState) -> dict[str, jax.Array]:
         """The masks of a state, {group: [N]}, without noise."""
-        refusals.check_state(state)
+        refusals.check_state_of(self, state)
         flat = self.flat_masks(state.ratios, self.space.flat(state.importance), state.step)
         return self.space.by_group(flat)
 
@@ -183,7 +184,7 @@ class Search:
           The next state, and metrics: "loss"; per resource r "r" and "r_target" (fractions of the full network),
           "weight_r" (of its loss); "importance_skipped"; and what `loss` returned.
         """
-        refusals.check_state(state)
+        refusals.check_state_of(self, state)
         c, key = self.layout, jax.random.fold_in(refusals.checked_key(key), state.step)
         importance = self.space.flat(state.importance)
         noise = jax.random.fold_in(key, NOISE)
@@ -193,9 +194,8 @@ class Search:
         seen, probed = effects.probed(masks, c, state.step, learning) if probing else (masks, None)
         trained, rest = self.space.partition(state.params)
         task = partial(self.task, step=state.step)
-        (loss, (changed, metrics)), (g_trained, g_masks) = value_and_grad(task, (0, 1), self.accumulate)(
-            trained, seen, rest, batch, key
-        )
+        slope = refusals.explaining(value_and_grad(task, (0, 1), self.accumulate))
+        (loss, (changed, metrics)), (g_trained, g_masks) = slope(trained, seen, rest, batch, key)
         score = self.importance.measure(self._evidence(masks, g_masks, state.params))
         new_importance, skipped = evaluation.update(
             importance, score, c.segments, learning, decay=self.importance.decay, across=self.strategy.across
@@ -223,7 +223,7 @@ class Search:
                 next_masks=lambda ratios: self.flat_masks(ratios, new_importance, state.step + 1),
             )
         )
-        trained, opt_state = self._move_weights(trained, g_trained, state.opt_state)
+        trained, opt_state = self._move_weights(trained, g_trained, state.opt_state, loss)
         new = SearchState(
             step=state.step + 1,
             params=combine(trained, merged(rest, changed)),
@@ -259,11 +259,10 @@ class Search:
         position = jnp.asarray(self.layout.position, jnp.float32)
         return Evidence(judged, gradient.astype(jnp.float32), magnitude, position)
 
-    def _move_weights(self, trained: Any, gradient: Any, opt_state: Any):
+    def _move_weights(self, trained: Any, gradient: Any, opt_state: Any, loss: jax.Array) -> tuple[Any, Any]:
         if self.optimizer is None:
             return trained, opt_state
-        updates, opt_state = self.optimizer.update(gradient, opt_state, trained)
-        return optax.apply_updates(trained, updates), opt_state
+        return weights.moved(self.optimizer, gradient, opt_state, trained, loss)
 
     # --- the result ---
 

@@ -70,11 +70,14 @@ class MetricsWriter(contextlib.AbstractContextManager):
             values: finite numbers; others are written as null, since JSON has none.
 
         Raises:
-            UserError: the disk is full, say. What was written before is whole.
+            UserError: the disk is full, say; what was written before is whole. Or a value is called "phase" or
+                "step", which every record has.
         """
         if not self._is_writer:
             return
         record = {"phase": phase, "step": step}
+        if taken := record.keys() & values.keys():
+            raise UserError(f"a metric is called {min(taken)!r}, which every record has; give it another name")
         record |= {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps(record).encode() + b"\n"
         self._file.append(line)

@@ -17,6 +17,7 @@ from dms_jax.family import Family
 from dms_jax.method.found import targets
 from dms_jax.method.loss import Loss
 from dms_jax.method.search import Search
+from dms_jax.method.weights import evaluated
 from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
@@ -173,10 +174,11 @@ class Pipeline:
             structures = [search.structure(chosen, self.model)]
         else:
             structures = search.structures(chosen, list(self.sizes.budgets.values()), self.model)
-        reached, difference = search.reached(chosen), max(self._verified(state.params, s) for s in structures)
+        params = evaluated(state.opt_state, state.params)
+        reached, difference = search.reached(chosen), max(self._verified(params, s) for s in structures)
         importance = {n: np.asarray(c) for n, c in chosen.importance.items()} if search.strategy.uses_importance else {}
-        start = self._start(structures[0], state.params)
-        del state, chosen  # a supernet with its optimizer's moments
+        start = self._start(structures[0], params)
+        del state, chosen, params  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
         networks = {FULL: self._network(None, pretrained)} if self.steps.pretrain or self.trained else {}
         networks |= self._trained(after, FOUND, "finetune", structures, start, self.steps.finetune)

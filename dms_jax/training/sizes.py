@@ -114,6 +114,7 @@ def split(
         raise UserError(f"budgets on {' and '.join(amounts)} have several amounts; sizes differ in one resource")
     if teach is not None and not (amounts and together):
         raise UserError("teach= is of several sizes that are finetuned together; leave it out")
+    budget = {name: plain(x) for name, x in asked.items()} if asked else budget
     if not amounts:
         return budget, None
     ((name, given),) = amounts.items()

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from dms_jax.errors import UserError
-from dms_jax.method.gradients import value_and_grad
+from dms_jax.method import weights as weights_of
+from dms_jax.method.gradients import in_full, value_and_grad
 from dms_jax.method.loss import Loss, joined, outcome
 from dms_jax.partition import combine, merged, owned, partition, under_params, without_masks
 from dms_jax.training.distillation import TEACHER, Distillation, at_resolution
@@ -26,7 +27,7 @@ class TrainState:
       step: int32, steps done.
       params: the network's variables, the whole tree.
       opt_state: the optimizer's, over what is trained of them.
-      average: moving averages of all of them; None where none is kept.
+      average: moving averages of all of them, float32 where those are of half precision; None where none is kept.
     """
 
     step: jax.Array
@@ -36,8 +37,11 @@ class TrainState:
 
     @property
     def averaged(self) -> Any:
-        """The moving average of the variables, or the variables where none is kept."""
-        return self.params if self.average is None else self.average
+        """The moving average of the variables, in their precision; where none is kept, themselves, as they are used."""
+        if self.average is None:
+            return weights_of.evaluated(self.opt_state, self.params)
+        as_one = lambda mean, leaf: mean if mean.dtype == leaf.dtype else mean.astype(leaf.dtype)  # noqa: E731
+        return jax.tree.map(as_one, self.average, self.params)
 
 
 def init(
@@ -55,8 +59,8 @@ def init(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=owned(optimizer.init(partition(params, trained)[0]), params),
-        average=owned(params) if average else None,
+        opt_state=owned(weights_of.begun(optimizer, partition(params, trained)[0]), params),
+        average=jax.tree.map(in_full, owned(params)) if average else None,
     )
 
 
@@ -89,10 +93,10 @@ def make_step(
     def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, Any]]:
         weights, rest = partition(state.params, trained)
         (value, (changed, metrics)), gradient = slope(weights, rest, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, weights)
+        moved, opt_state = weights_of.moved(optimizer, gradient, state.opt_state, weights, value)
         new = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,
-            params=combine(optax.apply_updates(weights, updates), merged(rest, changed)),
+            params=combine(moved, merged(rest, changed)),
             opt_state=opt_state,
         )
         if average is not None:
@@ -105,9 +109,11 @@ def make_step(
 
 def _averaged(average: Any, new: Any, decay: Any) -> Any:
     def one(old: jax.Array, leaf: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):  # a count is not averaged
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):  # a count is not averaged
             return leaf
-        return (decay * old + (1 - decay) * leaf).astype(leaf.dtype)
+        # in half precision a decay of .999 is 1, and a small step lost; and d a + (1 - d) a is not a, in none
+        leaf = leaf.astype(old.dtype)
+        return jnp.where(old == leaf, leaf, old + (1 - decay) * (leaf - old)).astype(old.dtype)
 
     return jax.tree.map(one, average, new)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import dms_jax
+from dms_jax import Importance, Limits
 from dms_jax.errors import UserError
+from dms_jax.method.dms import DMS
 from experiments import fit
 from tests.helpers import FLOAT32_LOGITS
 
@@ -95,6 +97,41 @@ def test_a_task_that_teaches_does_so_where_there_is_somebody_to_teach(flags, tmp
     fit.main([str(file), "--steps=4", "--finetune-steps=2", "--no-controls", f"--workdir={tmp_path / 'run'}", *flags])
     for size in (0.9, 0.6) if "--sizes" in flags else (None,):
         assert dms_jax.load(tmp_path / "run", size=size)[1]["a"].shape[0] == 4
+
+
+OPTIONS = {
+    "steps": (7, "--steps=9", 9),
+    "pretrain": (3, "--pretrain-steps=2", 2),
+    "finetune": (5, "--finetune-steps=6", 6),
+    "warmup": (2, "--warmup-steps=1", 1),
+    "compare": (False, None, None),
+    "average": (0.5, "--average=0.25", 0.25),
+    "accumulate": (2, "--accumulate=4", 4),
+    "calibrate": (2, "--calibrate=1", 1),
+    "seed": (3, "--seed=4", 4),
+    "fsdp": (1, None, None),
+    "title": ("ours", None, None),
+    "workdir": ("elsewhere", "--workdir=there", Path("there")),
+    "resource_weight": (2.0, "--resource-weight=3", 3.0),
+    "strategy": (DMS(rate=3.0), "--ratio-rate=2", DMS(rate=2.0)),
+    "limits": (Limits(min_size={"*": 2}), ("--min-size", "*", "3"), Limits(min_size={"*": 3})),
+    "importance": (Importance(decay=0.5), "--importance=fisher", None),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_of_the_task_holds_unless_a_flag_says_otherwise(name, tmp_path, monkeypatch):
+    option, flag, expected = OPTIONS[name]
+    file, called = tmp_path / "mine.py", []
+    file.write_text(HEAD + "task = lambda: None\n")
+    task = dms_jax.Task(lambda params, x: x, None, lambda params, batch, key: 0.0, [0], options={name: option})
+    monkeypatch.setattr(fit, "read_task", lambda path: task)
+    monkeypatch.setattr(dms_jax, "fit", lambda *args, **given: called.append(given))
+    fit.main([str(file)])
+    assert called[-1][name] == option
+    if flag is not None:
+        fit.main([str(file), *([flag] if isinstance(flag, str) else flag)])
+        assert called[-1][name] == expected if expected is not None else called[-1][name] != option
 
 
 @pytest.mark.parametrize("flag", ["--finetune-steps=3", "--average=0.9"])

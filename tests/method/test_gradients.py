@@ -133,6 +133,18 @@ def test_cutting_a_sharded_batch_sends_nothing(variables):
     chex.assert_trees_all_close(compiled(*arguments), alone, atol=FLOAT32_GRADIENTS)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(("value", "parts"), [(30_000, 4), (1, 512), (3e-6, 8)])  # too large a sum, too long, too small
+def test_parts_are_summed_up_in_full_precision(dtype, value, parts):
+    def f(w, rest, batch, key):
+        return jnp.mean(w * batch), (rest, {})
+
+    batch = jnp.full((parts,), value, dtype)
+    (loss, _), gradient = jax.jit(value_and_grad(f, 0, parts))(dtype(1), {}, batch, jax.random.key(0))
+    assert loss.dtype == gradient.dtype == dtype
+    assert float(loss) == float(gradient) == float(dtype(value))
+
+
 def test_parts_that_cannot_be(variables):
     model, optimizer = Net(), optax.sgd(0.1)
     loss, batch = supervised.classification_loss(model), batch_of(16)

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dms_jax import Limits, Schedule, Search, SearchSpace, UserError, shrink
+from dms_jax.baselines.iterative import Iterative
 from dms_jax.baselines.multiple import MultipleElement
 from dms_jax.method.dms import DMS
 from dms_jax.training import supervised
@@ -63,6 +64,7 @@ def test_bad_schedules(given):
         (dict(resource_weight=float("nan")), r"resource_weight nan is not possible; give a number in \[0, inf\)"),
         (dict(resource_weight=-1.0), "resource_weight -1.0 is not possible"),
         (dict(resource_weight="1"), "resource_weight '1' is not possible"),
+        (dict(resource_weight=1.0, strategy=Iterative()), "has no parameters that a resource loss moves; leave"),
         (dict(accumulate=0), "accumulate 0 is not possible"),
         (dict(accumulate=1.5), "accumulate 1.5 is not possible"),
         (dict(optimizer="sgd"), "optimizer 'sgd' is not possible; give one of optax, or None"),
@@ -142,6 +144,78 @@ def test_a_loss_that_is_no_scalar(space, variables, value, message):
         jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
 
 
+OTHERS = {
+    "budgets": (dict(budget={"params": 0.5}), r"weights: params there, macs here"),
+    "strategy": (dict(strategy=MultipleElement()), r"ratios: \[26, 2\] there, \[4\] here"),
+    "movement": (dict(strategy=DMS(together=0.0)), r"ratio_opt_state: .* there, .* here"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_state_of_another_search_is_one_line(space, variables, what):
+    options, message = OTHERS[what]
+    state = searcher(space, **options).init(variables)
+    with pytest.raises(UserError, match=f"the state is of another search .*{message}.; give what") as error:
+        jax.eval_shape(searcher(space).step, state, (X, Y), KEY)
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_of_another_space_is_one_line(space, counted):
+    state = searcher(counted[0], loss=lambda p, b, k: jnp.mean(Counted().apply(p, b[0]))).init(counted[1])
+    with pytest.raises(UserError, match="another search .importance: wide 12 there, .*depth 2.* here"):
+        jax.eval_shape(searcher(space).step, state, (X, Y), KEY)
+
+
+def test_states_of_several_searches_side_by_side_are_one_line(space, variables):
+    """As `jax.vmap(search.step)` takes them: masks and structures are of one."""
+    search = searcher(space)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), search.init(variables))
+    assert {name: mask.shape for name, mask in jax.vmap(search.masks)(several).items()}["wide"] == (2, 12)
+    for ask in (search.masks, search.structure, search.reached, lambda s: search.structures(s, [{"macs": 0.5}])):
+        with pytest.raises(UserError, match="another search .importance: .*wide 2x12.* there, .*wide 12.* here"):
+            ask(several)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 200])
+def test_a_state_goes_on_in_a_search_of_another_length_or_amount(space, variables, steps):
+    state = searcher(space).init(variables)
+    other = searcher(space, steps=Schedule(steps), budget={"macs": 0.7}, optimizer=optax.sgd(0.2))
+    new, _ = jax.eval_shape(other.step, state, (X, Y), KEY)
+    chex.assert_trees_all_equal_shapes(new, state)
+
+
+def test_an_optimizer_of_one_collection_alone_is_one_line(counted):
+    """What it is given is the whole tree, in which labels have to find their places."""
+    space, variables = counted
+    labels = {"params": jax.tree.map(lambda x: "all", variables["params"])}
+    optimizer = optax.multi_transform({"all": optax.sgd(0.1)}, labels)
+    search = searcher(space, loss=lambda p, b, k: jnp.mean(Counted().apply(p, b[0])), optimizer=optimizer)
+    for begin in (search.init, lambda v: supervised.init(v, optimizer)):
+        with pytest.raises(UserError, match="optimizer cannot begin with what is trained .*the whole tree") as error:
+            begin(variables)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs devices; tests/conftest.py makes them of the CPU")
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_a_batch_on_a_mesh_of_either_kind(kind):
+    """A ReLU has a derivative of its own, whose types name the explicit axes that its operand is cut along."""
+
+    def net(params, x):
+        return jax.nn.relu(x @ params["up"]) @ params["down"]
+
+    params = {"up": jnp.ones((5, 12)), "down": jnp.ones((12, 1))}
+    space = SearchSpace.from_function(net, params, X[:1])
+    search = Search(space, lambda p, b, k: jnp.mean(net(p, b)), optax.sgd(0.1), {"macs": 0.5}, 5)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
+    batch = jax.device_put(X, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    if kind == jax.sharding.AxisType.Auto:
+        jax.eval_shape(search.step, search.init(params), batch, KEY)
+        return
+    with pytest.raises(UserError, match="on a mesh of explicit axes, data .*axis_types=.*AxisType.Auto"):
+        jax.eval_shape(search.step, search.init(params), batch, KEY)
+
+
 # --- what a user has stays; what a search did not learn is said ---------------------------------------------------
 
 
@@ -157,6 +231,27 @@ def test_init_copies_and_a_donated_step_takes_nothing_from_the_user(space, varia
     step(state, (X, Y), KEY)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     chex.assert_trees_all_equal(jax.tree.map(np.array, variables), kept)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.MultiSteps(optax.adam(0.01), 3),
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+        optax.polyak_sgd(),
+    ],
+)
+def test_optimizers_that_are_more_than_a_transformation(space, variables, optimizer):
+    search = searcher(space, optimizer=optimizer)
+    state = search.init(variables)
+    new, _ = jax.eval_shape(search.step, state, (X, Y), KEY)
+    chex.assert_trees_all_equal_shapes(new, state)
+
+
+def test_an_optimizer_that_evaluates_the_loss_elsewhere_is_one_line(space, variables):
+    search = searcher(space, optimizer=optax.lbfgs())
+    with pytest.raises(UserError, match="asks for more than gradient, weights and loss"):
+        jax.eval_shape(search.step, search.init(variables), (X, Y), KEY)
 
 
 def test_the_weights_optimizer_goes_on_in_the_small_network():

@@ -25,6 +25,15 @@ def test_reads_what_was_written(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["phase", "step"])
+def test_a_metric_called_as_what_every_record_has_is_refused(tmp_path, name):
+    with MetricsWriter(tmp_path / "run", tensorboard=False) as writer:
+        with pytest.raises(UserError, match=f"a metric is called '{name}', which every record has"):
+            writer.write("search", 1, {"loss": 0.5, name: 3.0})
+        write_steps(writer, "search", [1])
+    assert [record["step"] for record in read(tmp_path / "run")] == [1]
+
+
 def test_resumed_file_is_that_of_a_run_never_stopped(tmp_path):
     def run(directory, resume_at, parts):
         with MetricsWriter(directory, resume_at=resume_at, tensorboard=False) as writer:

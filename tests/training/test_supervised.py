@@ -140,6 +140,58 @@ def test_moving_average_by_hand(network, decay):
     chex.assert_trees_all_equal(raw.averaged, raw.params)
 
 
+def chained(optimizer):
+    return optax.chain(optax.clip(1.0), optimizer)
+
+
+@pytest.mark.parametrize("wrapped", [lambda optimizer: optimizer, chained])
+def test_a_schedule_free_optimizer_gives_what_it_evaluates(network, wrapped):
+    """x, not y where gradients are taken; what is not trained stays, and every other optimizer gives its weights."""
+    model, variables = network
+    optimizer = wrapped(optax.contrib.schedule_free_sgd(0.5))
+    state = supervised.init(variables, optimizer)
+    step = jax.jit(supervised.make_step(supervised.classification_loss(model), optimizer))
+    for i in range(3):
+        state, _ = step(state, tiny.batch_of(i), jax.random.key(1))
+    free = state.opt_state[1] if wrapped is chained else state.opt_state
+    z, y = free.z["params"], state.params["params"]
+    by_hand = jax.tree.map(lambda z, y: (y - (1 - free.b1) * z) / free.b1, z, y)
+    chex.assert_trees_all_close(state.averaged["params"], by_hand, atol=FLOAT32_GRADIENTS)
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), by_hand, y))) > 1e-3
+    chex.assert_trees_all_equal(state.averaged["batch_stats"], state.params["batch_stats"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64])
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999, schedules.average_decay(0.9999)])
+def test_the_average_of_weights_of_any_precision(dtype, decay):
+    """By hand in float64; in half precision .999 is 1, and a hundredth of the way there is no step at all."""
+    optimizer = optax.sgd(0.25)
+    state = supervised.init({"params": {"w": jnp.ones(2, dtype)}}, optimizer, average=True)
+    step = jax.jit(
+        supervised.make_step(lambda p, b, k: jnp.sum(jnp.real(p["params"]["w"]) * b), optimizer, average=decay)
+    )
+    expected = np.ones(2)
+    for i in range(40):
+        state, _ = step(state, jnp.float32(1.0), jax.random.key(0))
+        d = np.asarray(decay(i) if callable(decay) else decay, np.float64)
+        expected = d * expected + (1 - d) * np.asarray(jnp.real(state.params["params"]["w"]), np.float64)
+    found = state.averaged["params"]["w"]
+    assert found.dtype == dtype and jnp.max(jnp.abs(found - state.params["params"]["w"])) > 0.1
+    rounding = 1e-5 if jnp.finfo(dtype).bits > 16 else float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.asarray(jnp.real(found), np.float64), expected, rtol=rounding)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999, 0.9999])
+def test_the_average_of_what_stays_is_that(decay):
+    """Bit for bit, however long: frozen weights, tables of positions, infinities."""
+    rest = jnp.array([*np.random.default_rng(0).normal(size=20), -np.inf, 3e38, 1e-38], jnp.float32)
+    optimizer = optax.sgd(0.1)
+    state = supervised.init({"params": {"w": jnp.ones(())}, "table": rest}, optimizer, average=True)
+    step = supervised.make_step(lambda p, b, k: p["params"]["w"], optimizer, average=decay)
+    run = jax.jit(lambda s: jax.lax.fori_loop(0, 2000, lambda i, s: step(s, None, jax.random.key(0))[0], s))
+    chex.assert_trees_all_equal(run(state).averaged["table"], rest)
+
+
 def test_the_average_lies_where_the_parameters_lie():
     mesh = make_mesh(fsdp=4)
     variables = {"params": {"w": jnp.ones((512, 512))}}
