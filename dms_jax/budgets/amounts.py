@@ -20,6 +20,7 @@ _SPELLED: dict[str, dict[str, int | Fraction]] = {
         **{f"{prefix}B": scale for prefix, scale in _DECIMAL.items()},
         **{f"{prefix}iB": 1024 ** (i + 1) for i, prefix in enumerate("KMGT")},
         "KB": 10**3,
+        "bytes": 1,
     },
     "ms": {"ns": Fraction(1, 10**6), "us": Fraction(1, 10**3), "µs": Fraction(1, 10**3), "ms": 1, "s": 10**3},
 }

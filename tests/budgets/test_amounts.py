@@ -124,6 +124,8 @@ def test_amounts_are_the_same_however_they_are_written(one, other, equal):
 
 
 @hypothesis.given(st.text(max_size=5))
+@hypothesis.example("bytes")
+@hypothesis.example("ms")
 def test_what_is_a_unit_can_be_written_behind_a_number(unit):
     if is_unit(unit):
         assert amount("it", f"5 {unit}", unit).value == 5 and "%" != unit == unit.strip()
