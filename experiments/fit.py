@@ -12,6 +12,7 @@ same command goes on.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -87,9 +88,10 @@ def fit_file(config: Config, command: str) -> None:
     task = _naming(config.file, lambda: read_task(config.file))
     budget = config.budgets.amounts or task.options.get("budget") or {"macs": 0.5}
     budget = config.budgets.amounts_of_sizes(budget)
-    # a flag that says what it says unless given leaves the task's own option
-    usual = _flags(Config(config.file))
-    flags = {name: x for name, x in _flags(config).items() if name not in task.options or x != usual[name]}
+    # a flag that nobody gave leaves the task's own option
+    given, usual = _given(command), _flags(Config(config.file))
+    said = {name for name, x in _flags(config).items() if x != usual[name] or given & set(_SAID_BY.get(name, (name,)))}
+    flags = {name: x for name, x in _flags(config).items() if name not in task.options or name in said}
     flags |= {
         "resources": (*task.options.get("resources", ()), *config.budgets.resources(budget)),
         "command": command,
@@ -106,6 +108,25 @@ def fit_file(config: Config, command: str) -> None:
     idle = {name for name in ("teach", "together") if not several or config.budgets.sizes_apart}
     options = {name: x for name, x in task.options.items() if name not in idle}
     _naming(config.file, lambda: dms_jax.fit(task.fn, task.params, **{**options, **own, **flags}))
+
+
+_SAID_BY: Mapping[str, tuple[str, ...]] = {
+    "pretrain": ("pretrain_steps",),
+    "finetune": ("finetune", "finetune_steps"),
+    "compare": ("controls",),
+    "warmup": ("warmup_steps",),
+    "limits": ("freeze", "min_size", "divisible_by"),
+    "strategy": (
+        "strategy", "ratio_rate", "ratio_schedule", "ratio_together", "ratio_slack", "ratio_on_target", "block_effects",
+    ),
+}  # fmt: skip
+"""Argument of `dms_jax.fit` -> the flags that say it, where these are others than its own name."""
+
+
+def _given(command: str) -> set[str]:
+    """The flags of a command, by the names of their fields: one that is given says what it says though it is usual."""
+    found = (word.partition("=")[0] for word in shlex.split(command) if word.startswith("--"))
+    return {flag.lstrip("-").replace("-", "_").removeprefix("no_") for flag in found}
 
 
 def _flags(config: Config) -> dict[str, Any]:

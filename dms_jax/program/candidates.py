@@ -10,13 +10,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from dms_jax.program.axes import UNIT, Atom, Axis, Product, atoms, resolve
+from dms_jax.program.encodings import encodings
 from dms_jax.program.exactness import reads
 from dms_jax.program.frames import PIECES, Program, Value, describe
 from dms_jax.program.operations import attention as fused
 from dms_jax.program.parameters import Parameters
 from dms_jax.program.paths import common_module, module_of
 from dms_jax.program.reasons import Boundary, Reason
-from dms_jax.program.words import words
 
 UNREAD = Reason("unread", "no program that was traced uses it")
 
@@ -29,7 +29,7 @@ class Candidate:
       atom: the class.
       name: from the paths of the parameters that write it.
       kind: "width", "heads", "features" (of heads), "bundle" (the outer part of a split axis: groups of a GroupNorm) or
-        "vocabulary" (what inputs are compared with: the words of `one_hot(x, n) @ table`).
+        "encoding" (what inputs are turned into by constants alone: the words of `one_hot(x, n) @ table`).
       why: why nothing can be taken out; None: it can.
       plain: whether that is no news: an axis of inputs or outputs, or of a kernel's window.
     """
@@ -189,17 +189,17 @@ def _readers(
 class _Roles:
     batched: frozenset[Atom]  # products run side by side over it
     attention: frozenset[Atom]  # an axis of a product of two activations that runs side by side over heads
-    compared: frozenset[Atom]  # inputs are compared with the numbers of its positions
+    encoded: frozenset[Atom]  # inputs are turned into it by constants alone
 
 
 def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Roles:
     mine = {atom for terms in axes for axis in terms for atom in atoms(resolve(axis))} - {UNIT}
     batched: set[Atom] = set()
     attention: set[Atom] = set()
-    compared: set[Atom] = set()
+    encoded: set[Atom] = set()
     for program in programs:
         of_parameters = _moved_parameters(program, axes)
-        compared |= set(words(program, len(axes))) & mine
+        encoded |= set(encodings(program, len(axes))) & mine
         for node in program.nodes:
             if node.name == "dot_general":
                 (lc, _), (lb, _) = node.eqn.params["dimension_numbers"]
@@ -216,7 +216,7 @@ def _roles(programs: Sequence[Program], axes: Sequence[tuple[Axis, ...]]) -> _Ro
             if side and not any(value in of_parameters for value in node.inputs):
                 every = (axis for value in node.inputs for axis in value.axes)
                 attention |= {a for axis in every for a in atoms(resolve(axis))} & mine
-    return _Roles(frozenset(batched), frozenset(attention), frozenset(compared))
+    return _Roles(frozenset(batched), frozenset(attention), frozenset(encoded))
 
 
 def _moved_parameters(program: Program, axes: Sequence[tuple[Axis, ...]]) -> set[Value]:
@@ -229,8 +229,8 @@ def _moved_parameters(program: Program, axes: Sequence[tuple[Axis, ...]]) -> set
 
 def _kind(atom: Atom, roles: _Roles, axes: Sequence[tuple[Axis, ...]]) -> str:
     """Among the axes of attention that lie side by side in a parameter the last is features, the others are heads."""
-    if atom in roles.compared:
-        return "vocabulary"
+    if atom in roles.encoded:
+        return "encoding"
     if atom in roles.attention:
         last = False
         for terms in axes:
@@ -269,13 +269,9 @@ def _name(
         return f"{stem}/{kind}" if stem else kind
     parts = [a for a in atoms(resolve(axes[leaf][axis])) if a is not UNIT]
     name = module_of(parameters.paths[leaf])
-    return (
-        f"{name}/{kind}"
-        if kind in ("bundle", "vocabulary")
-        else name
-        if len(parts) == 1
-        else f"{name}/part{parts.index(atom)}"
-    )
+    if kind in ("bundle", "encoding"):
+        return f"{name}/{kind}"
+    return name if len(parts) == 1 else f"{name}/part{parts.index(atom)}"
 
 
 def named_axes(programs: Sequence[Program]) -> dict[str, list[tuple[Any, Axis]]]:

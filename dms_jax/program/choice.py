@@ -10,8 +10,8 @@ from dms_jax.groups import KINDS
 
 TAKEN = ("width", "heads")
 """Kinds that a search takes by itself; others by `include`. Features of heads are often tied to positions of rotary
-embeddings and to kernels of devices; a norm over groups of channels has other statistics with other groups; the words
-of a vocabulary are what inputs may be, and a rare one is worth more than a search can see."""
+embeddings and to kernels of devices; a norm over groups of channels has other statistics with other groups; an
+encoding of inputs (the words of a vocabulary) is theirs, and a rare word is worth more than a search can see."""
 
 
 @dataclass(frozen=True)

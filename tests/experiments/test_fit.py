@@ -1,5 +1,6 @@
 """`python -m experiments.fit FILE`: a user's file becomes a smaller network; what is wrong in it is one line."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 import dms_jax
-from dms_jax import Importance, Limits
+from dms_jax import Importance, Limits, baselines
 from dms_jax.errors import UserError
 from dms_jax.method.dms import DMS
 from experiments import fit
+from experiments.flags import Searching
 from tests.helpers import FLOAT32_LOGITS
 
 PLAIN = Path(__file__).parents[2] / "docs" / "examples" / "plain.py"
@@ -132,6 +134,39 @@ def test_an_option_of_the_task_holds_unless_a_flag_says_otherwise(name, tmp_path
     if flag is not None:
         fit.main([str(file), *([flag] if isinstance(flag, str) else flag)])
         assert called[-1][name] == expected if expected is not None else called[-1][name] != option
+
+
+USUAL = {
+    "steps": (7, ["--steps=400"], 400),
+    "accumulate": (2, ["--accumulate", "1"], 1),
+    "calibrate": (2, ["--calibrate=0"], 0),
+    "seed": (3, ["--seed=0"], 0),
+    "warmup": (2, ["--warmup_steps=0"], 0),
+    "compare": (False, ["--controls"], True),
+    "finetune": (0, ["--finetune"], None),
+    "strategy": (DMS(rate=3.0), ["--strategy=dms"], DMS()),
+    "importance": (Importance(decay=0.5), ["--importance=taylor"], baselines.importances()["taylor"]),
+}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_a_flag_that_says_what_is_usual_says_it(name, tmp_path, monkeypatch):
+    """Who writes it down wants it, whatever the task has."""
+    option, flags, expected = USUAL[name]
+    called = []
+    task = dms_jax.Task(lambda params, x: x, None, lambda params, batch, key: 0.0, [0], options={name: option})
+    monkeypatch.setattr(fit, "read_task", lambda path: task)
+    monkeypatch.setattr(dms_jax, "fit", lambda *args, **given: called.append(given))
+    fit.main([str(tmp_path / "mine.py"), *flags])
+    assert called[-1][name] == expected
+
+
+def test_every_flag_says_an_argument():
+    """What the table of flags names are flags, and every flag of the search is named by one of the arguments."""
+    fields = {f.name for config in (fit.Config, Searching) for f in dataclasses.fields(config)}
+    arguments = fit._flags(fit.Config(Path("mine.py")))
+    named = {flag for name in arguments for flag in fit._SAID_BY.get(name, (name,))}
+    assert named - {"title"} <= fields and fields - named == {"file", "budgets", "searching"}
 
 
 @pytest.mark.parametrize("flag", ["--finetune-steps=3", "--average=0.9"])
