@@ -24,8 +24,14 @@ NEEDY = {
     "softmax": lambda y: jnp.sum(jax.nn.softmax(y) * y, -1, keepdims=True),
     "running": lambda y: jnp.sum(jax.lax.cummax(y, axis=1), -1, keepdims=True),
     "logsumexp": lambda y: jax.nn.logsumexp(y, axis=-1, keepdims=True),
+    "shares": lambda y: jnp.sum(y**3 / jnp.sum(y * y, -1, keepdims=True), -1, keepdims=True),
+    "direction": lambda y: jnp.sum(y / jnp.linalg.norm(y, axis=-1, keepdims=True), -1, keepdims=True),
+    "inverse root": lambda y: jnp.sum(y, -1, keepdims=True) * jax.lax.rsqrt(2.0 * jnp.sum(y * y, -1, keepdims=True)),
+    "logarithm": lambda y: jnp.log(jnp.einsum("bi,bi->b", y, y))[:, None],
 }
 FREE = {
+    "divided by more": lambda y: jnp.sum(y, -1, keepdims=True) / (1.0 + jnp.sum(y * y, -1, keepdims=True)),
+    "divided by no less": lambda y: jnp.sum(y, -1, keepdims=True) / jnp.maximum(jnp.sum(y * y, -1, keepdims=True), 0.1),
     "sum": lambda y: jnp.sum(y, -1, keepdims=True),
     "product": lambda y: jnp.prod(y, -1, keepdims=True),
     "norm": lambda y: jnp.sqrt(jnp.sum(y * y, -1, keepdims=True) + 1e-6),
