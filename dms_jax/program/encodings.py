@@ -6,7 +6,7 @@ stands for the inputs, as an axis of an input does; only that nobody outside cou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dms_jax.program.axes import Atom, atoms, resolve
 from dms_jax.program.frames import PIECES, Node, Program, Value
@@ -22,18 +22,30 @@ def encodings(program: Program, parameters: int) -> Iterator[Atom]:
       program: whose first inputs are the parameters.
       parameters: how many these are.
     """
-    weights, given = set(program.inputs[:parameters]), set(program.inputs[parameters:])
+    weights = set(program.inputs[:parameters])
+    layers = [node for node in program.nodes if node.name in _LAYERS]
+    learned = _reached(program, {*weights, *(value for node in layers for value in node.outputs)})
+    given = _reached(program, program.inputs[parameters:]) - learned
     for node in program.nodes:
-        known = [value in given for value in node.inputs]
         if node.name in _LAYERS:
             yield from _read(node, given, weights)
-        elif any(known) and all(value in given or value.fixed for value in node.inputs):
-            given.update(node.outputs)
-        elif node.name == "concatenate":
+        elif node.name == "concatenate" and node.outputs[0] in learned:
             along = node.eqn.params["dimension"]
             yield from (a for v in node.inputs if v in given for a in atoms(resolve(v.axes[along])))
         elif node.name in PIECES and node.inputs[0] in weights:
             weights.update(node.outputs)
+
+
+def _reached(program: Program, start: Iterable[Value]) -> set[Value]:
+    """What depends on some values; around loops, too, and by either way of a choice."""
+    found = set(start)
+    before = -1
+    while len(found) > before:
+        before = len(found)
+        for node in program.nodes:
+            if not found.isdisjoint(node.inputs):
+                found.update(node.outputs)
+    return found
 
 
 def _read(node: Node, given: set[Value], weights: set[Value]) -> Iterator[Atom]:

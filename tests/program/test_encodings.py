@@ -1,6 +1,6 @@
 """What inputs are turned into by constants alone, a vocabulary first of all, is searched on request alone."""
 
-# Functions take trees of numbers: pyright: reportArgumentType=false, reportIndexIssue=false
+# Functions take trees of numbers: pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,21 @@ from tests.program.outsiders import numbers
 WORDS = 11
 FIXED = jnp.asarray(np.random.default_rng(1).normal(size=(20, WORDS)), jnp.float32)
 SHAPES = {"table": (WORDS, 6), "hidden": (6, 8), "out": (8, 2)}
+
+
+def summed(t):
+    """Of every position the words up to it."""
+    step = lambda c, one: (c + jax.nn.one_hot(one, WORDS), c)  # noqa: E731
+    return jax.lax.scan(step, jnp.zeros((3, WORDS)), t.T)[1].swapaxes(0, 1)
+
+
+def recurrent(p, x):
+    def step(h, row):
+        h = jnp.tanh(row[None] @ p["in"] + h)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros((1, 8)), x)[1][:, 0]
+
 
 LOOKED_UP = {
     "one_hot": lambda t, table: jax.nn.one_hot(t, WORDS) @ table,
@@ -44,6 +59,10 @@ LOOKED_UP = {
     "one of two": lambda t, table: (
         jax.lax.cond(t.sum() > 0, lambda: jax.nn.one_hot(t, WORDS), lambda: jax.nn.one_hot(0 * t, WORDS)) @ table
     ),
+    "summed up in a loop": lambda t, table: (
+        jax.lax.fori_loop(0, 2, lambda i, c: c + jax.nn.one_hot(t + i, WORDS), jnp.zeros((3, 4, WORDS))) @ table
+    ),
+    "carried by a scan": lambda t, table: summed(t) @ table,
     "beside what is learned": lambda t, table: (
         jnp.concatenate([jnp.tanh(jax.nn.one_hot(t, WORDS) @ table), jax.nn.one_hot(t, WORDS)], -1)
         @ jnp.concatenate([jnp.eye(6), table], 0)
@@ -74,6 +93,13 @@ NONE = {
     "a mask of the inputs": lambda p, x: jnp.tanh(x @ p["in"]) * (x.sum(-1, keepdims=True) > 0),
     "a fixed table added": lambda p, x: jnp.tanh(x @ p["in"]) + FIXED[:, :8][jnp.argmax(x, -1)],
     "noise": lambda p, x: jnp.tanh(x @ p["in"]) + jax.random.normal(jax.random.key(x[0, 0].astype(jnp.int32)), (5, 8)),
+    "one of two that are learned": lambda p, x: jax.lax.cond(
+        x.sum() > 0, lambda h: h, lambda h: jnp.tanh(h), x @ p["in"]
+    ),
+    "as often as inputs say": lambda p, x: jax.lax.while_loop(
+        lambda c: jnp.sum(c[0]) < jnp.sum(x) - 9, lambda c: (c[0] + 1.0, jnp.tanh(c[1])), (jnp.zeros(()), x @ p["in"])
+    )[1],
+    "a recurrence": lambda p, x: recurrent(p, x),
     "a layer of constants": lambda p, x: jnp.tanh(x @ FIXED[:3, :8]) * jnp.ones(8)[None],
 }
 
