@@ -13,9 +13,10 @@ from rich.console import Console
 
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.method.search import Search
-from dms_jax.training import processes
+from dms_jax.training import processes, trial
 from dms_jax.training.finished import kept
-from dms_jax.training.pipeline import Finished, Network, Steps
+from dms_jax.training.pipeline import Finished, Network
+from dms_jax.training.plan import Steps
 from dms_jax.training.results import Quality, measure, print_table, shares
 from dms_jax.training.runs import Run
 from dms_jax.training.warmup import growth_warnings, warmup_warnings
@@ -67,6 +68,8 @@ def conduct(experiment: Experiment) -> None:
       UserError: another job's directory, a checkpoint that cannot be used, a loss that is not finite, ...
     """
     e = experiment
+    if e.steps.trial:
+        trial.check(e.search.space, e.search.limits)
     with Run(e.directory, e.identity) as run:
         if run.results is not None:
             processes.on_first(lambda: _point_out(run.directory))
@@ -74,6 +77,8 @@ def conduct(experiment: Experiment) -> None:
         say(f"{e.subject} -> {run.directory}, steps: {e.steps.plan}")
         try:
             finished = e.phases(run)
+            if finished.trial is not None:
+                say(finished.trial.words)
             say(f"measuring {e.quality.name} and latency")
             measured = measure(finished, e.search, e.steps, e.quality, e.latency_batches)
             if e.examples is not None and (shown := e.examples(finished.networks)) is not None:

@@ -6,7 +6,6 @@ workdir="runs/mine")`; the result has `fn` and `params`.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -45,10 +44,12 @@ from dms_jax.structure import Structure
 from dms_jax.training.evaluation import drawn, possible_batches, quality_of
 from dms_jax.training.job import Job
 from dms_jax.training.mesh import make_mesh, on_devices, place
-from dms_jax.training.pipeline import Finished, Pipeline, Steps
+from dms_jax.training.pipeline import Finished, Pipeline
+from dms_jax.training.plan import Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from dms_jax.training.sizes import split
+from dms_jax.training.trial import check_sizes
 
 RATE = 1e-3
 """Peak learning rate of the AdamW that trains where no optimizer is given; the search runs at a constant half of it."""
@@ -95,6 +96,7 @@ def fit(
     optimizer: optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None = None,
     pretrain: int = 0,
     finetune: int | None = None,
+    trial: int = 0,
     together: bool = True,
     teach: Callable[[Any, Any], jax.Array] | None = None,
     compare: bool = True,
@@ -139,6 +141,8 @@ def fit(
         says accuracy. Or a `Quality`. None: the mean loss of a few training batches.
       optimizer: for all phases; or from a number of steps to that of a phase so long. None: AdamW, warm-up and cosine.
       pretrain, finetune: steps before and after the search; finetune=None: as many as the search has; 0: none.
+      trial: finetuning steps after which what was found and the same with a block less are compared by their loss on
+        further batches; the better one goes on. 0: no comparison.
       together: several sizes have one set of weights and are finetuned together; False: each by itself.
       teach: `(params, batch)` -> logits of the full network, as in training: the largest of several sizes then teaches
         the others, which learn half from it and half from the loss.
@@ -164,19 +168,18 @@ def fit(
 
     Raises:
       Interrupted: stopped and saved.
-      UserError: arguments that do not fit, a budget that cannot be met, another job's directory, a loss that is not
-        finite, ...
+      UserError: arguments that do not fit, a budget that cannot be met, another job's directory, a loss of NaN, ...
     """
     outcome(loss)  # which refuses what is no loss
     fit_arguments.check({
         "workdir": workdir, "evaluate": evaluate, "steps": steps, "pretrain": pretrain, "finetune": finetune,
-        "compare": compare, "warmup": warmup, "retrain": retrain, "fresh": fresh, "resources": resources,
-        "accumulate": accumulate, "calibrate": calibrate, "average": average, "seed": seed, "devices": devices,
-        "fsdp": fsdp, "title": title, "data": data, "command": command, "latency_batches": latency_batches,
-        "identity": identity,
+        "trial": trial, "compare": compare, "warmup": warmup, "retrain": retrain, "fresh": fresh,
+        "resources": resources, "accumulate": accumulate, "calibrate": calibrate, "average": average, "seed": seed,
+        "devices": devices, "fsdp": fsdp, "title": title, "data": data, "command": command,
+        "latency_batches": latency_batches, "identity": identity,
     })  # fmt: skip
     # what is written down are Python's numbers
-    steps, pretrain, finetune, warmup = map(plain, (steps, pretrain, finetune, warmup))
+    steps, pretrain, finetune, trial, warmup = map(plain, (steps, pretrain, finetune, trial, warmup))
     accumulate, calibrate, average, seed = map(plain, (accumulate, calibrate, average, seed))
     latency_batches = tuple(map(plain, latency_batches))
     draw = by_step(batches)
@@ -185,7 +188,8 @@ def fit(
     space = space.with_resources(*resources)
     budget, sizes = split(space, budget, together, loss, teach, None if teach is None else first)
     make, searching = _optimizers(optimizer, steps)
-    plan = Steps(pretrain, steps, steps if finetune is None else finetune, compare=compare)
+    check_sizes(trial, sizes)
+    plan = Steps(pretrain, steps, steps if finetune is None else finetune, compare=compare, trial=trial)
     chosen: dict[str, Any] = {"limits": limits, "importance": importance, "strategy": strategy}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     search = Search(
@@ -284,7 +288,7 @@ def _identity(search: Search, plan: Steps, title: str, options: Mapping[str, Any
         "parameters": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
         "groups": [list(names) for names in space.counted],
         "budget": dict(search.budget),
-        **dataclasses.asdict(plan),
+        **plan.identity,
         **options,
         **jax.tree.map(plain, search.limits.identity),
         "strategy": repr(search.strategy),

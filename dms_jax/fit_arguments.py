@@ -109,6 +109,7 @@ POSSIBLE: Mapping[str, Callable[[str, Any], Any]] = {
     "steps": _at_least_one,
     "pretrain": _count,
     "finetune": _optional(_count),
+    "trial": _count,
     "compare": checks.flag,
     "warmup": _count,
     "retrain": lambda name, value: checks.one_of(name, value, "sliced", "scratch"),

@@ -48,6 +48,7 @@ BOUNDS: dict[str, Bounds] = {
     "average": Bounds(0, 1, below=True),
     "batch": _COUNT,
     "calibrate": Bounds(0, 10**6),
+    "block_trial": Bounds(0, _MOST_STEPS),
     "center": Bounds(0, 1, above=True),
     "crops": Bounds(1, 10**4),
     "cutmix": _ALPHA,

@@ -30,7 +30,8 @@ from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import make_mesh, optimizers, replicate, shard_batch, supervised
 from dms_jax.training.job import Job
-from dms_jax.training.pipeline import Finished, Pipeline, Steps
+from dms_jax.training.pipeline import Finished, Pipeline
+from dms_jax.training.plan import Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from experiments import bounds
@@ -85,15 +86,16 @@ class Config:
     def phases(self) -> Steps:
         """The steps of every phase."""
         before = 0 if self.pipeline == "np" else self.pretrain_steps
-        return Steps(before, self.steps, 0 if self.pipeline == "p-" else self.finetune_steps)
+        after = 0 if self.pipeline == "p-" else self.finetune_steps
+        return Steps(before, self.steps, after, trial=self.searching.block_trial)
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
         bounds.check(self)
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
-        self.searching.check()
-        _ = self.budgets.family  # which refuses what are no sizes
+        self.searching.check(self.budgets)
+        _ = self.phases  # which refuses a trial without a finetuning
         if self.batch % len(jax.devices()):
             raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
 

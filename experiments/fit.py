@@ -70,8 +70,7 @@ class Config:
     def check(self) -> None:
         """Refuse what no run can be made of, before the file is read."""
         bounds.check(self)
-        self.searching.check()
-        _ = self.budgets.family  # which refuses what are no sizes
+        self.searching.check(self.budgets)
         for name in ("finetune_steps", "average"):
             if not self.finetune and getattr(self, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is of a finetuning, and --no-finetune leaves it out")
@@ -114,6 +113,7 @@ _SAID_BY: Mapping[str, tuple[str, ...]] = {
     "pretrain": ("pretrain_steps",),
     "finetune": ("finetune", "finetune_steps"),
     "compare": ("controls",),
+    "trial": ("block_trial",),
     "warmup": ("warmup_steps",),
     "limits": ("freeze", "min_size", "divisible_by"),
     "strategy": (
@@ -135,6 +135,7 @@ def _flags(config: Config) -> dict[str, Any]:
         "steps": config.steps,
         "pretrain": config.pretrain_steps or 0,
         "finetune": config.finetune_steps if config.finetune else 0,
+        "trial": config.searching.block_trial,
         "compare": config.controls,
         "warmup": config.warmup_steps,
         "average": config.average,

@@ -16,6 +16,7 @@ from dms_jax.method.limits import Limits
 from dms_jax.method.strategy import Strategy
 from dms_jax.training import processes
 from dms_jax.training.sizes import Sizes
+from dms_jax.training.trial import check_sizes
 
 if TYPE_CHECKING:
     StrategyName: TypeAlias = str
@@ -164,6 +165,9 @@ class Searching:
     """Keep resources on the target from both sides: every step solves for a common shift of the ratios."""
     block_effects: bool = False
     """Importance of blocks: the finite effect of their removal instead of the local gradient."""
+    block_trial: int = 0
+    """Finetuning steps after which the network that was found and the same with a block less are compared; the better
+    one goes on. 0: no comparison."""
     importance: ImportanceName = "taylor"
     """Importance of elements; taylor_last: without the moving average."""
     resource_weight: Annotated[float | None, default("balance")] = None
@@ -176,12 +180,17 @@ class Searching:
     """Sizes of the groups that match are multiples of a number, or of what is measured on this device ("auto"), depth
     excepted, in pairs: --divisible-by "*" 8."""
 
-    def check(self) -> None:
+    def check(self, budgets: Asked) -> None:
         """Refuse what no search can be made of.
 
+        Args:
+          budgets: of the same command line.
+
         Raises:
-          UserError: a weight or a rate that is not possible, flags that contradict each other, or one without effect.
+          UserError: sizes that are none, or more than a trial is of; a weight or a rate that is not possible, flags
+            that contradict each other, or one without effect.
         """
+        check_sizes(self.block_trial, budgets.family)
         if self.resource_weight is not None and not 0 <= self.resource_weight < math.inf:
             raise UserError(
                 f"--resource-weight {self.resource_weight} is not possible; give one of at least 0, or leave it out"
@@ -231,7 +240,9 @@ class Searching:
         del given["ratio_slack"]
         limits = [given.pop(name) for name in ("freeze", "min_size", "divisible_by")]
         weight = given.pop("resource_weight")  # the first run directories say "weight"
-        off = [name for name in ("ratio_on_target", "block_effects") if not given[name]]  # of jobs from before them
+        off = [
+            name for name in ("ratio_on_target", "block_effects", "block_trial") if not given[name]
+        ]  # of jobs from before them
         kept = {name: value for name, value in given.items() if name not in off}
         return {**kept, **Limits(*limits).identity, "weight": weight, **filled}
 

@@ -17,7 +17,8 @@ from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import place, processes
-from dms_jax.training.pipeline import Finished, Pipeline, Steps
+from dms_jax.training.pipeline import Finished, Pipeline
+from dms_jax.training.plan import Steps
 from dms_jax.training.runs import Run
 from experiments import bounds
 from experiments.flags import Budgets, Hosts, Searching, default
@@ -77,10 +78,9 @@ class Searched:
         bounds.check(self)
         if self.flops is not None and "macs" in self.budgets.amounts:
             raise UserError("--flops and --macs are one budget; give one of them")
-        _ = self.budgets.family  # which refuses what are no sizes
         if self.pipeline == "p-" and self.retrain == "scratch":
             raise UserError("--retrain scratch needs a retraining, and pipeline p- has none; take p or np")
-        self.searching.check()
+        self.searching.check(self.budgets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +171,7 @@ class ImageSearch:
             work.steps(search),
             work.steps(work.recipe.epochs) if finetune else 0,
             compare=config.controls,
+            trial=config.searching.block_trial,
         )
 
     def _warmup(self, steps: int) -> int:

@@ -25,7 +25,8 @@ from dms_jax.method.loss import Loss
 from dms_jax.training import make_mesh, optimizers, place, schedules, shard_batch, supervised
 from dms_jax.training.distillation import Distillation, image_teacher, taught
 from dms_jax.training.job import Job
-from dms_jax.training.pipeline import Network, Steps
+from dms_jax.training.pipeline import Network
+from dms_jax.training.plan import Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
 from dms_jax.training.sizes import Sizes

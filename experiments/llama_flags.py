@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dms_jax.training.pipeline import Steps
+from dms_jax.training.plan import Steps
 from experiments import bounds
 from experiments.flags import Budgets, Hosts, Searching, default
 
@@ -85,10 +85,11 @@ class Config:
     def phases(self) -> Steps:
         """The steps of every phase."""
         before = self.pretrain_steps if self.model is None else 0
-        return Steps(before, self.steps, 0 if self.pipeline == "p-" else self.finetune_steps)
+        after = 0 if self.pipeline == "p-" else self.finetune_steps
+        return Steps(before, self.steps, after, trial=self.searching.block_trial)
 
     def check(self) -> None:
         """Refuse what no run can be made of, before anything is computed."""
         bounds.check(self)
-        self.searching.check()
-        _ = self.budgets.family  # which refuses what are no sizes
+        self.searching.check(self.budgets)
+        _ = self.phases  # which refuses a trial without a finetuning

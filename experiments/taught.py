@@ -73,6 +73,7 @@ class Taught:
             "steps": self.steps,
             "optimizer": lambda steps: optax.adamw(warm_cosine(self.learning_rate, steps)),
             "finetune": self.finetune_steps,
+            "trial": self.searching.block_trial,
             "compare": self.controls,
             "seed": self.seed,
             **self.searching.options,
@@ -85,8 +86,8 @@ class Taught:
           UserError: a flag that is not possible.
         """
         bounds.check(self)
-        self.searching.check()
-        _ = self.budgets.family, self.distillation  # which refuse what are no sizes, and no weight
+        self.searching.check(self.budgets)
+        _ = self.distillation  # which refuses what is no weight
         if self.batch % len(jax.devices()):
             raise UserError(f"--batch {self.batch} cannot be cut over {len(jax.devices())} devices; take a multiple")
 

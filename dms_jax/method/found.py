@@ -41,16 +41,42 @@ def structure(
     refusals.check_state_of(search, state)
     space, layout = search.space, search.layout
     refusals.check_finite(state, space.partition(state.params)[0])
-    context = search.context(space.flat(state.importance), state.step)
-    decision = search.strategy.decide(layout, state.ratios, context)
-    by_name = {n: float(a) for names, a in zip(space.counted, decision.ratios, strict=True) for n in names}
-    ranking = dict(zip(space.groups, np.split(decision.ranking, np.cumsum(layout.size)[:-1]), strict=True))
+    by_name, ranking = _decided(search, state)
     how = {"hold": not search.strategy.across, "within": None if within is None else within.kept}
     found = space.structure(projection.project(space, by_name, ranking, targets, search.limits, **how), model)
     if search.strategy.uses_importance and state.step >= search.schedule.steps:
         uninformative = np.asarray(layout.uninformative(space.flat(state.importance)))
         refusals.check_informed(found, layout.names(uninformative), search.schedule.steps)
     return found
+
+
+def shallower(search: Search, state: SearchState, found: Structure, model: Mapping[str, Any] | None) -> list[Structure]:
+    """The same search projected again without the weakest block that a structure kept: what it cost goes to the rest.
+
+    One structure; none where no block may go, or nothing without it meets the budget.
+    """
+    space, ranking = search.space, _decided(search, state)[1]
+    allowed = search.limits.counts(space)
+    kept = {name: found.kept[name] for name, group in space.groups.items() if group.rules.gates}
+    able = {name: blocks for name, blocks in kept.items() if blocks and min(allowed[name]) < len(blocks)}
+    if not able:
+        return []
+    _, weakest, name = min((float(ranking[name][i]), i, name) for name, blocks in able.items() for i in blocks)
+    within = {name: tuple(range(group.size)) for name, group in space.groups.items()} | kept
+    within[name] = tuple(i for i in kept[name] if i != weakest)
+    try:
+        return [structure(search, state, search.targets, model, space.structure(within))]
+    except UserError:
+        return []
+
+
+def _decided(search: Search, state: SearchState) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """What the strategy decides of every group: its pruning ratio, and the ranking of its elements."""
+    space, layout = search.space, search.layout
+    context = search.context(space.flat(state.importance), state.step)
+    decision = search.strategy.decide(layout, state.ratios, context)
+    by_name = {n: float(a) for names, a in zip(space.counted, decision.ratios, strict=True) for n in names}
+    return by_name, dict(zip(space.groups, np.split(decision.ranking, np.cumsum(layout.size)[:-1]), strict=True))
 
 
 def structures(

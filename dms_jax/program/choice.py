@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from dms_jax.errors import UserError
 from dms_jax.groups import KINDS
 
 TAKEN = ("width", "heads")
@@ -46,6 +47,20 @@ class Choice:
     blocks: tuple[str, ...] = ()
     declared: Mapping[str, Declared] | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse patterns without effect.
+
+        Args:
+          names: of everything that could be searched.
+
+        Raises:
+          UserError: a pattern matches none of them.
+        """
+        there = list(dict.fromkeys(names))
+        for pattern in (*self.include, *self.freeze):
+            if not any(fnmatchcase(name, pattern) for name in there):
+                raise UserError(f"pattern {pattern!r} matches no group; there are {', '.join(there[:8])}, ...")
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

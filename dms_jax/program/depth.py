@@ -26,6 +26,7 @@ class Depth:
     elements: dict[Any, Element]
     sums: list[dict[Element, list[tuple[Node, int]]]]  # of every program
     rows: list[str]
+    frozen: list[str]  # names of groups that are left alone as they were asked to be
     branches: dict[frozenset[int], int]  # parameters -> how many branches of the first program go with them
 
 
@@ -57,12 +58,13 @@ def find_depth(
     groups: dict[str, Group] = {}
     elements: dict[Any, Element] = {}
     taken: dict[str, None] = {}  # names of what is left alone, too
+    frozen: list[str] = []
     for blocks in streams.values():
         paths = [parameters.paths[leaf] for several in blocks.values() for b in several for leaf in b.leaves]
         stem = common_module(paths)
         name = free_name(f"{stem}/depth" if stem else "depth", taken)
         taken[name] = None
-        if matches(name, choice.freeze) or name in choice.failed:
+        if _left_alone(name, choice, frozen):
             continue
         groups[name] = Group(name, len(blocks), "depth", 0)
         for i, several in enumerate(blocks.values()):
@@ -78,7 +80,7 @@ def find_depth(
         stem = common_module(paths) or module_of(paths[0])
         name = free_name(f"{stem}/depth", taken)
         taken[name] = None
-        if not matches(name, choice.freeze) and name not in choice.failed:
+        if not _left_alone(name, choice, frozen):
             groups[name] = Group(name, atom.size, "depth", 0)
             owned[atom] = (name, 0)
             stacked.append(name)
@@ -90,7 +92,15 @@ def find_depth(
                 found.setdefault(elements[branch.key], []).append((branch.node, branch.operand))
         missing = {element: own for (own, _), element in elements.items() if element not in found and own}
         sums.append(found | gates_by_use(program, leaves, branches, missing, state))
-    return Depth(groups, owned, elements, sums, stacked, dict(counts[0]))
+    return Depth(groups, owned, elements, sums, stacked, frozen, dict(counts[0]))
+
+
+def _left_alone(name: str, choice: Choice, frozen: list[str]) -> bool:
+    """Whether a group is not searched; the name of one that is frozen is written down."""
+    if matches(name, choice.freeze):
+        frozen.append(name)
+        return True
+    return name in choice.failed
 
 
 def _check_blocks(patterns: Sequence[str], stems: Sequence[str]) -> None:
@@ -138,7 +148,7 @@ def _declared_depth(
                     f"group {name!r}: the gate of element {element}{where} multiplies no residual branch: a block can "
                     "go where it is one term of a sum, x + gate * f(x), and reaches outputs through that sum alone"
                 )
-    return Depth(groups, {}, {}, sums, [], {})
+    return Depth(groups, {}, {}, sums, [], [], {})
 
 
 def free_name(name: str, groups: Mapping[str, Any]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from dms_jax.errors import TracingError, UserError
+from dms_jax.errors import TracingError
 from dms_jax.groups import KINDS, Group
 from dms_jax.program.axes import UNIT, Atom, Axis, Concat, Product, Ties, resolve
 from dms_jax.program.branches import Element, reach
@@ -138,11 +137,17 @@ def _discover(
     axes = [value.axes for value in leaves]
     rows = _rows(programs, states, numbers, ties, axes)
     candidates = find_candidates(parameters, axes, programs, numbers)
+    called: dict[Atom, str] = {}
     if choice.declared is None:
-        groups, owned, left, sites = _chosen(candidates, named, choice, ties)
+        called = {part: name for name, places in named.items() for part in _parts(name, places[0][1], ties)}
+        groups, owned, left, sites = _chosen(candidates, called, choice)
     else:
         groups, owned, left, sites = _declared(choice.declared, named, ties)
     depth = find_depth(parameters, programs, numbers, states, choice, rows)
+    if choice.declared is None:
+        names = [called.get(candidate.atom, candidate.name) for candidate in candidates]
+        choice.check([*names, *depth.groups, *depth.frozen, *choice.failed])
+        left |= {name: Reason("frozen", "frozen") for name in depth.frozen}
     for name, group in depth.groups.items():
         groups[free_name(name, groups)] = group
     owned |= depth.owned
@@ -215,21 +220,14 @@ def _rows(
 
 
 def _chosen(
-    candidates: Sequence[Candidate], named: Mapping[str, list[tuple[Any, Axis]]], choice: Choice, ties: Ties
+    candidates: Sequence[Candidate], called: Mapping[Atom, str], choice: Choice
 ) -> tuple[dict[str, Group], dict[Atom, tuple[str, int]], dict[str, Reason], dict[str, Axis]]:
-    called: dict[Atom, str] = {}
     groups: dict[str, Group] = {}
     owned: dict[Atom, tuple[str, int]] = {}
-    for name, places in named.items():
-        mine = _parts(name, places[0][1], ties)
-        called |= dict.fromkeys(mine, name)
     left: dict[str, Reason] = {}
     sites: dict[str, Axis] = {}
-    names = [called.get(c.atom, c.name) for c in candidates]
-    for pattern in (*choice.include, *choice.freeze):
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"pattern {pattern!r} matches no group; there are {', '.join(names[:8])}, ...")
-    for candidate, name in zip(candidates, names, strict=True):
+    for candidate in candidates:
+        name = called.get(candidate.atom, candidate.name)
         asked = candidate.atom in called or matches(name, choice.include)
         if (candidate.plain and not asked) or name in choice.failed:
             continue
@@ -247,7 +245,7 @@ def _chosen(
             groups[name] = Group(name, candidate.atom.size, kind, 1)
             owned[candidate.atom] = (name, 0)
             sites[name] = candidate.atom
-    for name in named:
+    for name in dict.fromkeys(called.values()):
         if name not in groups and not matches(name, choice.freeze):
             raise TracingError(f"group {name!r} slices no parameter: no parameter has the axis that is named")
     return groups, owned, left, sites

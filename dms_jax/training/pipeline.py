@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,50 +15,19 @@ from dms_jax.baselines import uniform
 from dms_jax.budgets.amounts import Given
 from dms_jax.errors import UserError
 from dms_jax.family import Family
-from dms_jax.method.found import targets
+from dms_jax.method.found import shallower, targets
 from dms_jax.method.loss import Loss
 from dms_jax.method.search import Search
 from dms_jax.method.weights import evaluated
 from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
+from dms_jax.training import trial
 from dms_jax.training.job import Job
 from dms_jax.training.mesh import place
+from dms_jax.training.plan import FOUND, FULL, LONGER, UNIFORM, Steps
 from dms_jax.training.processes import local
 from dms_jax.training.sizes import Sizes, finetuned
-
-FULL, FOUND, UNIFORM, LONGER = "full network", "found", "same ratio everywhere", "full network, trained on"
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Optimizer steps of every phase; 0 leaves a phase out.
-
-    The controls get as many steps after pretraining as search and finetuning together, so that the table compares
-    equal work; a pipeline that does not finetune (p-) does not train its controls either. Without `compare` there are
-    none: they are two trainings more.
-    """
-
-    pretrain: int
-    search: int
-    finetune: int
-    compare: bool = True
-
-    @property
-    def controls(self) -> int:
-        return self.search + self.finetune if self.finetune and self.compare else 0
-
-    def after(self, name: str) -> int:
-        """All steps that a network of the results has taken: its own, and those that found it."""
-        extra = {LONGER: self.controls, FULL: 0, FOUND: self.search + self.finetune, UNIFORM: self.controls}
-        return self.pretrain + next(steps for kind, steps in extra.items() if name.startswith(kind))
-
-    @property
-    def plan(self) -> str:
-        """`pretrain 500, search 400, finetune 600, uniform 1000, full 1000`."""
-        phases = {"pretrain": self.pretrain, "search": self.search, "finetune": self.finetune}
-        phases |= {"uniform": self.controls, "full": self.controls}
-        return ", ".join(f"{name} {steps}" for name, steps in phases.items() if steps)
 
 
 class Network(NamedTuple):
@@ -86,6 +56,7 @@ class Finished:
       importance: {group: [N]} at the end of the search; empty where the strategy asks for none.
       family: the networks of several sizes, where there are; `structure` is the largest one's.
       sizes: how they were asked for.
+      trial: how the network that was found and one with a block less did against each other, where that was asked for.
     """
 
     structure: Structure
@@ -95,6 +66,7 @@ class Finished:
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     family: Family | None = None
     sizes: Sizes | None = None
+    trial: trial.Outcome | None = None
 
     def found(self) -> list[Network]:
         """The networks that were found, from the largest to the smallest."""
@@ -165,6 +137,7 @@ class Pipeline:
         """
         if self.retrain == "scratch" and self.fresh is None:
             raise UserError('retrain="scratch" needs `fresh`: (structure, key) -> new parameters of those sizes')
+        trial.check_sizes(self.steps.trial, self.sizes)
         search, space = self.search, self.search.space
         pretrained = self._train(self.job, "pretrain", None, space.arrays(params), self.steps.pretrain, None)
         pupil = self.job if self.taught is None else self.taught(pretrained)
@@ -174,18 +147,32 @@ class Pipeline:
             structures = [search.structure(chosen, self.model)]
         else:
             structures = search.structures(chosen, list(self.sizes.budgets.values()), self.model)
+        if self.steps.trial:
+            structures += shallower(search, chosen, structures[0], self.model)
         params = evaluated(state.opt_state, state.params)
         reached, difference = search.reached(chosen), max(self._verified(params, s) for s in structures)
         importance = {n: np.asarray(c) for n, c in chosen.importance.items()} if search.strategy.uses_importance else {}
-        start = self._start(structures[0], params)
+        starts = [self._start(s, params) for s in structures[: 2 if self.steps.trial else 1]]
         del state, chosen, params  # a supernet with its optimizer's moments
         after = pupil if self.retaught is None else self.retaught(pretrained)
         networks = {FULL: self._network(None, pretrained)} if self.steps.pretrain or self.trained else {}
-        networks |= self._trained(after, FOUND, "finetune", structures, start, self.steps.finetune)
+        outcome = None
+        if self.steps.trial:
+            outcome = self._tried(after, structures, starts)
+            structures, starts = [structures[outcome.chosen]], [starts[outcome.chosen]]
+        networks |= self._trained(after, FOUND, "finetune", structures, starts[0], self.steps.finetune)
         if self.steps.compare:
             networks |= self._controls(pretrained, after)
         family = self._family(structures)
-        return Finished(structures[0], networks, difference, reached, importance, family, self.sizes)
+        return Finished(structures[0], networks, difference, reached, importance, family, self.sizes, outcome)
+
+    def _tried(self, after: Job, structures: Sequence[Structure], starts: Sequence[Any]) -> trial.Outcome:
+        """Which of some networks is better after a few steps of their finetuning."""
+        steps = self.steps
+        optimizer, batches = self.optimizer(steps.finetune), after.batches_of(steps.finetune)
+        job = dataclasses.replace(after, batches=batches, ending=None)
+        networks = [(s, *sized(self.search.space, job.loss, s)) for s in structures]
+        return trial.run(job, self.search.space, networks, starts, optimizer, steps.trial)
 
     def _family(self, structures: Sequence[Structure]) -> Family | None:
         if self.sizes is None:

@@ -22,7 +22,8 @@ from dms_jax.method.search import Search
 from dms_jax.training import latency
 from dms_jax.training.interrupt import stop_if_requested
 from dms_jax.training.machine import machine
-from dms_jax.training.pipeline import FOUND, FULL, LONGER, UNIFORM, Finished, Steps, name_of
+from dms_jax.training.pipeline import Finished, name_of
+from dms_jax.training.plan import FOUND, FULL, LONGER, UNIFORM, Steps
 from dms_jax.training.portrait import layers, portrait
 from dms_jax.training.sizes import Sizes
 
@@ -86,6 +87,8 @@ def measure(
         row |= {name: None if math.isnan(more[0][name]) else float(more[0][name]) for name in quality.parts}
         row |= {also: convert(value) for also, convert in quality.also.items()}
         rows.append(row | {"latency_ms": milliseconds[name], "steps": steps.after(name), "note": ""})
+        if name == FOUND and finished.trial is not None:
+            rows[-1]["note"] = finished.trial.words
     full, found = space.resources(), space.resources(finished.structure)
     last = finished.structure if finished.family is None else list(finished.family.structures.values())[-1]
     budget, wanted = asked(search, finished.sizes)

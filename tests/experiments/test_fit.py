@@ -142,6 +142,7 @@ USUAL = {
     "calibrate": (2, ["--calibrate=0"], 0),
     "seed": (3, ["--seed=0"], 0),
     "warmup": (2, ["--warmup_steps=0"], 0),
+    "trial": (5, ["--block-trial=0"], 0),
     "compare": (False, ["--controls"], True),
     "finetune": (0, ["--finetune"], None),
     "strategy": (DMS(rate=3.0), ["--strategy=dms"], DMS()),

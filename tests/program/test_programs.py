@@ -314,3 +314,39 @@ def test_a_loop_that_takes_what_it_does_not_need():
     x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
     space = SearchSpace.from_function(fn, params, x, freeze=["in"])  # the loop stays as it is
     hold(Case(fn, space, params, (x,)))
+
+
+def _unrolled(params, x):
+    for block in params["layers"].values():
+        x = x + jnp.tanh(x @ block["in"]) @ block["out"]
+    return x @ params["last"]
+
+
+def _stacked(params, x):
+    def step(x, block):
+        return x + jnp.tanh(x @ block["in"]) @ block["out"], None
+
+    return jax.lax.scan(step, x, params["layers"])[0] @ params["last"]
+
+
+@pytest.mark.parametrize("fn", [_unrolled, _stacked], ids=["unrolled", "stacked"])
+def test_groups_of_blocks_are_frozen_by_name(fn):
+    """Alone, by a pattern that matches others, too, and where some other pattern matches nothing."""
+    keys = iter(jax.random.split(jax.random.key(0), 9))
+    blocks = [
+        {"in": jax.random.normal(next(keys), (3, 5)), "out": jax.random.normal(next(keys), (5, 3))} for _ in "abc"
+    ]
+    layers = (
+        dict(zip("abc", blocks, strict=True)) if fn is _unrolled else jax.tree.map(lambda *x: jnp.stack(x), *blocks)
+    )
+    params, x = {"layers": layers, "last": jax.random.normal(next(keys), (3, 2))}, np.ones((2, 3), np.float32)
+    free = SearchSpace.from_function(fn, params, x)
+    (depth,) = (name for name, group in free.groups.items() if group.rules.gates)
+    others = [name for name in free.groups if name != depth]
+    for freeze in ([depth], ["*depth"], [depth, *others[1:]]):
+        space = SearchSpace.from_function(fn, params, x, freeze=freeze)
+        assert depth not in space.groups and space.left[depth] == "frozen"
+        assert set(space.groups) == set(free.groups) - set(freeze) - {depth}
+        hold(Case(fn, space, params, (x,)))
+    with pytest.raises(UserError, match="'nothing' matches no group; there are .*depth"):
+        SearchSpace.from_function(fn, params, x, freeze=[depth, "nothing"])

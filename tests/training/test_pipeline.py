@@ -16,7 +16,8 @@ from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.space import SearchSpace
 from dms_jax.training import latency, pipeline, results
-from dms_jax.training.pipeline import FOUND, FULL, LONGER, UNIFORM, Pipeline, Steps
+from dms_jax.training.pipeline import Pipeline
+from dms_jax.training.plan import FOUND, FULL, LONGER, UNIFORM, Steps
 from dms_jax.training.results import Quality
 from dms_jax.training.sizes import Sizes, split
 

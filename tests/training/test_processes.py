@@ -39,7 +39,8 @@ from dms_jax.training import (
 )
 from dms_jax.training.job import Job
 from dms_jax.training.metrics import read
-from dms_jax.training.pipeline import Finished, Pipeline, Steps
+from dms_jax.training.pipeline import Finished, Pipeline
+from dms_jax.training.plan import Steps
 from dms_jax.training.processes import local
 from dms_jax.training.results import Quality
 from dms_jax.training.runs import Run
