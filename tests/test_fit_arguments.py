@@ -19,6 +19,7 @@ IMPOSSIBLE = {
     "evaluate": [3, lambda fn: 1.0],
     "pretrain": [-1, 1.5, True, None],
     "finetune": [-1, 1.5, "3"],
+    "trial": [-1, 1.5, True, None, "3"],
     "compare": ["no", 1],
     "retrain": ["new", None],
     "fresh": [3, lambda structure: None],
