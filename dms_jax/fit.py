@@ -159,7 +159,8 @@ def fit(
       devices, fsdp: where it runs; over how many devices large parameters are cut. A batch is cut over all of them.
       title, data, command: for the report: the network, the data, how to do it again.
       latency_batches: batch sizes that latency is measured at.
-      identity: what else makes the job the one it is, as JSON values by name: settings of the batches, of the loss.
+      identity: what else makes the job the one it is, as JSON values by name: settings of the batches, of the loss, the
+        checkpoint that `params` are of (only their names, shapes and dtypes are compared).
       **reading: of `SearchSpace.from_function`, where `fn` is a function: trainable, also, tie, unroll, include,
         freeze, blocks, paths. The loss is read with it.
 
@@ -216,8 +217,7 @@ def fit(
     # of the same job every measurement is another
     own = {n: c.options or c.note if isinstance(c, budgets.Measured) else c.full for n, c in costs.items()}
     options |= {"resources": own} if own else {}
-    options |= identity or {}
-    options |= {} if sizes is None else sizes.identity
+    options |= (identity or {}) | ({} if sizes is None else sizes.identity)
     conduct(
         Experiment(
             directory=workdir,
