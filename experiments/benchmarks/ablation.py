@@ -23,7 +23,7 @@ from experiments.benchmarks.frontier import GRIDS, STEPS, text_contest, usual
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.settings import Settings
-from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 from experiments.benchmarks.text_task import TextOptions, text_task
 
 SEEDS = (0, 1, 2)
@@ -77,9 +77,8 @@ def changes(base: Settings) -> dict[str, dict[str, dict[str, object]]]:
             "Taylor of the last step alone": {"importance_decay": 0.0}, **judged,
         },
     }  # fmt: skip
-    changed = {name: {k: c for k, c in rows.items() if dataclasses.replace(base, **c) != base}  # pyright: ignore
-               for name, rows in tables.items()}  # fmt: skip
-    return changed
+    return {name: {k: c for k, c in rows.items() if dataclasses.replace(base, **c) != base}  # pyright: ignore
+            for name, rows in tables.items()}  # fmt: skip
 
 
 def moved_alike(contest: Contest) -> list[Settings]:
@@ -102,7 +101,7 @@ def rows(contest: Contest, base: Settings, others: Sequence[Contest]) -> dict[st
     macs = base.budget * contest.task.space.resources()["macs"]
     shares = {o: round(macs / o.task.space.resources()["macs"], 4) for o in others}
     found["size of the supernet (usual: hidden size 256)"] = {
-        f"hidden size {o.task.options['hidden']}": (o, methods.at(base, share)) for o, share in shares.items()
+        f"hidden size {o.task.changed['hidden']}": (o, methods.at(base, share)) for o, share in shares.items()
     }
     return found
 
@@ -158,8 +157,8 @@ def _report(
     flat = {(name, label): v.values() for name, values in begun.items() for label, v in values.items()}
     between, texts = differences(flat, lambda _: usual.values(), 3)
     drawn = {name: {v: d.spread if (d := between[name, v]) else Spread.of(()) for v in begun[name]} for name in begun}
-    picture = pictures.save(pictures.differences(drawn, contest.task.unit.name), options.pictures / "ablation.svg")
-    parts.append(picture_link("What every change is worth", picture, options.pages))
+    figure = pictures.differences(drawn, contest.task.unit.name)
+    parts.append(options.drawn("ablation", "What every change is worth", figure))
     for name, values in begun.items():
         lines = [[label, Spread.of(v.values()).text(), texts[name, label], str(len(v))] for label, v in values.items()]
         parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))
@@ -172,7 +171,7 @@ def _report(
         parts.append(table(["setting", f"validation: {contest.choice[1].name}"], lines))
     everything = [(contest, base), *(row for lines in asked.values() for row in lines.values())]
     parts.append(contest.cells.machines(c.cell(settings, seed) for c, settings in everything for seed in seeds))
-    write_section("ablation", "One thing changed at a time", "\n\n".join(parts), folder=options.pages)
+    options.publish("ablation", "One thing changed at a time", parts)
 
 
 if __name__ == "__main__":

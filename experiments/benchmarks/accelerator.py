@@ -72,13 +72,8 @@ def main(options: Options) -> None:
             programs = bench.compiled()
             progress.update(2 * i + 1, f"timing {cases[name].title}")
             text = report(bench, programs, rounds, peak)
-            write_section(
-                f"accelerator {name}",
-                f"On an accelerator: {bench.case.title}",
-                text,
-                folder=None if options.quick else RESULTS,
-                page="accelerator",
-            )
+            title, pages = f"On an accelerator: {bench.case.title}", None if options.quick else RESULTS
+            write_section(f"accelerator {name}", title, text, folder=pages, page="accelerator")
             del bench, programs
             jax.clear_caches()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from experiments.benchmarks.command import Options
 from experiments.benchmarks.methods import OURS, Methods
 from experiments.benchmarks.protocol import TRIED, Contest
 from experiments.benchmarks.settings import CONTROL, Settings
-from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 
 ABOUT = "lower is better, means ± standard errors over seeds; a positive difference means that "
 """Of every table; what is better follows."""
@@ -30,7 +31,7 @@ class Comparison:
       seeds: of a label at a budget.
       ours: the label that the others are compared with.
       grids: what searches are chosen from, by label; filled before the methods are.
-      depths: steps of the even networks whose depth is chosen, and whether their residual width shrinks, too.
+      depths: even networks whose depth is chosen; filled before the methods are.
     """
 
     title: str
@@ -40,7 +41,8 @@ class Comparison:
     seeds: Callable[[str, float], Sequence[int]]
     ours: str = OURS
     grids: tuning.Grids = field(default_factory=dict)
-    depths: tuple[int, bool] | None = None
+    depths: tuning.Depths | None = None
+    first: ClassVar[str] = "method"
 
     @property
     def small(self) -> Comparison:
@@ -64,7 +66,7 @@ class Comparison:
             tuning.settle(self.contest, label, grid)
         for budget in self.budgets:
             if self.depths is not None:
-                tuning.fill_depths(self.contest, budget, self.depths[0], residual=self.depths[1])
+                self.depths.fill(budget)
             self.contest.fill(f"{name}, {self.title}, {percent(budget)}", self.asked(budget))
 
     @property
@@ -100,7 +102,7 @@ class Comparison:
 
     def scores(self) -> str:
         """A row a method that has cells: for every budget mean ± standard error, difference to `ours`, and seeds."""
-        header, digits, rows = ["method"], self.contest.task.unit.digits, self.known()
+        header, digits, rows = [self.first], self.contest.task.unit.digits, self.known()
         found = {(label, b): self.values(rows[label], label, b) for label in rows for b in self.shown}
         others = {key: values.values() for key, values in found.items() if key[0] != self.ours}
         _, texts = differences(others, lambda key: found[self.ours, key[1]].values(), digits)
@@ -190,6 +192,7 @@ def run(
     options: Options,
     more: Callable[[], Mapping[str, str]] = dict,
     headline: Sequence[str] = (),
+    about: Sequence[str] = (),
 ) -> None:
     """Fill a section's cells and write it, whatever comes between: what it is, a picture, tables, what was chosen from.
 
@@ -201,6 +204,7 @@ def run(
       options: of the command.
       more: what follows the tables, under their first lines.
       headline: the methods that RESULTS.md shows.
+      about: further paragraphs at the beginning.
     """
     comparisons = [c.small for c in comparisons] if options.quick else comparisons
     try:
@@ -208,15 +212,13 @@ def run(
             comparison.fill(name)
     finally:
         begun = [comparison for comparison in comparisons if comparison.begun]
-        parts = [f"`python -m experiments.benchmarks.{name}`: {opening} {INTERVALS}"]
+        parts = [f"`python -m experiments.benchmarks.{name}`: {opening} {INTERVALS}", *about]
         if options.quick or any(len(comparison.budgets) > 1 for comparison in comparisons):
             figure = pictures.scores_over_macs([comparison.panel() for comparison in begun or comparisons])
-            picture = pictures.save(figure, options.pictures / f"{name}.svg")
-            parts += [picture_link(title, picture, options.pages)]
+            parts += [options.drawn(name, title, figure)]
         for comparison in comparisons:
             parts += [f"**{comparison.title}**", *comparison.tables()]
         for about, text in {} if options.quick else more().items():
             parts += [about, text]
         first = [] if options.quick else [comparison.headline(headline) for comparison in begun if headline]
-        text = "\n\n".join(filter(None, parts))
-        write_section(name, title, text, folder=options.pages, headline="\n\n".join(first))
+        options.publish(name, title, parts, headline="\n\n".join(first))
