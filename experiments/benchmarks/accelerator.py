@@ -96,8 +96,7 @@ def product_rate(size: int) -> float:
     """FLOP/s of a product of two square matrices in bfloat16."""
     a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16) for i in range(2))
     call = partial(jax.jit(jnp.dot), a, b)
-    interleaved_seconds({"product": call}, 3)
-    return 2 * size**3 / float(np.median(interleaved_seconds({"product": call}, 20)["product"]))
+    return 2 * size**3 / float(np.median(interleaved_seconds({"product": call}, 20, warm=3)["product"]))
 
 
 def step_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> Iterator[list[str]]:
@@ -107,8 +106,7 @@ def step_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: floa
         name: going_on(programs[name], begin(bench.variables(model)), batch, bench.key, times=BUNDLE)
         for name, (model, _, begin) in bench.steps.items()
     }
-    interleaved_seconds(calls, 2)  # warm-up
-    seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds).items()}
+    seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds, warm=2).items()}
     memory = {name: held(programs[name]) for name in calls}
     for name, (model, *_) in bench.steps.items():
         flops = 2 * STEP * case.batch * bench.macs(model)
@@ -134,8 +132,7 @@ def forward_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: f
         calls = {
             name: partial(repeated, programs[size, model], variables[name], inputs) for name, model in compared.items()
         }
-        interleaved_seconds(calls, 2)
-        seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds).items()}
+        seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds, warm=2).items()}
         for name, model in compared.items():
             flops = 2 * FORWARD * size * bench.macs(model)
             yield [

@@ -72,18 +72,14 @@ def jaxopt_mask(importance: Array, ratio: Array) -> Array:
     return projection_box_section(importance, (zeros, ones, ones, importance.shape[0] * (1 - ratio)))
 
 
-def ott_mask(importance: Array, ratio: Array) -> Array:
-    """OTT's own soft top-k mask by entropic optimal transport, with its defaults; k is fixed."""
+def ott_mask(importance: Array, ratio: Array, **options: Any) -> Array:
+    """OTT's own soft top-k mask by entropic optimal transport, with its defaults; k is fixed.
+
+    With `implicit_diff=None` it is differentiated through Sinkhorn's iterations: the implicit solver may fail.
+    """
     from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
 
-    return soft_sort.topk_mask(importance, k=_fixed(importance))
-
-
-def ott_unrolled_mask(importance: Array, ratio: Array) -> Array:
-    """The same, differentiated through Sinkhorn's iterations instead of implicitly: the implicit solver may fail."""
-    from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
-
-    return soft_sort.topk_mask(importance, k=_fixed(importance), implicit_diff=None)
+    return soft_sort.topk_mask(importance, k=_fixed(importance), **options)
 
 
 def softjax_mask(importance: Array, ratio: Array, method: str) -> Array:
@@ -148,7 +144,7 @@ CONTENDERS: list[tuple[str, tuple[str, ...], Enter, int]] = [
     ("PyTorch pairwise", ("torch",), in_torch, 2),
     ("jaxopt capped simplex", ("jaxopt",), in_jax(jaxopt_mask), 1),
     ("ott-jax topk_mask", ("ott",), in_jax(ott_mask), 1),
-    ("ott-jax topk_mask, unrolled", ("ott",), in_jax(ott_unrolled_mask), 1),
+    ("ott-jax topk_mask, unrolled", ("ott",), in_jax(partial(ott_mask, implicit_diff=None)), 1),
     ("softjax softsort", ("softjax",), in_jax(partial(softjax_mask, method="softsort")), 2),
     ("softjax neuralsort", ("softjax",), in_jax(partial(softjax_mask, method="neuralsort")), 2),
 ]

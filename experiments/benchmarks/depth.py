@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks import methods, search_pictures, tuning
+from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.settings import Settings
@@ -174,7 +174,7 @@ def report(benchmark: Benchmark, options: Options) -> list[str]:
         options.drawn(
             "depth",
             "Every depth, and what was picked",
-            search_pictures.depths(curve, picks, contest.task.unit.name),
+            pictures.depths(curve, picks, contest.task.unit.name),
         ),
         picks_table(benchmark),
         f"Every depth, evenly thin ({trained} of {asked} trainings are done); the best by validation bold:",

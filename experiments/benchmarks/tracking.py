@@ -33,7 +33,7 @@ from dms_jax.method.dms import DMS
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.benchmarks import search_pictures
+from experiments.benchmarks import pictures
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.small_networks import NETWORKS, TINY, SmallNetwork, weights
 from experiments.benchmarks.store import Cell, Say, file_label
@@ -259,7 +259,7 @@ def main(options: Options) -> None:
             f"those of fewest examples first, each with every movement; {refused} ask for less than the smallest "
             "network and are refused. The miss is the largest |log(r / target)| after the first tenth of the steps "
             "that follow the warm-up.",
-            options.drawn("tracking", "r over target in every search", search_pictures.tracks(lines, PROMISED)),
+            options.drawn("tracking", "r over target in every search", pictures.tracks(lines, PROMISED)),
             *made,
             cells.machines(s.cell(m) for s, m in asked),
         ]
