@@ -54,14 +54,9 @@ def pairwise_mask(importance: Array, ratio: Array) -> Array:
     return jax.nn.sigmoid(size * (jax.lax.stop_gradient(rank) / size - ratio))
 
 
-def simplex_mask(importance: Array, ratio: Array) -> Array:
-    """Our own capped simplex, a rival strategy of the search."""
-    return capped_simplex(importance, importance.shape[0] * (1 - ratio))
-
-
-def lapsum_mask(importance: Array, ratio: Array) -> Array:
-    """The soft top-k by sums of Laplace distributions, another rival strategy, at its usual width."""
-    return lapsum(importance, importance.shape[0] * (1 - ratio))
+def of_count(mask: Callable[..., Any]) -> Mask:
+    """Of our own rivals in a search, which take the number that stays: the capped simplex, and sums of Laplacians."""
+    return lambda importance, ratio: mask(importance, importance.shape[0] * (1 - ratio))
 
 
 def jaxopt_mask(importance: Array, ratio: Array) -> Array:
@@ -139,8 +134,8 @@ def in_torch(importance: np.ndarray, weights: np.ndarray) -> Entry:
 CONTENDERS: list[tuple[str, tuple[str, ...], Enter, int]] = [
     ("soft_mask", (), in_jax(soft_mask), 1),
     ("pairwise ranks", (), in_jax(pairwise_mask), 2),
-    ("capped simplex", (), in_jax(simplex_mask), 1),
-    ("LapSum", (), in_jax(lapsum_mask), 1),
+    ("capped simplex", (), in_jax(of_count(capped_simplex)), 1),
+    ("LapSum", (), in_jax(of_count(lapsum)), 1),
     ("PyTorch pairwise", ("torch",), in_torch, 2),
     ("jaxopt capped simplex", ("jaxopt",), in_jax(jaxopt_mask), 1),
     ("ott-jax topk_mask", ("ott",), in_jax(ott_mask), 1),

@@ -33,7 +33,7 @@ from experiments.benchmarks.latency import ROUNDS, in_turn
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.protocol import TRIED, Contest, checksum, size_of
 from experiments.benchmarks.sections import heading
-from experiments.benchmarks.settings import Settings
+from experiments.benchmarks.settings import Made, Settings
 from experiments.benchmarks.store import Cell, Say
 from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 from experiments.benchmarks.tasks import Phases, Task
@@ -49,7 +49,7 @@ NEARER = 1.25
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Made):
     """Two networks that take as long.
 
     Attributes:
@@ -61,8 +61,6 @@ class Pair:
     search: Settings
     batch: int
     seconds: float = 60.0
-
-    pretrained = True
 
     @property
     def small(self) -> Pair:

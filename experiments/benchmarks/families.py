@@ -23,13 +23,13 @@ from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.joint import Lessons, joint_loss, of_weights
 from experiments.benchmarks.finding import search_of
 from experiments.benchmarks.protocol import checksum, size_of
-from experiments.benchmarks.settings import Settings
+from experiments.benchmarks.settings import Made, Settings
 from experiments.benchmarks.store import Cell, Say
 from experiments.benchmarks.tasks import Phases, Task
 
 
 @dataclass(frozen=True)
-class Nested:
+class Nested(Made):
     """How several sizes are made, in one cell.
 
     Attributes:
@@ -45,11 +45,6 @@ class Nested:
     together: bool
     taught: bool = False
     aim: int = -1
-
-    @property
-    def pretrained(self) -> bool:
-        """Always: families start from the supernet."""
-        return True
 
     @property
     def small(self) -> Nested:

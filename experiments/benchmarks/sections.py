@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -87,51 +88,36 @@ class Comparison:
         cells = [self.contest.cell(*asked) for budget in self.shown for asked in self.asked(budget)]
         return [self.scores(), self._costs(middle), self._failures(), self.contest.cells.machines(cells)]
 
-    def values(self, method: Callable[[float], Settings], label: str, budget: float) -> dict[int, float]:
-        """{seed: score}, in the unit of the tables."""
-        found = self.contest.values(method(budget), self.seeds(label, budget))
-        return {seed: self.contest.task.unit.scale * value for seed, value in found.items()}
-
-    def known(self) -> Methods:
-        """The methods that have cells, and what they are compared with."""
-        rows, budgets = self.rows(), self.shown
-        there = {
-            label: any(self.contest.finished(m(b), self.seeds(label, b)) for b in budgets) for label, m in rows.items()
-        }
-        return {label: method for label, method in rows.items() if there[label] or label == self.ours}
+    def found(self) -> dict[str, dict[float, list[float]]]:
+        """Label -> budget -> scores in the unit of the tables; of methods that have cells, and of `ours`."""
+        scale, every = self.contest.task.unit.scale, {}
+        for label, method in self.rows().items():
+            scores = {b: self.contest.values(method(b), self.seeds(label, b)).values() for b in self.shown}
+            if any(scores.values()) or label == self.ours:
+                every[label] = {budget: [scale * score for score in found] for budget, found in scores.items()}
+        return every
 
     def scores(self) -> str:
         """A row a method that has cells: for every budget mean ± standard error, difference to `ours`, and seeds."""
-        header, digits, rows = [self.first], self.contest.task.unit.digits, self.known()
-        found = {(label, b): self.values(rows[label], label, b) for label in rows for b in self.shown}
-        others = {key: values.values() for key, values in found.items() if key[0] != self.ours}
-        _, texts = differences(others, lambda key: found[self.ours, key[1]].values(), digits)
+        header, digits, found = [self.first], self.contest.task.unit.digits, self.found()
+        others = {(label, b): x for label, row in found.items() if label != self.ours for b, x in row.items()}
+        _, texts = differences(others, lambda key: found[self.ours][key[1]], digits)
         for budget in self.shown:
             header += [f"{percent(budget)} of the MACs", f"minus {self.ours}", "seeds"]
         lines = []
-        for label in rows:
+        for label, row in found.items():
             line = [label]
-            for budget in self.shown:
-                spread = Spread.of(found[label, budget].values())
-                line += [spread.text(digits), texts.get((label, budget), ""), str(spread.count)]
+            for budget, values in row.items():
+                line += [Spread.of(values).text(digits), texts.get((label, budget), ""), str(len(values))]
             lines.append(line)
         return table(header, lines)
 
     def headline(self, labels: Sequence[str]) -> str:
         """Scores of some methods alone, of those that have cells at every budget."""
-        digits, rows = self.contest.task.unit.digits, self.known()
-        spreads = {
-            label: [Spread.of(self.values(rows[label], label, b).values()) for b in self.shown]
-            for label in labels
-            if label in rows
-        }
-        lines = [
-            [label, *(spread.text(digits) for spread in found)]
-            for label, found in spreads.items()
-            if all(spread.count for spread in found)
-        ]
-        unit = self.contest.task.unit.name
-        title = self.title if unit in self.title else f"{self.title}: {unit}"
+        unit, found = self.contest.task.unit, self.found()
+        whole = [label for label in labels if all(found.get(label, {0: []}).values())]
+        lines = [[label, *(Spread.of(x).text(unit.digits) for x in found[label].values())] for label in whole]
+        title = self.title if unit.name in self.title else f"{self.title}: {unit.name}"
         return table([title, *(f"{percent(budget)} of the MACs" for budget in self.shown)], lines)
 
     def _costs(self, budget: float) -> str:
@@ -154,21 +140,20 @@ class Comparison:
     def _failures(self) -> str:
         """Lines on cells that ended without numbers; empty where there are none."""
         lines = []
-        for label, method in self.rows().items():
-            for budget in self.shown:
-                for seed in self.seeds(label, budget):
-                    cell = self.contest.get(method(budget), seed)
-                    if cell and "failed" in cell:
-                        lines.append(f"{label}, {percent(budget)}, seed {seed}: {cell['failed']}")
+        for (label, method), budget in itertools.product(self.rows().items(), self.shown):
+            for seed in self.seeds(label, budget):
+                cell = self.contest.get(method(budget), seed)
+                if cell and "failed" in cell:
+                    lines.append(f"{label}, {percent(budget)}, seed {seed}: {cell['failed']}")
         return "\n\n".join(lines)
 
     def panel(self) -> pictures.Panel:
         """Its part of the picture; the unpruned network, the same at every budget, is a level."""
-        lines, levels = {}, {}
-        for label, method in self.known().items():
-            spreads = {b: Spread.of(self.values(method, label, b).values()) for b in self.shown}
-            if method(self.shown[0]).strategy == CONTROL:
-                levels[label] = next(iter(spreads.values()))
+        rows, lines, levels = self.rows(), {}, {}
+        for label, row in self.found().items():
+            spreads = {budget: Spread.of(values) for budget, values in row.items()}
+            if rows[label](self.shown[0]).strategy == CONTROL:
+                levels[label] = spreads[self.shown[0]]
             else:
                 lines[label] = spreads
         return pictures.Panel(lines, self.contest.task.unit.name, self.title, levels)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Self
 
 from experiments.benchmarks.store import Cell
 from experiments.benchmarks.tasks import Task
@@ -13,26 +14,24 @@ CONTROL = "unpruned"
 """The full network, trained on for as many steps."""
 
 
-class Made(Protocol):
-    """What a cell of a task is made from: `Settings`, for one."""
+class Made(ABC):
+    """What a cell of a task is made from."""
+
+    pretrained: bool = True
+    """It starts from the supernet of its seed."""
 
     @property
-    def pretrained(self) -> bool:
-        """Whether it starts from the supernet of its seed."""
-        ...
-
-    @property
-    def small(self) -> Made:
+    def small(self) -> Self:
         """The same for quick runs."""
-        ...
+        return self
 
+    @abstractmethod
     def cell(self, task: Task, seed: int) -> Cell:
         """Where its numbers are."""
-        ...
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Made):
     """What a method does. The fields up to `pretrained` always tell cells apart, the others where they are not default.
 
     Attributes:

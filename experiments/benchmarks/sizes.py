@@ -59,13 +59,11 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Member:
+class Member(Made):
     """One size of a family: the cell holds all of them."""
 
     family: Nested
     place: int
-
-    pretrained = True
 
     @property
     def strategy(self) -> str:

@@ -140,9 +140,17 @@ class Task:
         Raises:
           Interrupted: stopped and saved.
         """
-        if seed not in self._supernets:
-            self._supernets[seed] = self._pretrain(seed)
-        return self._supernets[seed]
+        if seed in self._supernets:
+            return self._supernets[seed]
+        steps, name = self.options.pretrain_steps, f"pretrain {self.name} seed {seed}"
+        optimizer = self.optimizer(warm_cosine(self.options.pretrain_rate, steps))
+        step = jax.jit(supervised.make_step(self.loss(self.model), optimizer), donate_argnums=0)
+        state = supervised.init(self.new(self.model, seed), optimizer)
+        with Run(self._run(seed), self._identity | {"seed": seed}) as run:
+            key, batches, log_every = jax.random.key(seed), self.batches(seed), max(steps // 20, 1)
+            last = run.phase(name, step, state, batches, key, steps=steps, log_every=log_every)
+        self._supernets[seed] = last.params
+        return last.params
 
     def _run(self, seed: int) -> Path:
         """The run directory of a supernet."""
@@ -154,16 +162,6 @@ class Task:
         """What a supernet depends on, besides its seed."""
         options = {name: value for name, value in asdict(self.options).items() if name not in self.later}
         return {"task": self.name, **options, "data": self.data}
-
-    def _pretrain(self, seed: int) -> dict[str, Any]:
-        steps = self.options.pretrain_steps
-        optimizer = self.optimizer(warm_cosine(self.options.pretrain_rate, steps))
-        step = jax.jit(supervised.make_step(self.loss(self.model), optimizer), donate_argnums=0)
-        state = supervised.init(self.new(self.model, seed), optimizer)
-        with Run(self._run(seed), self._identity | {"seed": seed}) as run:
-            name = f"pretrain {self.name} seed {seed}"
-            key, batches = jax.random.key(seed), self.batches(seed)
-            return run.phase(name, step, state, batches, key, steps=steps, log_every=max(steps // 20, 1)).params
 
 
 @dataclass(eq=False)

@@ -71,7 +71,7 @@ def text_task(options: TextOptions, name: str = "text") -> Task:
         name=name,
         options=options,
         usual=TextOptions() if name == "text" else options,
-        data=text_name(),
+        data=f"source of the standard library of Python {platform.python_version()}, bytes",  # another's is other text
         space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, length), jnp.int32)),
         residual=model.clone(search_width=True),
         loss=language_loss,
@@ -88,11 +88,6 @@ def text_task(options: TextOptions, name: str = "text") -> Task:
 def answers(network: Any) -> Answers:
     """Logits of a decoder as its loss computes them."""
     return lambda variables, batch, key: network.apply(variables, batch["tokens"][:, :-1])
-
-
-def text_name() -> str:
-    """The data in words, with what tells one Python's library from another's."""
-    return f"source of the standard library of Python {platform.python_version()}, bytes"
 
 
 @lru_cache(maxsize=1)

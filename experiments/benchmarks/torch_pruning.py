@@ -40,6 +40,7 @@ from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.pruners import METHODS, QUICK, Size, Work
 from experiments.benchmarks.rivals import absent
+from experiments.benchmarks.settings import Made
 from experiments.benchmarks.store import Cell, Say, file_label
 from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 from experiments.benchmarks.tasks import Task
@@ -54,7 +55,7 @@ HEADER = f"method | test error, % | minus {OURS} | MACs, % | parameters | remova
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(Made):
     """A method under a budget, a fraction of the MACs.
 
     Attributes:
@@ -67,8 +68,6 @@ class Pruning:
     budget: float
     title: str
     size: Size
-
-    pretrained = True
 
     @property
     def small(self) -> Pruning:

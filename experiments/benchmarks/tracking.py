@@ -109,6 +109,8 @@ def drawn(networks: Sequence[SmallNetwork], each: int, lengths: Sequence[int] = 
 
 # --- one search ---
 
+_space, _pretrained = cache(SmallNetwork.space), cache(SmallNetwork.pretrained)
+
 
 def track(network: SmallNetwork, setting: Setting, movement: str, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """Search, and measure.
@@ -155,16 +157,6 @@ def searched(network: SmallNetwork, setting: Setting, movement: str) -> Search:
         Schedule(setting.steps, setting.warmup),
         strategy=DMS(slack=slack, on_target=held, effects=held and setting.effects),
     )
-
-
-@cache
-def _space(network: SmallNetwork) -> Any:
-    return network.space()
-
-
-@cache
-def _pretrained(network: SmallNetwork) -> Any:
-    return network.pretrained()
 
 
 def missed(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
