@@ -14,7 +14,7 @@ files, too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dms_jax.method.dms import DMS
 from experiments.benchmarks import methods, pictures, tuning
@@ -23,7 +23,7 @@ from experiments.benchmarks.frontier import GRIDS, STEPS, text_contest, usual
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.settings import Settings
-from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 from experiments.benchmarks.text_task import TextOptions, text_task
 
 SEEDS = (0, 1, 2)
@@ -77,9 +77,8 @@ def changes(base: Settings) -> dict[str, dict[str, dict[str, object]]]:
             "Taylor of the last step alone": {"importance_decay": 0.0}, **judged,
         },
     }  # fmt: skip
-    changed = {name: {k: c for k, c in rows.items() if dataclasses.replace(base, **c) != base}  # pyright: ignore
-               for name, rows in tables.items()}  # fmt: skip
-    return changed
+    return {name: {k: c for k, c in rows.items() if dataclasses.replace(base, **c) != base}  # pyright: ignore
+            for name, rows in tables.items()}  # fmt: skip
 
 
 def moved_alike(contest: Contest) -> list[Settings]:
@@ -102,7 +101,7 @@ def rows(contest: Contest, base: Settings, others: Sequence[Contest]) -> dict[st
     macs = base.budget * contest.task.space.resources()["macs"]
     shares = {o: round(macs / o.task.space.resources()["macs"], 4) for o in others}
     found["size of the supernet (usual: hidden size 256)"] = {
-        f"hidden size {o.task.options['hidden']}": (o, methods.at(base, share)) for o, share in shares.items()
+        f"hidden size {o.task.changed['hidden']}": (o, methods.at(base, share)) for o, share in shares.items()
     }
     return found
 
@@ -131,7 +130,7 @@ def main(options: Options) -> None:
         if not options.quick:
             contest.fill("ablation: validation", [(s, seed) for s in hints(base).values() for seed in contest.tried])
     finally:
-        _report(contest, options, usual(contest), asked(), seeds)
+        options.publish("ablation", "One thing changed at a time", _report(contest, options, asked(), seeds))
 
 
 def hints(base: Settings) -> dict[str, Settings]:
@@ -140,39 +139,39 @@ def hints(base: Settings) -> dict[str, Settings]:
 
 
 def _report(
-    contest: Contest, options: Options, base: Settings, asked: dict[str, dict[str, Row]], seeds: Sequence[int]
-) -> None:
-    usual = contest.values(base, seeds)
-    parts = [
+    contest: Contest, options: Options, asked: dict[str, dict[str, Row]], seeds: Sequence[int]
+) -> Iterator[str]:
+    base = usual(contest)
+    expected = contest.values(base, seeds).values()
+    yield (
         f"`python -m experiments.benchmarks.ablation`: bits per byte at {percent(base.budget)} of the MACs, lower is "
         "better; a positive difference means that the usual setting is better. Usual: "
-        f"{base.search_steps} of {base.steps} steps of search, rate {base.rate:g}; {Spread.of(usual.values()).text()}. "
+        f"{base.search_steps} of {base.steps} steps of search, rate {base.rate:g}; {Spread.of(expected).text()}. "
         f"{INTERVALS}"
-    ]
-    named = {
-        name: {label: where.values(settings, seeds) for label, (where, settings) in lines.items()}
-        for name, lines in asked.items()
-    }
-    begun = {name: {label: v for label, v in values.items() if v} for name, values in named.items()}
-    begun = {name: values for name, values in begun.items() if values}
-    flat = {(name, label): v.values() for name, values in begun.items() for label, v in values.items()}
-    between, texts = differences(flat, lambda _: usual.values(), 3)
-    drawn = {name: {v: d.spread if (d := between[name, v]) else Spread.of(()) for v in begun[name]} for name in begun}
-    picture = pictures.save(pictures.differences(drawn, contest.task.unit.name), options.pictures / "ablation.svg")
-    parts.append(picture_link("What every change is worth", picture, options.pages))
-    for name, values in begun.items():
-        lines = [[label, Spread.of(v.values()).text(), texts[name, label], str(len(v))] for label, v in values.items()]
-        parts.append(table([name, "bits per byte", "minus usual", "seeds"], lines))
-    if missing := [label for name, values in named.items() for label in values if label not in begun.get(name, {})]:
-        parts.append(f"Not computed yet: {'; '.join(missing)}.")
+    )
+    flat = {(name, label): row for name, lines in asked.items() for label, row in lines.items()}
+    named = {key: where.values(settings, seeds).values() for key, (where, settings) in flat.items()}
+    found = {key: values for key, values in named.items() if values}
+    between, texts = differences(found, lambda _: expected, 3)
+    drawn: dict[str, dict[str, Spread]] = {}
+    tables: dict[str, list[list[str]]] = {}
+    for (name, label), values in found.items():
+        difference = between[name, label]
+        drawn.setdefault(name, {})[label] = difference.spread if difference else Spread.of(())
+        line = [label, Spread.of(values).text(), texts[name, label], str(len(values))]
+        tables.setdefault(name, []).append(line)
+    yield options.drawn("ablation", "What every change is worth", pictures.differences(drawn, contest.task.unit.name))
+    for name, lines in tables.items():
+        yield table([name, "bits per byte", "minus usual", "seeds"], lines)
+    if missing := [label for name, label in named if (name, label) not in found]:
+        yield f"Not computed yet: {'; '.join(missing)}."
     if not options.quick:
-        texts = tuning.score_texts(contest, list(hints(base).values()))
-        parts.append("Changes that look as good on the test files, on validation files with two seeds of their own:")
-        lines = [[name, texts[settings]] for name, settings in hints(base).items()]
-        parts.append(table(["setting", f"validation: {contest.choice[1].name}"], lines))
-    everything = [(contest, base), *(row for lines in asked.values() for row in lines.values())]
-    parts.append(contest.cells.machines(c.cell(settings, seed) for c, settings in everything for seed in seeds))
-    write_section("ablation", "One thing changed at a time", "\n\n".join(parts), folder=options.pages)
+        scores = tuning.score_texts(contest, list(hints(base).values()))
+        yield "Changes that look as good on the test files, on validation files with two seeds of their own:"
+        lines = [[name, scores[settings]] for name, settings in hints(base).items()]
+        yield table(["setting", f"validation: {contest.choice[1].name}"], lines)
+    everything = [(contest, base), *flat.values()]
+    yield contest.cells.machines(where.cell(settings, seed) for where, settings in everything for seed in seeds)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,23 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dms_jax import Schedule, Search, SearchSpace, baselines, models
+from dms_jax import Schedule, Search, SearchSpace, baselines
 from dms_jax.method.limits import Limits
 from dms_jax.training import supervised
 from dms_jax.training.language import language_loss
+from experiments.benchmarks.networks import Network, new
 
 BUDGET = 0.5
 ALONE = "p-"
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, eq=False)
+class Case(Network):
     """One network and what it is fed.
 
     Attributes:
-      title: in the tables.
-      model: of `dms_jax.models`, with its arguments.
-      shape: of one input, without the batch; a sequence of tokens where it has one axis.
       batch: of a training step.
       forward: batches of the forward passes.
       multiple: of the widths of the smaller network.
@@ -38,19 +35,11 @@ class Case:
       keep: groups of which the smaller network has all elements.
     """
 
-    title: str
-    model: str
-    arguments: Mapping[str, Any]
-    shape: tuple[int, ...]
     batch: int
     forward: tuple[int, ...]
     multiple: int
     alone: int = 0
     keep: tuple[str, ...] = ()
-
-    @property
-    def language(self) -> bool:
-        return len(self.shape) == 1
 
     @property
     def unit(self) -> str:
@@ -93,9 +82,7 @@ class Bench:
 
     @staticmethod
     def of(case: Case) -> Bench:
-        model = models.create(case.model, **case.arguments)
-        dtype = jnp.int32 if case.language else jnp.float32
-        space = SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, *case.shape), dtype))
+        space = case.space()
         wide = [g.name for g in space.groups.values() if g.kind == "width" and g.size >= 2 * case.multiple]
         structure = baselines.uniform(
             space,
@@ -104,7 +91,7 @@ class Bench:
             Limits(freeze=case.keep, divisible_by={escape(name): case.multiple for name in wide}),
         )
         optimizer = optax.adamw(1e-4) if case.language else optax.sgd(0.01, momentum=0.9, nesterov=True)
-        return Bench(case, space, model.clone(structure=structure), optimizer)
+        return Bench(case, space, space.model.clone(structure=structure), optimizer)
 
     @property
     def full(self) -> Any:
@@ -116,9 +103,7 @@ class Bench:
 
     def shapes(self, model: Any) -> dict[str, Any]:
         """Of the variables."""
-        example = jnp.zeros((1, *self.case.shape), self.space.example[0].dtype)
-        shapes = jax.eval_shape(model.init, self.key, example)
-        return {name: tree for name, tree in shapes.items() if name != "masks"}
+        return jax.eval_shape(lambda: new(model, self.case.example, seed=1))
 
     def variables(self, model: Any) -> dict[str, Any]:
         """Of the right shapes and a sensible scale, from the host: to compile a draw of every shape takes longer."""
@@ -169,8 +154,8 @@ class Bench:
 
     def inputs(self, size: int) -> jax.Array:
         """Of a forward pass."""
-        shape, dtype = (size, *self.case.shape), self.space.example[0].dtype
-        return jnp.ones(shape, dtype) if self.case.language else jax.random.normal(self.key, shape, dtype)
+        shape = (size, *self.case.shape)
+        return jnp.ones(shape, jnp.int32) if self.case.language else jax.random.normal(self.key, shape)
 
     def compiled(self) -> dict[Any, Any]:
         """{the name of a step, or (batch, model) of a forward pass: program}.

@@ -28,7 +28,7 @@ from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
 from dms_jax.training.machine import machine
 from dms_jax.training.progress import Progress
-from experiments.benchmarks.accelerated import ALONE, CASES, QUICK_CASES, Bench, Case, half
+from experiments.benchmarks.accelerated import ALONE, CASES, QUICK_CASES, Bench, half
 from experiments.benchmarks.tables import RESULTS, table, write_section
 from experiments.benchmarks.timing import going_on, interleaved_seconds, spread
 
@@ -72,13 +72,8 @@ def main(options: Options) -> None:
             programs = bench.compiled()
             progress.update(2 * i + 1, f"timing {cases[name].title}")
             text = report(bench, programs, rounds, peak)
-            write_section(
-                f"accelerator {name}",
-                f"On an accelerator: {bench.case.title}",
-                text,
-                folder=None if options.quick else RESULTS,
-                page="accelerator",
-            )
+            title, pages = f"On an accelerator: {bench.case.title}", None if options.quick else RESULTS
+            write_section(f"accelerator {name}", title, text, folder=pages, page="accelerator")
             del bench, programs
             jax.clear_caches()
 
@@ -101,26 +96,44 @@ def product_rate(size: int) -> float:
     """FLOP/s of a product of two square matrices in bfloat16."""
     a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16) for i in range(2))
     call = partial(jax.jit(jnp.dot), a, b)
-    interleaved_seconds({"product": call}, 3)
-    return 2 * size**3 / float(np.median(interleaved_seconds({"product": call}, 20)["product"]))
+    return 2 * size**3 / float(np.median(interleaved_seconds({"product": call}, 20, warm=3)["product"]))
 
 
 def step_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> Iterator[list[str]]:
     """Rows of the three steps."""
-    case, batch = bench.case, bench.batch()
+    batch, steps = bench.batch(), bench.steps
     calls = {
         name: going_on(programs[name], begin(bench.variables(model)), batch, bench.key, times=BUNDLE)
-        for name, (model, _, begin) in bench.steps.items()
+        for name, (model, _, begin) in steps.items()
     }
-    interleaved_seconds(calls, 2)  # warm-up
-    seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds).items()}
+    models = {name: model for name, (model, *_) in steps.items()}
     memory = {name: held(programs[name]) for name in calls}
-    for name, (model, *_) in bench.steps.items():
-        flops = 2 * STEP * case.batch * bench.macs(model)
-        yield [
-            f"{case.title}, batch {case.batch}", name, *timed(seconds[name], case, case.batch),
-            times(seconds, name, "training"), share(flops, seconds[name], peak), f"{memory[name] / 1e9:.2f}",
-            f"{memory[name] / memory['training']:.3f}",
+    for name, row in timed(bench, calls, models, bench.case.batch, STEP, rounds, peak):
+        yield [*row, f"{memory[name] / 1e9:.2f}", f"{memory[name] / memory['training']:.3f}"]
+
+
+def timed(
+    bench: Bench, calls: Mapping[str, Any], models: Mapping[str, Any], batch: int, passes: int, rounds: int, peak: float
+) -> Iterator[tuple[str, list[str]]]:
+    """Names of bundles of calls, timed in turn, and what all rows have: how often a second, and beside the first one.
+
+    Args:
+      bench: the case.
+      calls, models: by name.
+      batch: of a call.
+      passes: times the MACs of a forward pass.
+      rounds: of the timing.
+      peak: FLOP/s.
+    """
+    case, first = bench.case, next(iter(calls))
+    seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds, warm=2).items()}
+    middle = {name: float(np.median(x)) for name, x in seconds.items()}
+    for name, model in models.items():
+        rate = case.samples(batch) / middle[name]
+        flops = 2 * passes * batch * bench.macs(model)
+        yield name, [
+            f"{case.title}, batch {batch}", name, spread(1e3 * seconds[name], 2), f"{rate:,.0f} {case.unit}",
+            f"{middle[name] / middle[first]:.3f}", f"{100 * flops / middle[name] / peak:.0f} %",
         ]  # fmt: skip
 
 
@@ -132,21 +145,12 @@ def held(program: Any) -> int:
 
 def forward_rows(bench: Bench, programs: Mapping[Any, Any], rounds: int, peak: float) -> Iterator[list[str]]:
     """Rows of the full network's and the smaller one's forward passes."""
-    case, compared = bench.case, {"full": bench.full, "half the MACs": bench.small}
-    variables = {name: half(bench.variables(model)) for name, model in compared.items()}
-    for size in case.forward:
+    models = {"full": bench.full, "half the MACs": bench.small}
+    variables = {name: half(bench.variables(model)) for name, model in models.items()}
+    for size in bench.case.forward:
         inputs = bench.inputs(size)
-        calls = {
-            name: partial(repeated, programs[size, model], variables[name], inputs) for name, model in compared.items()
-        }
-        interleaved_seconds(calls, 2)
-        seconds = {name: x / BUNDLE for name, x in interleaved_seconds(calls, rounds).items()}
-        for name, model in compared.items():
-            flops = 2 * FORWARD * size * bench.macs(model)
-            yield [
-                f"{case.title}, batch {size}", name, *timed(seconds[name], case, size), times(seconds, name, "full"),
-                share(flops, seconds[name], peak),
-            ]  # fmt: skip
+        calls = {n: partial(repeated, programs[size, model], variables[n], inputs) for n, model in models.items()}
+        yield from (row for _, row in timed(bench, calls, models, size, FORWARD, rounds, peak))
 
 
 def repeated(program: Callable[..., Any], *arguments: Any) -> Any:
@@ -166,22 +170,6 @@ def alone_rows(bench: Bench, programs: Mapping[Any, Any]) -> Iterator[list[str]]
     call = going_on(programs[ALONE], state, bench.batch(), bench.key, times=case.alone)
     seconds = interleaved_seconds({ALONE: call}, 1)[ALONE]
     yield [f"{case.title}, batch {case.batch}", f"{case.alone} steps", f"{seconds[0]:.1f}"]
-
-
-def timed(seconds: np.ndarray, case: Case, batch: int) -> list[str]:
-    """A call's milliseconds, and the samples a second."""
-    rate = case.samples(batch) / np.median(seconds)
-    return [spread(1e3 * seconds, 2), f"{rate:,.0f} {case.unit}"]
-
-
-def times(seconds: Mapping[str, np.ndarray], name: str, base: str) -> str:
-    """How many times the seconds of `base`."""
-    return f"{np.median(seconds[name]) / np.median(seconds[base]):.3f}"
-
-
-def share(flops: float, seconds: np.ndarray, peak: float) -> str:
-    """Of the peak, FLOP/s."""
-    return f"{100 * flops / np.median(seconds) / peak:.0f} %"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from experiments.benchmarks import depth, digits, frontier, tuning, width
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.protocol import TRIED, Contest
 from experiments.benchmarks.settings import Settings
-from experiments.benchmarks.tables import INTERVALS, Spread, apart, difference_text, percent, table, write_section
+from experiments.benchmarks.tables import INTERVALS, Spread, apart, difference_text, percent, table
 from experiments.benchmarks.text_task import TextOptions, text_task
 
 TITLE = "Where structure matters: thirty random allocations against the even one"
@@ -76,10 +76,9 @@ class Study:
     def fill(self) -> None:
         """Compute what is missing: the allocations, then the best of them and the even one."""
         self.contest.fill(f"allocations, {self.title}", [(one, TRIED[0]) for one in self.all])
-        if (best := self.best) is not None:
-            self.contest.fill(
-                f"the best of them, {self.title}", [(s, i) for i in self.seeds for s in (best, self.even)]
-            )
+        if best := self.best:
+            pairs = [(one, seed) for seed in self.seeds for one in (best, self.even)]
+            self.contest.fill(f"the best of them, {self.title}", pairs)
 
     def cells(self) -> Iterator[tuple[Settings, int]]:
         """All that are or will be there."""
@@ -108,14 +107,12 @@ def studies(options: Options) -> list[Study]:
     few = digits.digits_contest(options, digits.FEW_LABELS)
     if options.quick:
         return [Study("digits", few, Settings("uniform_taylor", 0.5, 8), 2, TRIED[:1])]
-    task = dataclasses.replace(text_task(FINE), name="fine_text")
-    fine = Contest(task, dataclasses.asdict(FINE), options.cells, not options.tables)
-    text = frontier.text_contest(options)
+    fine, text = Contest(text_task(FINE, "fine_text"), options), frontier.text_contest(options)
 
     def even(name: str, contest: Contest, budget: float, steps: int) -> Study:
         return Study(name, contest, Settings("uniform_taylor", budget, steps))
 
-    deepest = tuning.layered(text, frontier.STEPS, residual=True)[tuning.LAYERED]
+    deepest = tuning.Depths(text, frontier.STEPS, residual=True).best
     made = [
         even("digits, 200 labels", few, digits.FEW_LABELS_BUDGETS[0], digits.STEPS),
         Study("text, 6 layers, residual width too", text, deepest(width.BUDGETS[0])),
@@ -140,8 +137,8 @@ def main(options: Options) -> None:
         begun = [study for study in found if study.valid()]
         lines = table(head, [study.row() for study in begun]) if begun else "Not computed yet."
         machines = [study.contest.cells.machines(study.contest.cell(*one) for one in study.cells()) for study in begun]
-        text = "\n\n".join([f"`python -m experiments.benchmarks.allocations`: {opening} {INTERVALS}", lines, *machines])
-        write_section("allocations", TITLE, text, folder=options.pages)
+        parts = [f"`python -m experiments.benchmarks.allocations`: {opening} {INTERVALS}", lines, *machines]
+        options.publish("allocations", TITLE, parts)
 
 
 if __name__ == "__main__":

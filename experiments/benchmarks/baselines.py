@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_jax import baselines
+from dms_jax.baselines import knapsack, random, threshold, uniform
 from dms_jax.method.dms import DMS
 from dms_jax.method.layout import Layout
 from dms_jax.method.schedule import Schedule
@@ -66,61 +66,47 @@ def ranked(evidence: Evidence, pick: Callable[[SearchSpace, Ranking, Asked], Str
     return rule
 
 
-def _magnitudes(work: Phases, variables: Any, start: int) -> Ranking:
+def magnitudes(work: Phases, variables: Any, start: int) -> Ranking:
+    """How large the weights of elements are."""
     return work.task.space.magnitudes(variables)
 
 
-def _taylor(work: Phases, variables: Any, start: int) -> Ranking:
+def taylor(work: Phases, variables: Any, start: int) -> Ranking:
     """The importance of a network's elements, with weights and masks left as they are."""
     task, schedule = work.task, Schedule(EVIDENCE_STEPS, warmup=EVIDENCE_STEPS - 1)
     search = Search(task.space, task.loss(task.model), None, {"macs": 1.0}, schedule)
     return work.run("search", search.step, search.init(variables), EVIDENCE_STEPS, start).importance
 
 
+def nothing(work: Phases, variables: Any, start: int) -> Ranking:
+    """For what is drawn by chance."""
+    return {}
+
+
 def _even(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
     """The same keep ratio in every width and all heads."""
-    return baselines.uniform(space, ranking, asked.budget, blocks="most" if asked.blocks is None else asked.blocks)
-
-
-def _even_blocks(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
-    """The same keep ratio everywhere, blocks included."""
-    return baselines.uniform(space, ranking, asked.budget, blocks="same")
-
-
-def _threshold(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
-    """One threshold on importance per cost, measured before anything is changed."""
-    return baselines.threshold(space, ranking, asked.budget)
-
-
-def _knapsack(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
-    """The most importance that the budget buys, measured likewise."""
-    return baselines.knapsack(space, ranking, asked.budget)
-
-
-def _random(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
-    """Keep ratios and elements drawn by chance, moved onto the budget."""
-    return baselines.random(space, asked.budget, seed=asked.seed)
-
-
-def _drawn(space: SearchSpace, ranking: Ranking, asked: Asked) -> Structure:
-    """Ratios drawn around the even ones, elements by importance."""
-    return projected(space, drawn(space, asked.draw), ranking, asked.budget)
+    return uniform(space, ranking, asked.budget, blocks="most" if asked.blocks is None else asked.blocks)
 
 
 def _evolution(work: Phases, variables: Any, asked: Asked, start: int) -> Structure:
     """The ratios of least loss that evolution finds, elements by importance."""
-    return evolve(work, variables, _taylor(work, variables, start), asked.budget, start)
+    return evolve(work, variables, taylor(work, variables, start), asked.budget, start)
 
 
 RULES: Mapping[str, Rule] = {
-    "uniform": ranked(_magnitudes, _even),
-    "uniform_taylor": ranked(_taylor, _even),
-    "uniform_depth": ranked(_magnitudes, _even_blocks),
-    "threshold": ranked(_taylor, _threshold),
-    "knapsack": ranked(_taylor, _knapsack),
-    "random": ranked(lambda work, variables, start: {}, _random),
+    "uniform": ranked(magnitudes, _even),
+    "uniform_taylor": ranked(taylor, _even),
+    # the same keep ratio everywhere, blocks included
+    "uniform_depth": ranked(magnitudes, lambda space, r, asked: uniform(space, r, asked.budget, blocks="same")),
+    # one threshold on importance per cost, measured before anything is changed
+    "threshold": ranked(taylor, lambda space, r, asked: threshold(space, r, asked.budget)),
+    # the most importance that the budget buys, measured likewise
+    "knapsack": ranked(taylor, lambda space, r, asked: knapsack(space, r, asked.budget)),
+    # keep ratios and elements by chance, moved onto the budget
+    "random": ranked(nothing, lambda space, _, asked: random(space, asked.budget, seed=asked.seed)),
     "evolution": _evolution,
-    "drawn": ranked(_taylor, _drawn),
+    # ratios drawn around the even ones, elements by importance
+    "drawn": ranked(taylor, lambda space, r, asked: projected(space, drawn(space, asked.draw), r, asked.budget)),
 }
 
 

@@ -12,7 +12,6 @@ are short: 400 steps of 16 pictures at 64 px, then 300.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 
 from experiments.benchmarks import methods
@@ -48,7 +47,7 @@ def compared() -> dict[str, Methods]:
 def main(options: Options) -> None:
     comparisons = []
     for size in [QUICK] if options.quick else [BoxesOptions(), BoxesOptions(data="trees")]:
-        contest = Contest(boxes_task(size), dataclasses.asdict(size), options.cells, not options.tables, options.quick)
+        contest = Contest(boxes_task(size), options)
         for what, rows in list(compared().items())[: 1 if options.quick else None]:
             title = f"{contest.task.data}, {what}"
             if options.quick:  # a search of few steps meets no large objects, and learns nothing of the coarse outputs

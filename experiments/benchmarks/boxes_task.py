@@ -20,7 +20,7 @@ from dms_jax.detection.evaluation import mean_average_precision
 from dms_jax.errors import UserError
 from dms_jax.space import SearchSpace
 from dms_jax.training import optimizers
-from experiments.benchmarks.tasks import CACHE, Task, Unit
+from experiments.benchmarks.tasks import CACHE, Task, TaskOptions, Unit
 from experiments.detection_task import COMPOSITES
 
 MAP = Unit("mAP, %", -100.0, 1)
@@ -34,7 +34,7 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class BoxesOptions:
+class BoxesOptions(TaskOptions):
     """The size of the task.
 
     Attributes:
@@ -74,28 +74,17 @@ def boxes_task(options: BoxesOptions) -> Task:
 
     @lru_cache(maxsize=1)
     def batches(seed: int) -> Callable[[int], Any]:
-        return box_loading.batches(
-            opened(options).train,
-            options.batch,
-            seed,
-            size=options.size,
-            num_classes=classes,
-            augment=augment,
-            most=32,
-        )
+        shown = {"size": options.size, "num_classes": classes, "augment": augment}
+        return box_loading.batches(opened(options).train, options.batch, seed, **shown, most=32)
 
     return Task(
         name=options.data,
-        options=dataclasses.asdict(options),
+        options=options,
         data=name,
         space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, options.size, options.size, 3), jnp.float32)),
         loss=detection_loss,
         batches=batches,
         optimizer=partial(optimizers.adamw, weight_decay=recipe.weight_decay, clip=recipe.clip),
-        later=("learning_rate",),
-        pretrain_rate=options.pretrain_rate,
-        learning_rate=options.learning_rate,
-        pretrain_steps=options.pretrain_steps,
         scores=scores,
         unit=MAP,
         choice=("test", MAP),

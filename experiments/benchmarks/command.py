@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from dms_jax.command_line import parse
 from dms_jax.errors import UserError, exit_on_user_error
+from experiments.benchmarks.pictures import save
 from experiments.benchmarks.store import Cells
-from experiments.benchmarks.tables import RESULTS
+from experiments.benchmarks.tables import RESULTS, write_section
 
 PICTURES = Path("docs")
 QUICK = Path("runs/benchmarks/quick")
@@ -31,7 +35,7 @@ class Options:
     tables: bool = False
     results: Path | None = None
 
-    @property
+    @cached_property
     def cells(self) -> Cells:
         """The folder of cells. A quick run has its own.
 
@@ -48,7 +52,7 @@ class Options:
             fault = error.strerror or str(error)
         if fault:
             raise UserError(f"nothing can be written to {folder} ({fault}); give another folder with --results")
-        return Cells(folder)
+        return Cells(folder, not self.tables)
 
     @property
     def pages(self) -> Path | None:
@@ -59,6 +63,18 @@ class Options:
     def pictures(self) -> Path:
         """Where pictures go."""
         return PICTURES if self._folder.resolve() == RESULTS.resolve() else self._folder
+
+    def drawn(self, name: str, title: str, figure: Figure) -> str:
+        """Save a picture; the Markdown that shows it on a page."""
+        path = save(figure, self.pictures / f"{name}.svg")
+        return f"![{title}]({os.path.relpath(path, self.pages or RESULTS)})"
+
+    def publish(
+        self, name: str, title: str, parts: Iterable[str], *, page: str | None = None, headline: str = ""
+    ) -> None:
+        """Print the parts of a section, and put them on its page: see `write_section`."""
+        text = "\n\n".join(filter(None, parts))
+        write_section(name, title, text, folder=self.pages, page=page, headline=headline)
 
     @property
     def _folder(self) -> Path:

@@ -54,14 +54,9 @@ def pairwise_mask(importance: Array, ratio: Array) -> Array:
     return jax.nn.sigmoid(size * (jax.lax.stop_gradient(rank) / size - ratio))
 
 
-def simplex_mask(importance: Array, ratio: Array) -> Array:
-    """Our own capped simplex, a rival strategy of the search."""
-    return capped_simplex(importance, importance.shape[0] * (1 - ratio))
-
-
-def lapsum_mask(importance: Array, ratio: Array) -> Array:
-    """The soft top-k by sums of Laplace distributions, another rival strategy, at its usual width."""
-    return lapsum(importance, importance.shape[0] * (1 - ratio))
+def of_count(mask: Callable[..., Any]) -> Mask:
+    """Of our own rivals in a search, which take the number that stays: the capped simplex, and sums of Laplacians."""
+    return lambda importance, ratio: mask(importance, importance.shape[0] * (1 - ratio))
 
 
 def jaxopt_mask(importance: Array, ratio: Array) -> Array:
@@ -72,18 +67,14 @@ def jaxopt_mask(importance: Array, ratio: Array) -> Array:
     return projection_box_section(importance, (zeros, ones, ones, importance.shape[0] * (1 - ratio)))
 
 
-def ott_mask(importance: Array, ratio: Array) -> Array:
-    """OTT's own soft top-k mask by entropic optimal transport, with its defaults; k is fixed."""
+def ott_mask(importance: Array, ratio: Array, **options: Any) -> Array:
+    """OTT's own soft top-k mask by entropic optimal transport, with its defaults; k is fixed.
+
+    With `implicit_diff=None` it is differentiated through Sinkhorn's iterations: the implicit solver may fail.
+    """
     from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
 
-    return soft_sort.topk_mask(importance, k=_fixed(importance))
-
-
-def ott_unrolled_mask(importance: Array, ratio: Array) -> Array:
-    """The same, differentiated through Sinkhorn's iterations instead of implicitly: the implicit solver may fail."""
-    from ott.tools import soft_sort  # pyright: ignore[reportMissingImports]
-
-    return soft_sort.topk_mask(importance, k=_fixed(importance), implicit_diff=None)
+    return soft_sort.topk_mask(importance, k=_fixed(importance), **options)
 
 
 def softjax_mask(importance: Array, ratio: Array, method: str) -> Array:
@@ -143,12 +134,12 @@ def in_torch(importance: np.ndarray, weights: np.ndarray) -> Entry:
 CONTENDERS: list[tuple[str, tuple[str, ...], Enter, int]] = [
     ("soft_mask", (), in_jax(soft_mask), 1),
     ("pairwise ranks", (), in_jax(pairwise_mask), 2),
-    ("capped simplex", (), in_jax(simplex_mask), 1),
-    ("LapSum", (), in_jax(lapsum_mask), 1),
+    ("capped simplex", (), in_jax(of_count(capped_simplex)), 1),
+    ("LapSum", (), in_jax(of_count(lapsum)), 1),
     ("PyTorch pairwise", ("torch",), in_torch, 2),
     ("jaxopt capped simplex", ("jaxopt",), in_jax(jaxopt_mask), 1),
     ("ott-jax topk_mask", ("ott",), in_jax(ott_mask), 1),
-    ("ott-jax topk_mask, unrolled", ("ott",), in_jax(ott_unrolled_mask), 1),
+    ("ott-jax topk_mask, unrolled", ("ott",), in_jax(partial(ott_mask, implicit_diff=None)), 1),
     ("softjax softsort", ("softjax",), in_jax(partial(softjax_mask, method="softsort")), 2),
     ("softjax neuralsort", ("softjax",), in_jax(partial(softjax_mask, method="neuralsort")), 2),
 ]

@@ -19,7 +19,6 @@ networks whose blocks differ as those of stages do.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -27,23 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from dms_jax import baselines
-from dms_jax.errors import UserError
-from experiments.benchmarks import methods, pictures, search_pictures
+from experiments.benchmarks import methods, pictures, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.settings import Settings
-from experiments.benchmarks.tables import (
-    INTERVALS,
-    Spread,
-    apart,
-    decided,
-    difference_text,
-    percent,
-    picture_link,
-    table,
-    write_section,
-)
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 from experiments.benchmarks.text_task import QUICK, TextOptions, text_task
 
 SIZE = TextOptions(
@@ -51,6 +38,7 @@ SIZE = TextOptions(
     valid_windows=512, test_windows=1024,
 )  # fmt: skip
 TINY = dataclasses.replace(QUICK, layers=3, hidden=16)
+TITLE = "Depth: what searches take of 24 blocks"
 BUDGET, STEPS, SEARCH_STEPS, RATE = 0.25, 300, 100, 2.5
 SEEDS = (0, 1, 2)
 EVEN, CHOSEN = "uniform, as many as fit", "uniform, depth by validation"
@@ -82,44 +70,32 @@ class Benchmark:
     def even(self) -> dict[int, Settings]:
         """Number of blocks -> settings, of all depths that fit."""
         space = self.contest.task.space
-        ranking = {name: np.zeros(group.size) for name, group in space.groups.items()}
-        most = {"macs": int(self.budget * space.resources()["macs"])}
         blocks = space.groups["depth"].size
-        found = {}
-        for k in range(1, blocks + 1):
-            with contextlib.suppress(UserError):  # nothing of that depth fits
-                baselines.uniform(space, ranking, most, blocks=k / blocks)
-                found[k] = Settings("uniform", self.budget, STEPS, blocks=round(k / blocks, 6))
-        return found
+        fitting = [k for k in range(1, blocks + 1) if tuning.even_macs(space, self.budget, k / blocks) is not None]
+        return {k: Settings("uniform", self.budget, STEPS, blocks=round(k / blocks, 6)) for k in fitting}
 
     @cached_property
     def searches(self) -> dict[str, Settings]:
         """Label -> settings."""
-        own = {**methods.own("dms"), "rate": RATE}
-        return {
-            label: Settings("dms", self.budget, STEPS, SEARCH_STEPS, **{**own, **SEARCHES[label]})
-            for label in self.labels
-        }
+        usual = Settings("dms", self.budget, STEPS, SEARCH_STEPS, **{**methods.own("dms"), "rate": RATE})
+        return {label: dataclasses.replace(usual, **SEARCHES[label]) for label in self.labels}
 
     def asked(self) -> Iterator[tuple[Settings, int]]:
         """All cells, a seed after the other."""
+        coarse = sorted(self.even, key=lambda k: (k % 4 > 0, k % 2 > 0))  # every fourth first, then every second
+        first, *others = self.searches.values()
+        even, some = [self.even[k] for k in coarse], len(coarse) // 4
         for seed in self.seeds:
-            coarse = sorted(self.even, key=lambda k: (k % 4 > 0, k % 2 > 0))  # every fourth first, then every second
-            first, *others = self.searches.values()
-            even = [self.even[k] for k in coarse]
-            yield from (
-                (settings, seed) for settings in (first, *even[: len(even) // 4], *others, *even[len(even) // 4 :])
-            )
+            yield from ((settings, seed) for settings in (first, *even[:some], *others, *even[some:]))
 
     def curve(self, what: str = "test") -> dict[int, dict[int, float]]:
         """Number of blocks -> {seed: score}."""
-        return {k: dict(self.contest.values(settings, self.seeds, what)) for k, settings in self.even.items()}
+        return {k: self.contest.values(settings, self.seeds, what) for k, settings in self.even.items()}
 
     def picks(self) -> dict[str, dict[int, tuple[int, float]]]:
         """Method -> {seed: (blocks kept, score)}."""
         found = {label: self._picked(settings) for label, settings in self.searches.items()}
-        deepest = max(self.even)
-        found[EVEN] = self._picked(self.even[deepest])
+        found[EVEN] = self._picked(self.even[max(self.even)])
         found[CHOSEN] = {}
         valid, test = self.curve("valid"), self.curve()
         for seed in self.seeds:
@@ -157,29 +133,22 @@ def depths_table(benchmark: Benchmark) -> str:
 def picks_table(benchmark: Benchmark) -> str:
     """What was picked."""
     curve = {k: Spread.of(scores.values()) for k, scores in benchmark.curve().items()}
-    best, picks = benchmark.best, benchmark.picks()
-    truth = benchmark.curve()[best]
-    differences = {
-        label: apart(truth.values(), [score for _, score in found.values()]) for label, found in picks.items()
-    }
-    sure, lines = decided(differences), []
+    best, picks, lines = benchmark.best, benchmark.picks(), []
+    scores = {label: [score for _, score in found.values()] for label, found in picks.items()}
+    _, texts = differences(scores, lambda _: benchmark.curve()[best].values(), 3)
     for label, found in picks.items():
         regret = Spread.of(curve[k].mean - curve[best].mean for k, _ in found.values() if k in curve)
         lines.append([
             label, ", ".join(str(k) for k, _ in found.values()), regret.text(3, sign=True),
-            Spread.of(score for _, score in found.values()).text(),
-            difference_text(differences[label], 3, label in sure),
+            Spread.of(scores[label]).text(), texts[label],
         ])  # fmt: skip
-    return table(
-        ["method", "blocks, a seed each", "regret of the depth", "bits per byte", "minus the best depth"], lines
-    )
+    header = ["method", "blocks, a seed each", "regret of the depth", "bits per byte", "minus the best depth"]
+    return table(header, lines)
 
 
 def contest_of(options: Options) -> Contest:
     """Cells on the deep network."""
-    size = TINY if options.quick else SIZE
-    task = dataclasses.replace(text_task(size), name="deep_text")
-    return Contest(task, dataclasses.asdict(size), options.cells, not options.tables, options.quick)
+    return Contest(text_task(TINY if options.quick else SIZE, "deep_text"), options)
 
 
 def main(options: Options) -> None:
@@ -189,33 +158,29 @@ def main(options: Options) -> None:
         contest.fill("depth", benchmark.asked())
     finally:
         if any(benchmark.curve().values()):
-            text, headline = report(benchmark, options), picks_table(benchmark)
-            write_section("depth", TITLE, text, folder=options.pages, headline=headline)
+            options.publish("depth", TITLE, report(benchmark, options), headline=picks_table(benchmark))
         else:
             print("Not computed yet.")
 
 
-def report(benchmark: Benchmark, options: Options) -> str:
+def report(benchmark: Benchmark, options: Options) -> list[str]:
     """The picture and both tables."""
-    curve = {k: Spread.of(scores.values()) for k, scores in benchmark.curve().items()}
+    contest, curve = benchmark.contest, {k: Spread.of(scores.values()) for k, scores in benchmark.curve().items()}
     picks = {label: list(found.values()) for label, found in benchmark.picks().items() if found}
-    figure = search_pictures.depths(curve, picks, benchmark.contest.task.unit.name)
-    picture = pictures.save(figure, options.pictures / "depth.svg")
-    opening = (
+    trained, asked = sum(spread.count for spread in curve.values()), len(curve) * len(benchmark.seeds)
+    return [
         f"`python -m experiments.benchmarks.depth`: bits per byte at {percent(benchmark.budget)} of the MACs, lower is "
-        f"better. {INTERVALS}"
-    )
-    cells = benchmark.contest.cells.machines(benchmark.contest.cell(*asked) for asked in benchmark.asked())
-    trained = sum(len(scores) for scores in benchmark.curve().values())
-    asked = len(benchmark.even) * len(benchmark.seeds)
-    bold = f"Every depth, evenly thin ({trained} of {asked} trainings are done); the best by validation bold:"
-    return "\n\n".join([
-        opening, picture_link("Every depth, and what was picked", picture, options.pages), picks_table(benchmark), bold,
-        depths_table(benchmark), cells,
-    ])  # fmt: skip
-
-
-TITLE = "Depth: what searches take of 24 blocks"
+        f"better. {INTERVALS}",
+        options.drawn(
+            "depth",
+            "Every depth, and what was picked",
+            pictures.depths(curve, picks, contest.task.unit.name),
+        ),
+        picks_table(benchmark),
+        f"Every depth, evenly thin ({trained} of {asked} trainings are done); the best by validation bold:",
+        depths_table(benchmark),
+        contest.cells.machines(contest.cell(*asked) for asked in benchmark.asked()),
+    ]
 
 
 if __name__ == "__main__":

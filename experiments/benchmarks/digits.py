@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from experiments.benchmarks import methods, tuning
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.digits_task import QUICK, QUICK_FEW, DigitsOptions, as_json, digits_task
+from experiments.benchmarks.digits_task import QUICK, QUICK_FEW, DigitsOptions, digits_task
 from experiments.benchmarks.methods import FREE, NEWER, OURS, PAPER, PAPER_SETTING, SEARCHED, Methods
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.sections import ABOUT, Comparison, run
@@ -46,9 +46,7 @@ LATER = (*NEWER, KNAPSACK, EVOLUTION)
 def digits_contest(options: Options, labels: int = 0) -> Contest:
     """Cells on the digits, with all labels or a few."""
     small = QUICK_FEW if labels else QUICK
-    size = small if options.quick else DigitsOptions(labels=labels)
-    defaults = as_json(QUICK if options.quick else DigitsOptions())
-    return Contest(digits_task(size), defaults, options.cells, not options.tables, options.quick)
+    return Contest(digits_task(small if options.quick else DigitsOptions(labels=labels)), options)
 
 
 def main(options: Options) -> None:

@@ -22,7 +22,7 @@ from dms_jax.data import batches, digits
 from dms_jax.space import SearchSpace
 from dms_jax.training import supervised
 from dms_jax.training.joint import Answers
-from experiments.benchmarks.tasks import Task, Unit
+from experiments.benchmarks.tasks import Task, TaskOptions, Unit
 from experiments.digits_search import sgd
 
 DATA = "scikit-learn digits, 8 x 8 pixels"
@@ -31,7 +31,7 @@ CROSS_ENTROPY = "valid_cross_entropy"
 
 
 @dataclass(frozen=True)
-class DigitsOptions:
+class DigitsOptions(TaskOptions):
     """The size of the task: about half a minute of one core a cell.
 
     Attributes:
@@ -75,16 +75,13 @@ def digits_task(options: DigitsOptions) -> Task:
 
     return Task(
         name="digits",
-        options=as_json(options),
+        options=options,
+        usual=DigitsOptions(),
         data=DATA,
         space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)),
         loss=supervised.classification_loss,
         batches=lambda seed: batches(halves(seed)["train"], options.batch, seed),
         optimizer=sgd,
-        later=("learning_rate",),
-        pretrain_rate=options.pretrain_rate,
-        learning_rate=options.learning_rate,
-        pretrain_steps=options.pretrain_steps,
         scores=scores,
         unit=Unit("test error, %", 100.0, 2),
         choice=(CROSS_ENTROPY, Unit("cross-entropy, nats")),
@@ -100,11 +97,6 @@ def answers(network: Any) -> Answers:
         return network.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs=rngs)[0]
 
     return logits
-
-
-def as_json(options: DigitsOptions) -> dict[str, Any]:
-    """The options as JSON values."""
-    return dataclasses.asdict(options) | {"widths": list(options.widths)}
 
 
 def split(options: DigitsOptions, seed: int) -> dict[str, Mapping[str, np.ndarray]]:

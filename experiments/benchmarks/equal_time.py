@@ -15,19 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from dms_jax.budgets.latency import Latency
-from dms_jax.budgets.pieces import whole
-from dms_jax.conduct import warm_cosine
 from dms_jax.errors import UserError
 from dms_jax.method.search import Search
 from dms_jax.method.state import SearchState
 from dms_jax.shrink import shrink
 from dms_jax.space import SearchSpace
 from dms_jax.structure import Structure
-from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import digits, tuning
 from experiments.benchmarks.command import Options, start
@@ -37,18 +33,9 @@ from experiments.benchmarks.latency import ROUNDS, in_turn
 from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.protocol import TRIED, Contest, checksum, size_of
 from experiments.benchmarks.sections import heading
-from experiments.benchmarks.settings import Settings
+from experiments.benchmarks.settings import Made, Settings
 from experiments.benchmarks.store import Cell, Say
-from experiments.benchmarks.tables import (
-    INTERVALS,
-    Spread,
-    apart,
-    decided,
-    difference_text,
-    percent,
-    table,
-    write_section,
-)
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 from experiments.benchmarks.tasks import Phases, Task
 
 TITLE = "Accuracy at equal measured time: milliseconds against MACs"
@@ -61,96 +48,87 @@ NEARER = 1.25
 """Times the MACs that were found, up and down, where the second search is bisected."""
 
 
+@dataclass(frozen=True)
+class Pair(Made):
+    """Two networks that take as long.
+
+    Attributes:
+      search: how DMS searches; its budget is the share of the full network's milliseconds.
+      batch: inputs at once.
+      seconds: that pieces are measured for.
+    """
+
+    search: Settings
+    batch: int
+    seconds: float = 60.0
+
+    @property
+    def small(self) -> Pair:
+        """The same in a few steps."""
+        return replace(self, search=replace(self.search.small, budget=self.search.budget))
+
+    def cell(self, task: Task, seed: int) -> Cell:
+        """The cell of both networks."""
+        found, own = self.search.cell(task, seed), {"batch": self.batch, "seconds": self.seconds}
+        label = f"{100 * self.search.budget:g}"
+        return Cell(f"{task.name}_time", label, {**found.identity, **own}, {**found.settings, **own}, seed)
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """One task.
 
     Attributes:
-      contest: whose task, and where the cells lie.
-      batch: inputs at once.
-      search: from what is known when it is called to how DMS searches.
+      contest: where the cells lie.
+      pair: from a share of the full network's time to the two networks.
       shares: of the full network's time.
-      seconds: that pieces are measured for.
       seeds: of every share.
     """
 
     contest: Contest
-    batch: int
-    search: Callable[[], Settings]
+    pair: Callable[[float], Pair]
     shares: Sequence[float] = SHARES
-    seconds: float = 60.0
     seeds: Sequence[int] = SEEDS
-
-    def cell(self, share: float, seed: int) -> Cell:
-        """The cell of both networks."""
-        task, settings = self.contest.task, self._settings(share)
-        found = settings.cell(task, self.contest.defaults, seed)
-        own = {"batch": self.batch, "seconds": self.seconds}
-        label = f"{100 * share:g}"
-        return Cell(f"{task.name}_time", label, {**found.identity, **own}, {**found.settings, **own}, seed)
 
     def fill(self) -> None:
         """Compute what is missing."""
-        asked = [(share, seed) for seed in self.seeds for share in self.shares]
-        work = [(self.cell(*one), partial(self._compute, *one), True) for one in asked]
-        self.contest.fill_cells(f"equal time, {self.contest.task.name}", work)
-
-    def _settings(self, share: float) -> Settings:
-        found = self.search()
-        return replace(found.small if self.contest.quick else replace(found, steps=STEPS), budget=share)
-
-    def _compute(self, share: float, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
-        resource = Latency(batch=self.batch, seconds=self.seconds)
-        return pair(self.contest.task, self._settings(share), resource, seed, interrupt, say)
-
-    def found(self, share: float) -> list[dict[str, Any]]:
-        """The cells that are there and did not fail."""
-        cells = [self.contest.cells.get(self.cell(share, seed)) for seed in self.seeds]
-        return [cell for cell in cells if cell and "failed" not in cell]
+        asked = [(self.pair(share), seed) for seed in self.seeds for share in self.shares]
+        self.contest.fill(f"equal time, {self.contest.task.name}", asked)
 
     def scores(self) -> str:
         """A row a share and budget."""
-        digits_shown, lines = self.contest.task.unit.digits, []
-        values = {
-            (share, key): [self.contest.task.unit.scale * cell[key]["test"] for cell in self.found(share)]
-            for share in self.shares
-            for key in WORDS
-        }
-        differences = {share: apart(values[share, TIMED], values[share, COUNTED]) for share in self.shares}
-        sure = decided(differences)
-        for share in self.shares:
-            for key, budget in WORDS.items():
-                cells = self.found(share)
-                difference = difference_text(differences[share], digits_shown, share in sure) if key == COUNTED else ""
-                ms, again, macs = (
-                    Spread.of(100 * cell[key][name] / cell["full"][name] for cell in cells).text(1)
-                    for name in ("ms", "again", "macs")
-                )
-                score = Spread.of(values[share, key])
-                lines.append(
-                    [percent(share), budget, score.text(digits_shown), difference, ms, again, macs, str(score.count)]
-                )
-        head = ["asked of the time", "budget of", self.contest.task.unit.name, f"minus {WORDS[TIMED]}", "measured, %"]
+        unit, lines = self.contest.task.unit, []
+        found = {share: list(self.contest.finished(self.pair(share), self.seeds).values()) for share in self.shares}
+        values = {(s, key): [unit.scale * c[key]["test"] for c in found[s]] for s in self.shares for key in WORDS}
+        counted = {share: values[share, COUNTED] for share in self.shares}
+        _, texts = differences(counted, lambda share: values[share, TIMED], unit.digits)
+        for (share, key), scores in values.items():
+            shares = [
+                Spread.of(100 * cell[key][name] / cell["full"][name] for cell in found[share]).text(1)
+                for name in ("ms", "again", "macs")
+            ]
+            score, difference = Spread.of(scores), texts[share] if key == COUNTED else ""
+            line = [percent(share), WORDS[key], score.text(unit.digits), difference, *shares, str(score.count)]
+            lines.append(line)
+        head = ["asked of the time", "budget of", unit.name, f"minus {WORDS[TIMED]}", "measured, %"]
         return table([*head, "measured again, %", "MACs, %", "seeds"], lines)
 
     def tables(self) -> list[str]:
         """Scores, what failed, and whose machine it was."""
-        if not any(self.found(share) for share in self.shares):
+        cells = [self.contest.cell(self.pair(share), seed) for share in self.shares for seed in self.seeds]
+        found = [cell for one in cells if (cell := self.contest.cells.get(one))]
+        failed = [cell["failed"] for cell in found if "failed" in cell]
+        if len(failed) == len(found):
             return ["Not computed yet."]
-        cells = [self.cell(share, seed) for share in self.shares for seed in self.seeds]
-        failed = [cell["failed"] for one in cells if (cell := self.contest.cells.get(one)) and "failed" in cell]
         return [self.scores(), *failed, self.contest.cells.machines(cells)]
 
 
-def pair(
-    task: Task, settings: Settings, resource: Latency, seed: int, interrupt: InterruptFlag, say: Say
-) -> dict[str, Any]:
+def pair(task: Task, settings: Pair, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """A network under a budget of milliseconds, and one under MACs that takes as long.
 
     Args:
       task: what is learned.
-      settings: how DMS searches; the budget is the share of the full network's milliseconds.
-      resource: how they are measured.
+      settings: how DMS searches, and how milliseconds are measured.
       seed: of everything drawn.
       interrupt, say: of the benchmark.
 
@@ -161,32 +139,24 @@ def pair(
     Raises:
       Interrupted: the flag was up.
     """
+    resource, how = Latency(batch=settings.batch, seconds=settings.seconds), settings.search
     supernet, work = task.pretrained(seed), Phases(task, seed, interrupt, say)
-    space, usual = task.space.with_resources(resource), search_of(task, settings)
+    space, usual = task.space.with_resources(resource), search_of(task, how)
     try:
-        timed = replace(usual, space=space, budget={"latency": settings.budget})
-        state = work.run("search", timed.step, timed.init(supernet), settings.search_steps, task.pretrain_steps)
+        timed = replace(usual, space=space, budget={"latency": how.budget})
+        state = work.run("search", timed.step, timed.init(supernet), how.search_steps, task.options.pretrain_steps)
         first = timed.structure(state)
-        found = {TIMED: (first, state), COUNTED: _as_long(work, settings, usual, space, supernet, _ms(space, first))}
-        scores = {key: _finetuned(work, settings, *one) for key, one in found.items()}
+        found = {TIMED: (first, state), COUNTED: _as_long(work, how, usual, space, supernet, _ms(space, first))}
+        scores = {key: _finetuned(work, how, *one) for key, one in found.items()}
     except UserError as error:  # a budget that cannot be reached is a result, too
         return {"failed": str(error)}
-    structures = [structure for structure, _ in found.values()]
-    flats = [resource.flat(space._network.at(space.kept(s))) for s in (None, *structures)]
-    again = [ms for ms, _ in in_turn([whole(flat) for flat in flats], ROUNDS)]
+    again = in_turn(space, resource, (None, *(structure for structure, _ in found.values())), ROUNDS)
     full = {"macs": space.resources()["macs"], "ms": space.measured()["latency"], "again": again[0]}
-    each = {
-        key: {
-            **scores[key],
-            **size_of(task, s),
-            "ms": _ms(space, s),
-            "spread": space.spreads(s)["latency"],
-            "again": ms,
-        }
-        for (key, (s, _)), ms in zip(found.items(), again[1:], strict=True)
-    }
-    seconds = {name: round(value, 1) for name, value in work.seconds.items()}
-    return {**each, "full": full, "supernet": checksum(supernet), "seconds": seconds, "test": each[TIMED]["test"]}
+    each = {}
+    for (key, (s, _)), ms in zip(found.items(), again[1:], strict=True):
+        times = {"ms": _ms(space, s), "spread": space.spreads(s)["latency"], "again": ms}
+        each[key] = {**scores[key], **size_of(task, s), **times}
+    return {**each, "full": full, "supernet": checksum(supernet), "seconds": work.spent, "test": each[TIMED]["test"]}
 
 
 def _ms(space: SearchSpace, structure: Structure) -> float:
@@ -198,9 +168,10 @@ def _as_long(
 ) -> tuple[Structure, SearchState]:
     """The largest budget of MACs whose network takes at most so many milliseconds, searched for under that budget."""
     share, low, high, found = settings.budget, 0.0, 1.0, None
+    start = work.task.options.pretrain_steps
     for _ in range(SEARCHES):
         search = replace(usual, budget={"macs": share})
-        state = work.run("search", search.step, search.init(supernet), settings.search_steps, work.task.pretrain_steps)
+        state = work.run("search", search.step, search.init(supernet), settings.search_steps, start)
         for _ in range(HALVINGS):
             work.say(f"{share:.3f} of the MACs")
             try:
@@ -225,39 +196,47 @@ def _as_long(
 
 def _finetuned(work: Phases, settings: Settings, structure: Structure, state: SearchState) -> dict[str, float]:
     """Scores after the steps that are left, with the optimizer of the search."""
-    task = work.task
-    small, optimizer = (
-        task.model.clone(structure=structure),
-        task.optimizer(warm_cosine(task.learning_rate, settings.steps)),
-    )
-    begun = supervised.init(shrink(task.space, state.params, structure), optimizer)
-    begun = replace(begun, opt_state=shrink(task.space, state.opt_state, structure))
-    left, start = settings.steps - settings.search_steps, task.pretrain_steps + settings.search_steps
-    return task.scores(small, work.train("finetune", small, begun, optimizer, left, start), work.seed)
+    task, small = work.task, work.task.model.clone(structure=structure)
+    left, start = settings.steps - settings.search_steps, task.options.pretrain_steps + settings.search_steps
+    variables, opt_state = (shrink(task.space, tree, structure) for tree in (state.params, state.opt_state))
+    return task.scores(small, work.finetune(small, variables, left, start, opt_state, settings.steps).params, work.seed)
+
+
+def study(contest: Contest, batch: int, search: Callable[[], Settings], **measured: Any) -> Study:
+    """Of a task, how it is measured, and how DMS searches as far as that is known when it is called."""
+
+    def made(share: float) -> Pair:
+        return Pair(replace(search(), steps=STEPS, budget=share), batch, **measured)
+
+    return Study(replace(contest, compute=pair), made)
 
 
 def studies(options: Options) -> list[Study]:
     """Of the digits and of text; quick ones of the digits alone."""
     few, text = digits.digits_contest(options), text_contest(options)
+
+    def best() -> Settings:
+        return tuning.best(few, digits.GRIDS[OURS])
+
     if options.quick:
-        return [Study(few, 4, lambda: tuning.best(few, digits.GRIDS[OURS]), (0.7,), 2.0, TRIED[:1])]
-    return [Study(few, 64, lambda: tuning.best(few, digits.GRIDS[OURS])), Study(text, 4, lambda: usual(text))]
+        return [replace(study(few, 4, best, seconds=2.0), shares=(0.7,), seeds=TRIED[:1])]
+    return [study(few, 64, best), study(text, 4, lambda: usual(text))]
 
 
 def main(options: Options) -> None:
     found = studies(options)
     try:
-        for study in found:
-            study.fill()
+        for one in found:
+            one.fill()
     finally:
         opening = (
             "lower is better, means ± standard errors over seeds; times and MACs are shares of the full network's. A "
             "positive difference means that the budget of milliseconds is better."
         )
         parts = [f"`python -m experiments.benchmarks.equal_time`: {opening} {INTERVALS}"]
-        for study in found:
-            parts += [f"**{heading(study.contest)}**", *study.tables()]
-        write_section("equal_time", TITLE, "\n\n".join(filter(None, parts)), folder=options.pages, page="latency")
+        for one in found:
+            parts += [f"**{heading(one.contest)}**", *one.tables()]
+        options.publish("equal_time", TITLE, parts, page="latency")
 
 
 if __name__ == "__main__":

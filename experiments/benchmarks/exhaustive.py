@@ -87,6 +87,9 @@ class Space:
         self.loss = language_loss(model)
         self.data = text.load(None, text.byte_tokens(), size.length)
         self.test, self.valid = apart(self.data.test["tokens"], size.test_windows)
+        self.train = jax.jit(self.trained)
+        halves = {"test": self.test, "valid": self.valid}
+        self.score = {half: jax.jit(partial(self._score, windows)) for half, windows in halves.items()}
 
     @property
     def keys(self) -> list[Key]:
@@ -139,6 +142,9 @@ class Space:
         parts = jnp.asarray(windows).reshape(4, -1, windows.shape[1])
         return jnp.mean(jax.lax.map(nats, parts)) / np.log(2)
 
+    def _score(self, windows: np.ndarray, params: Any, masks: Masks, tokens: jax.Array) -> jax.Array:
+        return self.bits(self.trained(params, masks, tokens), masks, windows)
+
     def trained(self, params: Any, masks: Masks, tokens: jax.Array) -> Any:
         """Parameters after training under 0/1 masks."""
         optimizer = adamw(warm_cosine(self.size.learning_rate, self.size.steps))
@@ -149,25 +155,13 @@ class Space:
 @cache
 def supernet(space: Space, seed: int) -> Any:
     """Parameters of the full network, trained."""
-    return _train(space)(space.new(seed), space.masks(space.keys[-1]), space.batches(seed, 0, space.size.steps))
+    return space.train(space.new(seed), space.masks(space.keys[-1]), space.batches(seed, 0, space.size.steps))
 
 
-@cache
-def _train(space: Space) -> Callable[..., Any]:
-    return jax.jit(space.trained)
-
-
-@cache
 def scorer(space: Space, seed: int, half: Literal["test", "valid"]) -> Callable[[Key], float]:
     """From a structure to its bits per byte, trained from its slice of this seed's random supernet."""
-    params, tokens, score = space.new(seed), space.batches(seed, 0, space.size.steps), _score(space, half)
-    return lambda key: float(score(params, space.masks(key), tokens))
-
-
-@cache
-def _score(space: Space, half: Literal["test", "valid"]) -> Callable[..., jax.Array]:
-    windows = getattr(space, half)
-    return jax.jit(lambda params, masks, tokens: space.bits(space.trained(params, masks, tokens), masks, windows))
+    params, tokens = space.new(seed), space.batches(seed, 0, space.size.steps)
+    return lambda key: float(space.score[half](params, space.masks(key), tokens))
 
 
 def run(step: Any, state: Any, tokens: jax.Array, key: jax.Array) -> Any:
@@ -199,12 +193,7 @@ def _searched(space: Space, settings: Settings, seed: int) -> Structure:
     of, loop = search(space, settings)
     tokens = space.batches(seed, space.size.steps if settings.pretrained else 0, space.size.search_steps)
     start = supernet(space, seed) if settings.pretrained else space.new(seed)
-    return of.structure(_looped(loop)(space, of.init({"params": start}), tokens, jax.random.key(seed)))
-
-
-@cache
-def _looped(loop: Any) -> Any:
-    return jax.jit(loop, static_argnums=0)
+    return of.structure(loop(space, of.init({"params": start}), tokens, jax.random.key(seed)))
 
 
 @cache
@@ -215,7 +204,7 @@ def search(space: Space, settings: Settings) -> tuple[Search, Any]:
         {"macs": settings.budget}, Schedule(settings.search_steps, settings.warmup), space.limits,
         strategy=strategy_of(settings), resource_weight=settings.weight,
     )  # fmt: skip
-    return made, lambda _, state, tokens, key: run(made.step, state, tokens, key)
+    return made, jax.jit(lambda _, state, tokens, key: run(made.step, state, tokens, key), static_argnums=0)
 
 
 def _uniform(space: Space, settings: Settings, seed: int) -> Structure:

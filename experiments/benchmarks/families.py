@@ -6,15 +6,13 @@ with one schedule over search and finetuning, its moments sliced with the weight
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dms_jax import baselines
-from dms_jax.conduct import warm_cosine
 from dms_jax.errors import UserError
 from dms_jax.family import Family
 from dms_jax.shrink import shrink
@@ -24,15 +22,15 @@ from dms_jax.training.distillation import Distillation
 from dms_jax.training.interrupt import InterruptFlag
 from dms_jax.training.joint import Lessons, joint_loss, of_weights
 from experiments.benchmarks.finding import search_of
-from experiments.benchmarks.protocol import Contest, checksum, size_of
-from experiments.benchmarks.settings import Settings
+from experiments.benchmarks.protocol import checksum, size_of
+from experiments.benchmarks.settings import Made, Settings
 from experiments.benchmarks.store import Cell, Say
 from experiments.benchmarks.tasks import Phases, Task
 
 
 @dataclass(frozen=True)
-class Nested:
-    """How several sizes are made.
+class Nested(Made):
+    """How several sizes are made, in one cell.
 
     Attributes:
       search: how DMS searches; with the strategy "uniform" the same keep ratio everywhere, by magnitude.
@@ -53,10 +51,10 @@ class Nested:
         """The same in a few steps, at sizes that tiny networks can have."""
         return replace(self, search=self.search.small, sizes=small_sizes(len(self.sizes)))
 
-    def cell(self, task: Task, defaults: Mapping[str, Any], seed: int) -> Cell:
+    def cell(self, task: Task, seed: int) -> Cell:
         """The cell of these settings, in a file of its own a task."""
         own = {"sizes": list(self.sizes), "together": self.together, "taught": self.taught}
-        search = replace(self.search, budget=self.sizes[self.aim]).cell(task, defaults, seed)
+        search = replace(self.search, budget=self.sizes[self.aim]).cell(task, seed)
         how = "taught" if self.taught else "together" if self.together else "apart"
         label = f"{self.search.strategy}-{how}"
         return Cell(f"{task.name}_sizes", label, {**search.identity, **own}, {**search.settings, **own}, seed)
@@ -65,28 +63,6 @@ class Nested:
 def small_sizes(number: int) -> tuple[float, ...]:
     """Sizes of a quick run."""
     return tuple(round(x, 2) for x in np.linspace(0.9, 0.5, number))
-
-
-def fill(contest: Contest, name: str, asked: Iterable[tuple[Nested, int]]) -> None:
-    """Compute what is missing of a contest's families, as `Contest.fill` does it."""
-    work = [
-        (cell_of(contest, s, seed), partial(train, contest.task, _sized(contest, s), seed), True) for s, seed in asked
-    ]
-    contest.fill_cells(name, work)
-
-
-def get(contest: Contest, settings: Nested, seed: int) -> dict[str, Any] | None:
-    """A finished cell's results."""
-    return contest.cells.get(cell_of(contest, settings, seed))
-
-
-def cell_of(contest: Contest, settings: Nested, seed: int) -> Cell:
-    """The cell of these settings."""
-    return _sized(contest, settings).cell(contest.task, contest.defaults, seed)
-
-
-def _sized(contest: Contest, settings: Nested) -> Nested:
-    return settings.small if contest.quick else settings
 
 
 def train(task: Task, settings: Nested, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
@@ -107,9 +83,8 @@ def train(task: Task, settings: Nested, seed: int, interrupt: InterruptFlag, say
     except UserError as error:  # a search that diverged is a result, too
         return {"failed": str(error)}
     each = [{**one, **size_of(task, s)} for one, s in zip(scores, begun.structures, strict=True)]
-    seconds = {name: round(value, 1) for name, value in work.seconds.items()}
     listed = {name: [one[name] for one in each] for name in each[0]}
-    return {**listed, "supernet": checksum(supernet), "seconds": seconds}
+    return {**listed, "supernet": checksum(supernet), "seconds": work.spent}
 
 
 @dataclass(frozen=True)
@@ -134,7 +109,7 @@ def _begin(work: Phases, settings: Nested, supernet: Any) -> _Begun:
         return _Begun(found, supernet, None, 0)
     steps = settings.search.search_steps
     search = search_of(task, replace(settings.search, budget=settings.sizes[settings.aim]))
-    state = work.run("search", search.step, search.init(supernet), steps, task.pretrain_steps)
+    state = work.run("search", search.step, search.init(supernet), steps, task.options.pretrain_steps)
     return _Begun(search.structures(state, budgets), state.params, state.opt_state, steps)
 
 
@@ -147,13 +122,13 @@ def _together(work: Phases, settings: Nested, begun: _Begun) -> list[Any]:
         if task.answers is None:
             raise ValueError(f"nobody teaches on {task.name}: it has no answers")
         lessons = Lessons.mixed(task.answers(task.model), loss, Distillation())
-    params, optimizer = family.init(begun.variables), of_weights(task.optimizer(warm_cosine(task.learning_rate, steps)))
+    params, optimizer = family.init(begun.variables), of_weights(task.over(steps))
     trained = family.trained(params)
     state = supervised.init(params, optimizer, trained=trained)
     if begun.opt_state is not None:
         state = replace(state, opt_state=shrink(task.space, begun.opt_state, family.largest))
     step = supervised.make_step(joint_loss(family, loss, lessons), optimizer, trained=trained)
-    state = work.run("finetune", step, state, steps - begun.steps, task.pretrain_steps + begun.steps)
+    state = work.run("finetune", step, state, steps - begun.steps, task.options.pretrain_steps + begun.steps)
     return [family.params(state.params, size) for size in settings.sizes]
 
 
@@ -161,10 +136,8 @@ def _apart(work: Phases, settings: Nested, begun: _Begun) -> list[Any]:
     """The variables of every size, from a training each."""
     task, steps, trees = work.task, settings.search.steps, []
     for structure in begun.structures:
-        optimizer = task.optimizer(warm_cosine(task.learning_rate, steps))
-        state = supervised.init(shrink(task.space, begun.variables, structure), optimizer)
-        if begun.opt_state is not None:
-            state = replace(state, opt_state=shrink(task.space, begun.opt_state, structure))
-        small, start = task.model.clone(structure=structure), task.pretrain_steps + begun.steps
-        trees.append(work.train("finetune", small, state, optimizer, steps - begun.steps, start))
+        small, start = task.model.clone(structure=structure), task.options.pretrain_steps + begun.steps
+        variables = shrink(task.space, begun.variables, structure)
+        opt_state = None if begun.opt_state is None else shrink(task.space, begun.opt_state, structure)
+        trees.append(work.finetune(small, variables, steps - begun.steps, start, opt_state, steps).params)
     return trees

@@ -12,7 +12,6 @@ import numpy as np
 import optax
 
 from dms_jax import baselines
-from dms_jax.conduct import warm_cosine
 from dms_jax.errors import UserError
 from dms_jax.method import found
 from dms_jax.method.limits import Limits
@@ -22,7 +21,6 @@ from dms_jax.method.state import SearchState
 from dms_jax.method.strategy import Strategy
 from dms_jax.shrink import shrink
 from dms_jax.structure import Structure
-from dms_jax.training import supervised
 from experiments.benchmarks.baselines import RULES, Asked, VariedDMS
 from experiments.benchmarks.settings import CONTROL, Settings
 from experiments.benchmarks.tasks import Phases, Task
@@ -120,13 +118,11 @@ def _better(work: Phases, settings: Settings, offset: int, candidates: Sequence[
         raise ValueError(
             f"a horizon goes on with the search's optimizer, which schedule={settings.schedule!r} does not"
         )
-    optimizer = task.optimizer(warm_cosine(task.learning_rate, settings.steps))
     compared: list[tuple[float, Found]] = []
     for one in candidates:
         small = task.model.clone(structure=one.structure)
-        state = replace(supervised.init(one.variables, optimizer), opt_state=one.opt_state)
-        step = supervised.make_step(task.loss(small), optimizer)
-        state = work.run("finetune", step, state, settings.horizon, offset + one.steps)
+        start = offset + one.steps
+        state = work.finetune(small, one.variables, settings.horizon, start, one.opt_state, settings.steps)
         score = work.timed("measure", lambda n=small, s=state: task.scores(n, s.params, work.seed))[task.choice[0]]
         compared.append((score, Found(one.structure, state.params, state.opt_state, one.steps + settings.horizon)))
     return min(compared, key=lambda pair: pair[0])[1]
@@ -134,12 +130,12 @@ def _better(work: Phases, settings: Settings, offset: int, candidates: Sequence[
 
 def search_of(task: Task, settings: Settings, limits: Limits | None = None) -> Search:
     """The search of these settings."""
-    rate = optax.constant_schedule(task.learning_rate / 2)
-    rate = warm_cosine(task.learning_rate, settings.steps) if settings.joint else rate
+    constant = optax.constant_schedule(task.options.learning_rate / 2)
+    optimizer = task.over(settings.steps) if settings.joint else task.optimizer(constant)
     return Search(
         task.space,
         task.loss(task.model),
-        None if settings.retrain == "none" else task.optimizer(rate),
+        None if settings.retrain == "none" else optimizer,
         {"macs": settings.budget},
         Schedule(settings.search_steps, settings.warmup, settings.decay, settings.refine),
         importance=replace(baselines.importances()[settings.importance], decay=settings.importance_decay),

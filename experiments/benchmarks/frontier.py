@@ -13,7 +13,6 @@ Shows who is ahead where and by how much; a single small network and one kind of
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from experiments.benchmarks import methods, tuning
@@ -59,8 +58,7 @@ PAPERS = {PAPER: tuning.grid("dms", STEPS, [PAPER_STEPS], **PAPER_SETTING)}
 
 def text_contest(options: Options) -> Contest:
     """Cells on the common text task."""
-    size = QUICK if options.quick else TextOptions()
-    return Contest(text_task(size), dataclasses.asdict(size), options.cells, not options.tables, options.quick)
+    return Contest(text_task(QUICK if options.quick else TextOptions()), options)
 
 
 def seeds(label: str, budget: float) -> Sequence[int]:
@@ -77,6 +75,7 @@ def usual(contest: Contest) -> Settings:
 
 def main(options: Options) -> None:
     contest = text_contest(options)
+    depths = tuning.Depths(contest, STEPS)
     grids = {OURS: GRIDS[OURS], **PAPERS, **GRIDS, **NEWEST}
 
     def rows() -> Methods:
@@ -89,18 +88,18 @@ def main(options: Options) -> None:
             **less,
             **found,
             **methods.rules(names, STEPS),
-            **tuning.layered(contest, STEPS),
+            tuning.LAYERED: depths.best,
             **methods.unpruned(STEPS),
         }
 
-    comparison = Comparison(heading(contest), contest, rows, BUDGETS, seeds, grids=grids, depths=(STEPS, False))
+    comparison = Comparison(heading(contest), contest, rows, BUDGETS, seeds, grids=grids, depths=depths)
     run(
         "frontier", "A small Llama: every strategy on equal terms",
         f"{contest.task.unit.name}, files not trained on; {ABOUT}{OURS} is better.", [comparison], options,
         lambda: {
             "What searches were chosen from, by validation score (bold) at "
             f"{percent(tuning.BUDGET)} of the MACs on seeds of their own:": tuning.grids_table(contest, grids),
-            "And the depth of even networks, at every budget:": tuning.depths_table(contest, comparison.shown, STEPS),
+            "And the depth of even networks, at every budget:": depths.table(comparison.shown),
         },
         HEADLINE,
     )  # fmt: skip

@@ -22,7 +22,7 @@ many are trained, really smaller ones would take less.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ from experiments.benchmarks.methods import OURS
 from experiments.benchmarks.searchers import KINDS, Search, dms
 from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell, Say, file_label
-from experiments.benchmarks.tables import Spread, percent, picture_link, table, write_section
+from experiments.benchmarks.tables import Spread, percent, table
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +70,12 @@ class Benchmark:
 
     def fill(self) -> None:
         """Compute what is missing."""
-        if self.truth.compute:
-            asked = itertools.product(KINDS, self.truth.budgets, self.seeds)
-            work = [(self.cell(*one), partial(self._pick, *one)) for one in asked]
-            self.truth.cells.fill(work, "kinds of search", self.truth.space.data.name)
+        work = [(self.cell(*one), partial(self._pick, *one)) for one in self._asked]
+        self.truth.cells.fill(work, "kinds of search", self.truth.space.data.name)
+
+    @property
+    def _asked(self) -> Iterator[tuple[str, float, int]]:
+        return itertools.product(KINDS, self.truth.budgets, self.seeds)
 
     def _pick(self, kind: str, budget: float, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
         if interrupt.requested:
@@ -84,14 +86,13 @@ class Benchmark:
 
     def found(self, kind: str, budget: float) -> list[dict[str, Any]]:
         """Of the seeds that are there."""
-        cells = self.truth.cells
-        return [result for seed in self.seeds if (result := cells.get(self.cell(kind, budget, seed)))]
+        return list(self.truth.cells.found({seed: self.cell(kind, budget, seed) for seed in self.seeds}).values())
 
     def report(self) -> str:
         """A table a budget."""
         if len(self.truth.truth) < len(self.truth.shares):
             return "The structures of experiments.benchmarks.regret are to be trained first."
-        cells = itertools.starmap(self.cell, itertools.product(KINDS, self.truth.budgets, self.seeds))
+        cells = itertools.starmap(self.cell, self._asked)
         return "\n\n".join([*map(self._table, self.truth.budgets), self.truth.cells.machines(cells)])
 
     def _rows(self, budget: float) -> list[list[str]]:
@@ -133,10 +134,8 @@ def main(options: Options) -> None:
         truth.fill_structures()
         benchmark.fill()
     finally:
-        picture = pictures.save(benchmark.draw(), options.pictures / "kinds.svg")
-        parts = [picture_link("Regret over CPU seconds", picture, options.pages), benchmark.report()]
-        title = "Kinds of search: regret over CPU seconds"
-        write_section("kinds", title, "\n\n".join(parts), folder=options.pages)
+        parts = [options.drawn("kinds", "Regret over CPU seconds", benchmark.draw()), benchmark.report()]
+        options.publish("kinds", "Kinds of search: regret over CPU seconds", parts)
 
 
 if __name__ == "__main__":

@@ -24,57 +24,40 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dms_jax import models
 from dms_jax.errors import Interrupted, UserError
 from dms_jax.method import projection
 from dms_jax.space import SearchSpace
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import pictures
 from experiments.benchmarks.command import Options, start
+from experiments.benchmarks.networks import Network
 from experiments.benchmarks.rivals import absent
 from experiments.benchmarks.store import Cell, Say, file_label
-from experiments.benchmarks.tables import picture_link, table, write_section
+from experiments.benchmarks.tables import table
 
 RESOURCES = ("macs", "params")
 LLAMA_7B = {"vocabulary": 32_000, "width": 4096, "layers": 32, "heads": 32, "hidden": 11_008, "search_width": True}
 
 
-@dataclass(frozen=True)
-class Network:
-    """One network on one input.
+@dataclass(frozen=True, eq=False)
+class Landed(Network):
+    """A network that is brought to budgets.
 
     Attributes:
-      title: in the table.
-      name, arguments: for `dms_jax.models.create`.
-      example: of the input; int32 for tokens.
       torchvision: the name of the same network there, where Torch-Pruning prunes it.
       batch, seconds: for measuring milliseconds: images at a time, and how long pieces are measured.
     """
 
-    title: str
-    name: str
-    arguments: Mapping[str, Any]
-    example: jax.ShapeDtypeStruct
     torchvision: str = ""
     batch: int = 1
     seconds: float = 120.0
 
-    def space(self) -> SearchSpace:
-        return SearchSpace.from_model(models.create(self.name, **self.arguments), self.example)
 
-
-def images(name: str, torchvision: str = "", pixels: int = 224, **arguments: Any) -> Network:
+def images(name: str, torchvision: str = "", pixels: int = 224, **arguments: Any) -> Landed:
     """A network of the zoo on one picture."""
-    return Network(name, name, arguments, jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32), torchvision)
-
-
-def tokens(title: str, name: str, arguments: Mapping[str, Any], length: int, **measured: Any) -> Network:
-    """A network of the zoo on one text."""
-    return Network(title, name, arguments, jax.ShapeDtypeStruct((1, length), jnp.int32), **measured)
+    return Landed(name, name, arguments, (pixels, pixels, 3), torchvision)
 
 
 NETWORKS = (
@@ -85,7 +68,7 @@ NETWORKS = (
     images("vit_base_patch16_224", "vit_b_16"),
     images("deit_small"),
     images("swin_tiny"),
-    tokens("llama 7B, 128 tokens", "llama", LLAMA_7B, 128),
+    Landed("llama 7B, 128 tokens", "llama", LLAMA_7B, (128,)),
 )
 QUICK_NETWORKS = (images("resnet20", pixels=8), images("resnet18", "resnet18", pixels=32))
 BUDGETS = tuple(float(x) for x in np.geomspace(0.05, 0.9, 40).round(4))
@@ -100,7 +83,7 @@ def from_random(space: SearchSpace, number: int, budget: Mapping[str, float]) ->
     return projection.project(space, ratios, ranking, budget)
 
 
-def project(network: Network, budgets: Sequence[float], say: Say) -> dict[str, Any]:
+def project(network: Landed, budgets: Sequence[float], say: Say) -> dict[str, Any]:
     """Our projection from random states: {resource: [[asked, achieved / asked, or None where refused], ...]}."""
     space, found = network.space(), {}
     full, least = space.resources(), space.smallest
@@ -117,7 +100,7 @@ def project(network: Network, budgets: Sequence[float], say: Say) -> dict[str, A
     return found
 
 
-def progressive(network: Network, budgets: Sequence[float], say: Say, steps: int) -> dict[str, Any]:
+def progressive(network: Landed, budgets: Sequence[float], say: Say, steps: int) -> dict[str, Any]:
     """Torch-Pruning's loop: the resources after every step, and for a budget the first step at or under it."""
     rival = _Rival(network)
     model, count = rival.fresh()
@@ -136,7 +119,7 @@ def progressive(network: Network, budgets: Sequence[float], say: Say, steps: int
     return found
 
 
-def ratio(network: Network, budgets: Sequence[float], say: Say) -> dict[str, Any]:
+def ratio(network: Landed, budgets: Sequence[float], say: Say) -> dict[str, Any]:
     """Torch-Pruning's one-shot at the ratio of its rule of thumb; one network serves both resources."""
     rival, found = _Rival(network), {resource: [] for resource in RESOURCES}
     for asked in budgets:
@@ -154,7 +137,7 @@ def ratio(network: Network, budgets: Sequence[float], say: Say) -> dict[str, Any
 class _Rival:
     """A network of torchvision with random weights whose channels differ in size, and its counter."""
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Landed):
         from experiments.benchmarks import torch_networks
 
         self.torch, torch = torch_networks, torch_networks.torch
@@ -189,9 +172,9 @@ class _Rival:
         return self.torch.pruner(model, self.example, importance, steps, **options)
 
 
-Landed = Callable[[Network, Sequence[float], Say], dict[str, Any]]
+Land = Callable[[Landed, Sequence[float], Say], dict[str, Any]]
 OURS = "ours"
-METHODS: dict[str, Landed] = {
+METHODS: dict[str, Land] = {
     OURS: project,
     "Torch-Pruning, progressive": partial(progressive, steps=400),
     "Torch-Pruning, ratio": ratio,
@@ -199,14 +182,14 @@ METHODS: dict[str, Landed] = {
 QUICK_METHODS = METHODS | {"Torch-Pruning, progressive": partial(progressive, steps=20)}
 
 
-def cell(network: Network, method: str, budgets: Sequence[float]) -> Cell:
+def cell(network: Landed, method: str, budgets: Sequence[float]) -> Cell:
     """The cell of one method on one network."""
     settings = {"network": network.title, "example": list(network.example.shape), "method": method}
     settings["budgets"] = list(budgets)
     return Cell("landing", file_label(f"{network.title}-{method}"), settings, settings, 0)
 
 
-def rows(network: Network, method: str, found: Mapping[str, Any]) -> list[list[str]]:
+def rows(network: Landed, method: str, found: Mapping[str, Any]) -> list[list[str]]:
     """A row a resource."""
     lines = []
     for resource in RESOURCES:
@@ -223,54 +206,45 @@ def rows(network: Network, method: str, found: Mapping[str, Any]) -> list[list[s
 
 
 def points(
-    found: Sequence[tuple[Network, str, Mapping[str, Any] | None]], resource: str, method: str
+    found: Mapping[tuple[Landed, str], Mapping[str, Any]], resource: str, method: str
 ) -> list[tuple[float, float]]:
     """(asked for, achieved / asked for) of a method on all networks; refused budgets are left out."""
-    results = [result for _, name, result in found if name == method and result]
-    return [(asked, ratio) for result in results for asked, ratio in result[resource] if ratio is not None]
+    landed = [one for (_, name), result in found.items() if name == method for one in result[resource]]
+    return [(asked, ratio) for asked, ratio in landed if ratio is not None]
 
 
-HEADER = [
-    "network",
-    "budget on",
-    "method",
-    "median miss, %",
-    "worst, %",
-    "above the budget, %",
-    "budgets",
-    "not reached",
-]
+HEADER = "network | budget on | method | median miss, % | worst, % | above the budget, % | budgets | not reached"
 
 
 def main(options: Options) -> None:
     """Fill the cells and write the table."""
     networks, budgets = (QUICK_NETWORKS, QUICK_BUDGETS) if options.quick else (NETWORKS, BUDGETS)
     methods = QUICK_METHODS if options.quick else METHODS
-    asked = [(n, m, cell(n, m, budgets)) for n in networks for m in methods if m == OURS or n.torchvision]
+    asked = {(n, m): cell(n, m, budgets) for n in networks for m in methods if m == OURS or n.torchvision}
     reason = absent("torch", "torch_pruning", "torchvision")
-    if not options.tables:
-        able = [ask for ask in asked if ask[1] == OURS or not reason]
-        work = [(there, partial(_compute, methods[m], n, budgets)) for n, m, there in able]
-        options.cells.fill(work, "landing", "shapes alone, random states")
-    found = [(n, m, options.cells.get(there)) for n, m, there in asked]
-    lines = [line for n, m, result in found if result for line in rows(n, m, result)]
-    lacking = any(result is None for *_, result in found)
-    left_out = f"\n\nTorch-Pruning is {reason}." if reason and lacking else ""
-    landed = {r: {m: points(found, r, m) for m in methods} for r in RESOURCES}
-    picture = pictures.save(pictures.misses(landed), options.pictures / "landing.svg")
-    text = (
+    able = [(n, m) for n, m in asked if m == OURS or not reason]
+    work = [(asked[n, m], partial(_compute, methods[m], n, budgets)) for n, m in able]
+    options.cells.fill(work, "landing", "shapes alone, random states")
+    found = options.cells.found(asked)
+    about = (
         f"`python -m experiments.benchmarks.landing`: achieved over asked for, {len(budgets)} "
         f"budgets from {100 * budgets[0]:g} to "
         f"{100 * budgets[-1]:g} % of the full network. Negative is under the budget. Not reached: below the smallest "
-        f"network there is.\n\n{picture_link('Achieved over asked for', picture, options.pages)}\n\n"
-        f"{table(HEADER, lines)}{left_out}\n\n"
-        f"{options.cells.machines(there for *_, there in asked)}"
+        "network there is."
     )
-    write_section("landing", "Landing: achieved over asked for", text, folder=options.pages)
+    landed = {r: {m: points(found, r, m) for m in methods} for r in RESOURCES}
+    parts = [
+        about,
+        options.drawn("landing", "Achieved over asked for", pictures.misses(landed)),
+        table(HEADER.split(" | "), [line for (n, m), result in found.items() for line in rows(n, m, result)]),
+        f"Torch-Pruning is {reason}." if reason and len(found) < len(asked) else "",
+        options.cells.machines(asked.values()),
+    ]
+    options.publish("landing", "Landing: achieved over asked for", parts)
 
 
 def _compute(
-    method: Landed, network: Network, budgets: Sequence[float], interrupt: InterruptFlag, say: Say
+    method: Land, network: Landed, budgets: Sequence[float], interrupt: InterruptFlag, say: Say
 ) -> dict[str, Any]:
     def told(text: str) -> None:
         say(text)

@@ -19,21 +19,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import median
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dms_jax.budgets import timing
 from dms_jax.budgets.latency import Latency
 from dms_jax.budgets.pieces import whole
 from dms_jax.errors import Interrupted, UserError
+from dms_jax.space import SearchSpace
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks.command import Options, start
-from experiments.benchmarks.landing import Network, from_random, images, tokens
+from experiments.benchmarks.landing import Landed, from_random, images
 from experiments.benchmarks.store import Cell, Say, file_label
-from experiments.benchmarks.tables import table, write_section
+from experiments.benchmarks.tables import table
+from experiments.benchmarks.timing import interleaved_seconds
 
 BUDGETS = (0.7, 0.5, 0.35, 0.25)
 
@@ -41,7 +42,7 @@ ROUNDS = 16
 """Of the second measurement."""
 
 
-def _measured(name: str, pixels: int, batch: int, **arguments: Any) -> Network:
+def _measured(name: str, pixels: int, batch: int, **arguments: Any) -> Landed:
     return replace(images(name, "", pixels, **arguments), title=f"{name}, {pixels} px, batch {batch}", batch=batch)
 
 
@@ -50,13 +51,13 @@ NETWORKS = (
     _measured("resnet20", 32, 16),
     _measured("mobilenet_v2", 64, 1),
     _measured("deit_tiny", 64, 1, patch_size=8, image_size=64),
-    tokens("llama_bytes, 64 tokens, batch 4", "llama_bytes", {"layers": 2}, 64, batch=4),
+    Landed("llama_bytes, 64 tokens, batch 4", "llama_bytes", {"layers": 2}, (64,), batch=4),
     _measured("resnet50", 64, 1),
 )
 QUICK_NETWORKS = (replace(images("resnet20", "", 8), title="resnet20, 8 px", seconds=2.0),)
 
 
-def land(network: Network, budgets: Sequence[float], interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
+def land(network: Landed, budgets: Sequence[float], interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """Project onto every budget: {"seconds", "full", "rows": [[asked, target, predicted, measured, spread, again]]}."""
     began = time.monotonic()
     resource = Latency(batch=network.batch, seconds=network.seconds)
@@ -77,47 +78,35 @@ def land(network: Network, budgets: Sequence[float], interrupt: InterruptFlag, s
         rows.append([asked, asked * full, predicted, measured, space.spreads(kept)["latency"], None, seconds, ""])
         kepts.append(kept)
         say(f"{100 * asked:g} %: {measured / (asked * full):.3f}")
-    flats = [resource.flat(space._network.at(space.kept(kept))) for kept in kepts]
-    again = in_turn([whole(flat) for flat in flats], ROUNDS)
-    for row, (ms, _) in zip([row for row in rows if row[3] is not None], again[1:], strict=True):
+    again = in_turn(space, resource, kepts, ROUNDS)
+    for row, ms in zip([row for row in rows if row[3] is not None], again[1:], strict=True):
         row[5] = ms
     spread = space.spreads()["latency"]
     load = os.getloadavg()[0]
-    return {"seconds": took, "full": full, "spread": spread, "full_again": again[0][0], "rows": rows, "load": load}
+    return {"seconds": took, "full": full, "spread": spread, "full_again": again[0], "rows": rows, "load": load}
 
 
-def in_turn(pieces: Sequence[Any], rounds: int) -> list[tuple[float, float]]:
-    """Milliseconds and their spread of programs compiled a few times and measured in turn.
-
-    Returns:
-      Of every program the median of its compilations, and half of their range.
-    """
-    arrays = [[jnp.zeros(x.shape, x.dtype) for x in piece.inputs] for piece in pieces]
-    programs = [
-        [timing.compiled(piece, given) for _ in range(timing.COMPILATIONS)]
-        for piece, given in zip(pieces, arrays, strict=True)
-    ]
-    times: list[list[list[float]]] = [[[] for _ in compilations] for compilations in programs]
-    for _ in range(rounds):
-        for compilations, given, own in zip(programs, arrays, times, strict=True):
-            for program, rows in zip(compilations, own, strict=True):
-                calls = []
-                for _ in range(timing.CALLS):
-                    start = time.perf_counter()
-                    jax.block_until_ready(program(*given))
-                    calls.append(1000 * (time.perf_counter() - start))
-                rows.append(min(calls))
-    middles = [[median(rows) for rows in own] for own in times]
-    return [(median(found), timing.spread(found)) for found in middles]
+def in_turn(space: SearchSpace, resource: Latency, kepts: Sequence[Any], rounds: int) -> list[float]:
+    """Milliseconds of structures, each compiled a few times, measured in turn: the medians of compilations' medians."""
+    calls = []
+    for kept in kepts:
+        piece = whole(resource.flat(space._network.at(space.kept(kept))))
+        given = [jnp.zeros(x.shape, x.dtype) for x in piece.inputs]
+        calls += [partial(timing.compiled(piece, given), *given) for _ in range(timing.COMPILATIONS)]
+    seconds = np.empty((rounds, len(calls)))
+    for now in seconds:
+        now[:] = [interleaved_seconds({"": call}, timing.CALLS)[""].min() for call in calls]
+    middles = np.median(1000 * seconds, axis=0).reshape(len(kepts), timing.COMPILATIONS)
+    return np.median(middles, axis=1).tolist()
 
 
-def cell(network: Network, budgets: Sequence[float]) -> Cell:
+def cell(network: Landed, budgets: Sequence[float]) -> Cell:
     """The cell of one network."""
     settings = {"network": network.title, "batch": network.batch, "budgets": list(budgets), "seconds": network.seconds}
     return Cell("latency", file_label(network.title), settings, settings, 0)
 
 
-def lines(network: Network, found: Mapping[str, Any]) -> list[list[str]]:
+def lines(network: Landed, found: Mapping[str, Any]) -> list[list[str]]:
     """A row a budget."""
     rows = []
     for asked, target, predicted, measured, spread, again, seconds, why in found["rows"]:
@@ -131,41 +120,34 @@ def lines(network: Network, found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-HEADER = [
-    "network",
-    "asked, %",
-    "asked, ms",
-    "predicted / asked",
-    "measured / asked",
-    "spread / asked",
-    "again / asked",
-    "again, of the full network again",
-    "seconds",
-]
+HEADER = (
+    "network | asked, % | asked, ms | predicted / asked | measured / asked | spread / asked | again / asked | "
+    "again, of the full network again | seconds"
+).split(" | ")
 
 
 def main(options: Options) -> None:
     """Fill the cells and write the table."""
     networks, budgets = (QUICK_NETWORKS, (0.6,)) if options.quick else (NETWORKS, BUDGETS)
-    asked = [(network, cell(network, budgets)) for network in networks]
-    if not options.tables:
-        options.cells.fill([(c, partial(land, n, budgets)) for n, c in asked], "latency", "zeros, random states")
-    found = [(network, result) for network, c in asked if (result := options.cells.get(c))]
-    rows = [line for network, result in found for line in lines(network, result)]
+    asked = {network: cell(network, budgets) for network in networks}
+    work = [(c, partial(land, n, budgets)) for n, c in asked.items()]
+    options.cells.fill(work, "latency", "zeros, random states")
+    found = options.cells.found(asked)
     pieces = "; ".join(
         f"{n.title}: {r['seconds']:.0f} s, full {r['full']:.3g} ms with a spread of {r['spread']:.2g}, load "
         f"{r['load']:.1f}"
-        for n, r in found
+        for n, r in found.items()
     )
-    text = (
+    about = (
         "`python -m experiments.benchmarks.latency`: budgets of milliseconds on this machine, over "
         "what was asked for. Measured: "
         "by the projection; again: afterwards, all in turn, over what was asked for and over that share of the full "
-        "network, measured again, too. Seconds: of one projection, with all it compiles and measures.\n\n"
-        f"{table(HEADER, rows)}\n\nMeasuring pieces, and the load of the machine at the end: {pieces}.\n\n"
-        f"{options.cells.machines(c for _, c in asked)}"
+        "network, measured again, too. Seconds: of one projection, with all it compiles and measures."
     )
-    write_section("latency", "Latency: milliseconds achieved over asked for", text, folder=options.pages)
+    rows = table(HEADER, [line for network, result in found.items() for line in lines(network, result)])
+    load = f"Measuring pieces, and the load of the machine at the end: {pieces}."
+    parts = [about, rows, load, options.cells.machines(asked.values())]
+    options.publish("latency", "Latency: milliseconds achieved over asked for", parts)
 
 
 if __name__ == "__main__":

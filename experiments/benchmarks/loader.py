@@ -57,7 +57,7 @@ class Options:
 def main(options: Options) -> None:
     print(f"Machine: {machine()}  \nCommand: `python -m experiments.benchmarks.loader {' '.join(sys.argv[1:])}`\n")
     batch, count = (4, 3) if options.quick else (64, options.batches)
-    source = Photographs.of(64)
+    source = Photographs(64)
     print("| what is done | workers | pictures/s (least to most) |\n|---|---:|---|")
     for name, augment in AUGMENTS.items():
         for workers in options.workers:
@@ -69,24 +69,17 @@ def main(options: Options) -> None:
         print(f"| resnet50, {size} px, batch {images} | {spread(images / seconds, 0)} |", flush=True)
 
 
-@dataclass(frozen=True)
 class Photographs:
-    """JPEGs in memory."""
+    """So many JPEGs in memory."""
 
-    files: tuple[bytes, ...]
-
-    @staticmethod
-    def of(count: int) -> Photographs:
-        draw = np.random.default_rng(0)
-        photographs = load_sample_images().images
-        files = []
+    def __init__(self, count: int):
+        draw, photographs, self.files = np.random.default_rng(0), load_sample_images().images, list[bytes]()
         for number in range(count):
             pixels = photographs[number % 2]
             top, left = (int(draw.integers(n)) for n in (len(pixels) - HEIGHT, pixels.shape[1] - WIDTH))
             file = io.BytesIO()
             Image.fromarray(pixels[top : top + HEIGHT, left : left + WIDTH]).save(file, "JPEG", quality=90)
-            files.append(file.getvalue())
-        return Photographs(tuple(files))
+            self.files.append(file.getvalue())
 
     def __len__(self) -> int:
         return len(self.files)
@@ -124,8 +117,7 @@ def step_seconds(network: str, size: int, batch: int, rounds: int) -> np.ndarray
     variables = jax.jit(model.init)(jax.random.key(0), images["image"])
     step = jax.jit(supervised.make_step(supervised.classification_loss(model), optimizer), donate_argnums=0)
     calls = {network: going_on(step, supervised.init(variables, optimizer), images, jax.random.key(1))}
-    interleaved_seconds(calls, rounds=2)  # compiles
-    return interleaved_seconds(calls, rounds)[network]
+    return interleaved_seconds(calls, rounds, warm=2)[network]
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ from dms_jax.command_line import parse
 from dms_jax.errors import exit_on_user_error
 from dms_jax.training.machine import machine
 from experiments.benchmarks import pictures
-from experiments.benchmarks.command import PICTURES, QUICK
+from experiments.benchmarks.command import Options
 from experiments.benchmarks.contenders import CONTENDERS, RATIO, Enter
 from experiments.benchmarks.rivals import absent
-from experiments.benchmarks.tables import RESULTS, picture_link, table, write_section
+from experiments.benchmarks.tables import table
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 CALL_LIMIT_SECONDS = 20.0
@@ -183,20 +183,18 @@ def main(quick: bool = False, samples: int = 15) -> None:
             if c.size == size and not c.failed:
                 medians.setdefault(c.name, {})[size] = statistics.median(c.samples)
         print(f"{size:,}: " + "; ".join(f"{c.name} {c.cell()}" for c in entered), flush=True)
-    pages, folder = (None, QUICK) if quick else (RESULTS, PICTURES)
-    picture = pictures.save(pictures.growth(medians), folder / "operator.svg")
-    header = ["N", *(c.name for c in entered)]
+    options, header = Options(quick=quick), ["N", *(c.name for c in entered)]
     parts = [
         f"`python -m experiments.benchmarks.operator` on {machine()}: forward and gradient; median "
         f"time, (least to most), "
         "temporary memory.",
-        picture_link("Time of the operator and of others", picture, pages),
+        options.drawn("operator", "Time of the operator and of others", pictures.growth(medians)),
         table(header, times),
         "Mass error |sum m - k|, and the gradients that are there:",
         table(header, facts),
         " ".join(left_out),
     ]
-    write_section("operator", "The operator beside others", "\n\n".join(filter(None, parts)), folder=pages)
+    options.publish("operator", "The operator beside others", parts)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from dms_jax.report.drawing import INK, MUTED, RULE, SERIES, styled
 from experiments.benchmarks.sharing import replacing
@@ -43,6 +46,18 @@ class Panel:
     levels: Mapping[str, Spread] = field(default_factory=dict)
 
 
+def _row(count: int, **options: Any) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    return figure, figure.subplots(1, max(1, count), squeeze=False, **options)[0]
+
+
+def _look(i: int, line: bool = False) -> dict[str, Any]:
+    """Of what is drawn `i`th: points alone, or a line with points."""
+    style = STYLES[i // len(SERIES) % len(STYLES)] if line else ""
+    return {"color": SERIES[i % len(SERIES)], "marker": MARKERS[i % len(MARKERS)], "linestyle": style}
+
+
 @styled
 def scores_over_macs(panels: Sequence[Panel]) -> Figure:
     """Draw scores over MACs with standard errors, a line a method, panels side by side under one legend."""
@@ -74,12 +89,8 @@ def scores_over_macs(panels: Sequence[Panel]) -> Figure:
 def _line(axes: Axes, i: int, label: str, spreads: Mapping[float, Spread]) -> None:
     if not spreads:
         return
-    means = [spread.mean for spread in spreads.values()]
-    axes.errorbar(
-        list(spreads), means, [_error(spread) for spread in spreads.values()], label=label,
-        color=SERIES[i % len(SERIES)], marker=MARKERS[i % len(MARKERS)], markersize=4, capsize=2,
-        linestyle=STYLES[i // len(SERIES) % len(STYLES)],
-    )  # fmt: skip
+    means, errors = zip(*((spread.mean, _error(spread)) for spread in spreads.values()), strict=True)
+    axes.errorbar(list(spreads), means, errors, label=label, markersize=4, capsize=2, **_look(i, line=True))
 
 
 def _level(axes: Axes, label: str, spread: Spread) -> None:
@@ -126,9 +137,9 @@ def regrets(
       behind: method -> budget -> the score of each pick less that of the best structure there is.
       unit: of the scores.
     """
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    cloud, row = figure.subplots(1, 2, gridspec_kw={"width_ratios": (3, 4)})
-    cloud.plot(*_percent(everything), linestyle="", marker=".", markersize=3, color=MUTED)
+    figure, (cloud, row) = _row(2, gridspec_kw={"width_ratios": (3, 4)})
+    cloud.plot([100 * x for x, _ in everything], [y for _, y in everything], linestyle="", marker=".", markersize=3,
+               color=MUTED)  # fmt: skip
     cloud.set_xlabel("MACs, %")
     cloud.set_ylabel(unit)
     budgets = list(dict.fromkeys(budget for found in behind.values() for budget in found))
@@ -140,7 +151,7 @@ def regrets(
             for k, value in enumerate(found.get(budget, ()))
         ]
         x, y = [x for x, _ in points], [y + 0.4 * (i / max(1, len(budgets) - 1) - 0.5) for _, y in points]
-        row.plot(x, y, linestyle="", marker=MARKERS[i], markersize=4, color=SERIES[i], label=percent(budget))
+        row.plot(x, y, markersize=4, label=percent(budget), **_look(i))
     row.axvline(0.0, color=MUTED, linewidth=1)
     row.set_yticks(range(len(behind)), list(behind))
     row.set_ylim(len(behind) - 0.5, -0.5)
@@ -157,15 +168,12 @@ def costs(panels: Mapping[str, Mapping[str, tuple[float, Spread]]], unit: str) -
       panels: title -> method -> (CPU seconds, score).
       unit: of the scores.
     """
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    row = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
+    figure, row = _row(len(panels), sharey=True)
     for axes, (title, methods) in zip(row, panels.items(), strict=False):
         axes.axhline(0.0, color=MUTED, linewidth=1)
         for i, (label, (seconds, score)) in enumerate(methods.items()):
-            axes.errorbar(
-                max(seconds, LEAST_SECONDS), score.mean, _error(score), label=label, color=SERIES[i % len(SERIES)],
-                marker=MARKERS[i % len(MARKERS)], markersize=5, capsize=2, linestyle="",
-            )  # fmt: skip
+            x = max(seconds, LEAST_SECONDS)
+            axes.errorbar(x, score.mean, _error(score), label=label, markersize=5, capsize=2, **_look(i))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(PLAIN)
         axes.set_title(title, loc="left", fontsize="medium")
@@ -177,10 +185,6 @@ def costs(panels: Mapping[str, Mapping[str, tuple[float, Spread]]], unit: str) -
     return figure
 
 
-def _percent(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [100 * x for x, _ in points], [y for _, y in points]
-
-
 @styled
 def misses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
     """Draw by how much budgets were missed.
@@ -188,13 +192,12 @@ def misses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) ->
     Args:
       panels: resource -> method -> (asked for as a fraction, achieved / asked for).
     """
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure, row = _row(len(panels), sharey=True)
     for axes, (resource, methods) in zip(row, panels.items(), strict=True):
         axes.axhline(0.0, color=MUTED, linewidth=1)
         for i, (label, points) in enumerate(methods.items()):
             x, y = [100 * asked for asked, _ in points], [100 * (ratio - 1) for _, ratio in points]
-            axes.plot(x, y, linestyle="", marker=MARKERS[i], markersize=3, alpha=0.6, color=SERIES[i], label=label)
+            axes.plot(x, y, markersize=3, alpha=0.6, label=label, **_look(i))
         axes.set_xscale("log")
         axes.set_yscale("symlog", linthresh=0.1)
         axes.xaxis.set_major_formatter(PLAIN)
@@ -209,19 +212,68 @@ def misses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) ->
 @styled
 def growth(times: Mapping[str, Mapping[int, float]]) -> Figure:
     """Draw seconds a call over sizes, both on logarithmic axes, a line a contender."""
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = _row(1)
     for i, (label, seconds) in enumerate(times.items()):
-        axes.plot(
-            list(seconds), [1e3 * s for s in seconds.values()], label=label, color=SERIES[i % len(SERIES)],
-            marker=MARKERS[i % len(MARKERS)], markersize=4, linestyle=STYLES[i // len(SERIES) % len(STYLES)],
-        )  # fmt: skip
+        ms = [1e3 * s for s in seconds.values()]
+        axes.plot(list(seconds), ms, label=label, markersize=4, **_look(i, line=True))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter(PLAIN)
     axes.set_xlabel("elements")
     axes.set_ylabel("ms a call, forward and gradient")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@styled
+def tracks(panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]], promised: float) -> Figure:
+    """Draw r over target along searches, a line a search, panels side by side.
+
+    Args:
+      panels: title -> (label, log(r / target) at even distances of the way after the warm-up) of every search; searches
+        of one label have one color.
+      promised: |log(r / target)| that is shaded.
+    """
+    figure, row = _row(len(panels), sharey=True)
+    labels = sorted({label for lines in panels.values() for label, _ in lines})
+    for axes, (title, lines) in zip(row, panels.items(), strict=True):
+        axes.axhspan(np.exp(-promised), np.exp(promised), color=RULE, alpha=0.6, linewidth=0)
+        for label, line in lines:
+            x, color = (np.arange(len(line)) + 0.5) / max(1, len(line)), SERIES[labels.index(label)]
+            axes.plot(x, np.exp(line), color=color, linewidth=0.7, alpha=0.6)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+        axes.yaxis.set_major_formatter(PLAIN)
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(0, 1)
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_xlabel("share of the steps after the warm-up")
+    row[0].set_ylabel("r over target")
+    handles = [Line2D([], [], color=SERIES[i], label=label) for i, label in enumerate(labels)]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+@styled
+def depths(curve: Mapping[int, Spread], picks: Mapping[str, Sequence[tuple[int, float]]], unit: str) -> Figure:
+    """Draw the score of every depth, and what methods picked at their own scores.
+
+    Args:
+      curve: number of blocks -> score of the even network.
+      picks: method -> (number of blocks, score) of every seed.
+      unit: of the scores.
+    """
+    figure, (axes,) = _row(1)
+    x = [depth for depth, spread in curve.items() if spread.count]
+    means, errors = [curve[depth].mean for depth in x], [_error(curve[depth]) for depth in x]
+    axes.errorbar(x, means, errors, color=MUTED, marker=".", capsize=2, label="even networks")
+    for i, (label, points) in enumerate(picks.items()):
+        beside = [depth + 0.12 * (i - len(picks) / 2) for depth, _ in points]
+        axes.plot(beside, [score for _, score in points], markersize=4, label=label, **_look(i))
+    axes.set_xlabel("blocks kept")
+    axes.set_ylabel(unit)
     figure.legend(loc="outside right upper")
     return figure
 

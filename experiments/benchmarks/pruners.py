@@ -81,7 +81,7 @@ class Work(Phases):
     @property
     def start(self) -> int:
         """The number of the first batch after pretraining."""
-        return self.task.pretrain_steps
+        return self.task.options.pretrain_steps
 
     def batch(self, step: int) -> Any:
         """The batch of a step after pretraining."""
@@ -106,7 +106,7 @@ def dms(work: Work, variables: Any, keep: tuple[str, ...] = ()) -> Found:
     """The search of `experiments.digits_search`, without the slack that it has had since the cells were made."""
     task, steps = work.task, work.size.search
     search = Search(
-        task.space, task.loss(task.model), task.optimizer(optax.constant_schedule(task.learning_rate / 5)),
+        task.space, task.loss(task.model), task.optimizer(optax.constant_schedule(task.options.learning_rate / 5)),
         {"macs": work.budget}, Schedule(steps), Limits(freeze=keep),
         strategy=DMS(slack=math.inf),
     )  # fmt: skip
@@ -130,7 +130,7 @@ def in_rounds(work: Work, variables: Any) -> Found:
     """Pruned and trained in turns, along the targets of DMS; trained masked, which is the same as trained small."""
     task, size = work.task, work.size
     each, full = size.search // size.rounds, task.space.resources()["macs"]
-    optimizer = task.optimizer(optax.constant_schedule(task.learning_rate / 5))
+    optimizer = task.optimizer(optax.constant_schedule(task.options.learning_rate / 5))
     twin, structure, state = _Twin(work, variables, "taylor"), None, supervised.init(variables, optimizer)
 
     def step(state: Any, batch: Any, key: Any) -> Any:
@@ -155,7 +155,7 @@ def sparse(work: Work, variables: Any) -> Found:
 
     torch, task, twin = tn.torch, work.task, _Twin(work, variables, "sparse")
     model, pruner = twin.model, twin.pruner
-    optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate / 5, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=task.options.learning_rate / 5, momentum=0.9)
 
     def train() -> None:
         for i in range(work.size.search):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -38,7 +38,7 @@ from experiments.benchmarks.methods import OURS, PAPER, PAPER_SETTING, SEARCHED
 from experiments.benchmarks.protocol import TRIED
 from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import Spread, percent, picture_link, table, write_section
+from experiments.benchmarks.tables import Spread, percent, table
 from experiments.benchmarks.tasks import Unit
 from experiments.benchmarks.text_task import UNIT
 
@@ -65,7 +65,6 @@ class Benchmark:
       budgets: fractions of the MACs; rates are chosen at the first.
       rates: that are tried, times each strategy's own.
       tried: seeds of the choice of rates.
-      compute: whether missing cells are computed.
     """
 
     space: Space
@@ -74,7 +73,6 @@ class Benchmark:
     budgets: Sequence[float]
     rates: Sequence[float] = tuning.RATES
     tried: Sequence[int] = TRIED
-    compute: bool = True
 
     @property
     def choice(self) -> tuple[str, Unit]:
@@ -108,10 +106,6 @@ class Benchmark:
         """The structures of 80 to 100 % of a budget."""
         return [key for key, share in self.shares.items() if BAND * budget <= share <= budget]
 
-    def truth_cell(self, part: int, seed: int) -> Cell:
-        settings = asdict(self.space.size)
-        return Cell("regret", f"structures{part}", {**settings, "part_number": part}, settings, seed)
-
     def pick_cell(self, settings: Settings, seed: int) -> Cell:
         """Of a pick; its score, too, is there for seeds of the choice."""
         method = PAPER if settings.weight is not None else LABELS[settings.strategy]
@@ -130,27 +124,20 @@ class Benchmark:
     @property
     def machines(self) -> str:
         """On which ones the structures were trained and picked."""
-        parts = itertools.product(self._parts, range(self.space.size.seeds))
-        cells = itertools.chain(
-            itertools.starmap(self.truth_cell, parts), itertools.starmap(self.pick_cell, self.asked)
-        )
-        return self.cells.machines(cells)
+        return self.cells.machines([*self._truth_cells.values(), *itertools.starmap(self.pick_cell, self.asked)])
 
     def fill(self, name: str, asked: Iterable[tuple[Settings, int]]) -> None:
         """Compute what is missing of picks."""
-        if self.compute:
-            work = [(self.pick_cell(s, seed), partial(self._pick, s, seed)) for s, seed in asked]
-            self.cells.fill(work, name, self.space.data.name)
+        work = [(self.pick_cell(s, seed), partial(self._pick, s, seed)) for s, seed in asked]
+        self.cells.fill(work, name, self.space.data.name)
 
     def values(self, settings: Settings, seeds: Sequence[int], what: str = "test") -> dict[int, float]:
         """{seed: score} of picks that have one."""
-        found = {seed: self.cells.get(self.pick_cell(settings, seed)) for seed in seeds}
-        return {seed: float(result[what]) for seed, result in found.items() if result}
+        found = self.cells.found({seed: self.pick_cell(settings, seed) for seed in seeds})
+        return {seed: float(result[what]) for seed, result in found.items()}
 
     def fill_all(self) -> None:
         """Compute what is missing: all structures first."""
-        if not self.compute:
-            return
         self.fill_structures()
         for label, grid in self.grids.items():
             tuning.settle(self, label, grid)
@@ -158,35 +145,35 @@ class Benchmark:
 
     def fill_structures(self) -> None:
         """Compute what is missing of all structures."""
-        if not self.compute:
-            return
-        space, seeds = self.space, range(self.space.size.seeds)
-        work = []
-        for seed, part in itertools.product(seeds, self._parts):
-            keys = space.keys[part * space.size.part : (part + 1) * space.size.part]
-            work.append((self.truth_cell(part, seed), partial(self._truth, keys, seed)))
-        self.cells.fill(work, "regret: all structures", space.data.name)
+        keys, part = self.space.keys, self.space.size.part
+        parts = [keys[first : first + part] for first in range(0, len(keys), part)]
+        work = [(cell, partial(self._truth, parts[i], seed)) for (seed, i), cell in self._truth_cells.items()]
+        self.cells.fill(work, "regret: all structures", self.space.data.name)
 
     @property
-    def _parts(self) -> range:
-        """The numbers of the cells that a seed's structures are cut into."""
-        return range(-(-len(self.space.keys) // self.space.size.part))
+    def _truth_cells(self) -> dict[tuple[int, int], Cell]:
+        """Seed and number -> one of the cells that a seed's structures are cut into."""
+        size = self.space.size
+        every, named = itertools.product(range(size.seeds), range(-(-len(self.space.keys) // size.part))), asdict(size)
+        return {
+            (seed, part): Cell("regret", f"structures{part}", {**named, "part_number": part}, named, seed)
+            for seed, part in every
+        }
 
     @property
     def truth(self) -> dict[Key, np.ndarray]:
         """Structure -> `[seeds]` bits/byte; those whose cells are there for every seed."""
-        size, found = self.space.size, dict[Key, dict[int, float]]()
-        for part, seed in itertools.product(self._parts, range(size.seeds)):
-            for key, bits in (self.cells.get(self.truth_cell(part, seed)) or {"bits": []})["bits"]:
-                found.setdefault(tuple(key), {})[seed] = bits
-        return {key: np.array([by_seed[s] for s in sorted(by_seed)]) for key, by_seed in found.items()
-                if len(by_seed) == size.seeds}  # fmt: skip
+        found: dict[Key, list[float]] = {}
+        for result in self.cells.found(self._truth_cells).values():
+            for key, bits in result["bits"]:
+                found.setdefault(tuple(key), []).append(bits)
+        return {key: np.array(bits) for key, bits in found.items() if len(bits) == self.space.size.seeds}
 
     def picks(self, method: str, budget: float) -> list[Key]:
         """One a seed."""
         settings, seeds = self.settings(method, budget), range(self.space.size.seeds)
-        results = [self.cells.get(self.pick_cell(settings, seed)) for seed in seeds]
-        return [tuple(result["pick"]) for result in results if result]
+        found = self.cells.found({seed: self.pick_cell(settings, seed) for seed in seeds})
+        return [tuple(result["pick"]) for result in found.values()]
 
     def _truth(self, keys: Sequence[Key], seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
         bits = []
@@ -218,22 +205,16 @@ def loss_to_best(pick: np.ndarray, band: np.ndarray) -> float:
     return float(np.mean([pick[s] - band[np.argmin(others[s]), s] for s in range(seeds)]))
 
 
-def report(benchmark: Benchmark) -> str:
-    """The tables, from the cells that are there."""
-    truth = benchmark.truth
+def tables(benchmark: Benchmark) -> tuple[list[str], str]:
+    """A table a budget, and what RESULTS.md shows, places and losses, from the cells that are there."""
+    truth, budgets = benchmark.truth, benchmark.budgets
     if len(truth) < len(benchmark.shares):
-        return f"{len(truth)} of {len(benchmark.shares)} structures are trained."
-    return "\n\n".join(_section(benchmark, budget, truth) for budget in benchmark.budgets)
-
-
-def first(benchmark: Benchmark) -> str:
-    """What RESULTS.md shows: places and losses."""
-    if len(truth := benchmark.truth) < len(benchmark.shares):
-        return ""
-    found = [_rows(benchmark, budget, truth) for budget in benchmark.budgets]
+        return [f"{len(truth)} of {len(benchmark.shares)} structures are trained."], ""
+    found = [_rows(benchmark, budget, truth) for budget in budgets]
+    sections = [_section(benchmark, *one, truth) for one in zip(budgets, found, strict=True)]
     lines = [[rows[0][0], *(text for row in rows for text in row[1:3])] for rows in zip(*found, strict=True)]
-    shown = itertools.product(benchmark.budgets, ("place, a seed each", "loss to the best"))
-    return table(["method", *(f"{percent(budget)}: {what}" for budget, what in shown)], lines)
+    shown = itertools.product(budgets, ("place, a seed each", "loss to the best"))
+    return sections, table(["method", *(f"{percent(budget)}: {what}" for budget, what in shown)], lines)
 
 
 def draw(benchmark: Benchmark) -> Figure:
@@ -274,7 +255,7 @@ def _rows(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray]) 
     return rows
 
 
-def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray]) -> str:
+def _section(benchmark: Benchmark, budget: float, rows: list[list[str]], truth: Mapping[Key, np.ndarray]) -> str:
     """The table of one budget."""
     band = benchmark.band(budget)
     scores = np.stack([truth[key] for key in band])
@@ -285,18 +266,15 @@ def _section(benchmark: Benchmark, budget: float, truth: Mapping[Key, np.ndarray
     return (
         f"**{percent(budget)} of the MACs.** {len(band)} structures between {100 * BAND * budget:g} and "
         f"{percent(budget)}, from {order[0]:.3f} ({in_words(best)}) over {np.median(order):.3f} (median) to "
-        f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n"
-        f"{table(header, _rows(benchmark, budget, truth))}"
+        f"{order[-1]:.3f} bits/byte; standard error of one structure's mean {error:.3f}.\n\n{table(header, rows)}"
     )
 
 
 def benchmark_of(options: Options) -> Benchmark:
     """The benchmark, or its tiny version."""
-    space = Space(QUICK if options.quick else Size())
-    benchmark = Benchmark(space, options.cells, METHODS, BUDGETS, compute=not options.tables)
     if options.quick:
-        return replace(benchmark, methods=QUICK_METHODS, budgets=QUICK_BUDGETS, rates=(1.0,), tried=TRIED[:1])
-    return benchmark
+        return Benchmark(Space(QUICK), options.cells, QUICK_METHODS, QUICK_BUDGETS, (1.0,), TRIED[:1])
+    return Benchmark(Space(Size()), options.cells, METHODS, BUDGETS)
 
 
 def main(options: Options) -> None:
@@ -305,12 +283,11 @@ def main(options: Options) -> None:
     try:
         benchmark.fill_all()
     finally:
-        picture = pictures.save(draw(benchmark), options.pictures / "regret.svg")
-        parts = [picture_link("All structures, and what was picked", picture, options.pages), report(benchmark)]
+        sections, headline = tables(benchmark)
+        parts = [options.drawn("regret", "All structures, and what was picked", draw(benchmark)), *sections]
         parts += [f"{tuning.OPENING[:-1]}, {percent(benchmark.budgets[0])} of the MACs:"]
         parts += [tuning.grids_table(benchmark, benchmark.grids), benchmark.machines]
-        title = "Regret: where the picks stand among all structures"
-        write_section("regret", title, "\n\n".join(parts), folder=options.pages, headline=first(benchmark))
+        options.publish("regret", "Regret: where the picks stand among all structures", parts, headline=headline)
 
 
 if __name__ == "__main__":

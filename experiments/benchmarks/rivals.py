@@ -7,27 +7,20 @@ import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-PACKAGES: Mapping[str, str] = {
-    "jaxopt": "jaxopt",
-    "ott": "ott-jax",
-    "softjax": "softjax",
-    "torch": "torch",
-    "torch_pruning": "torch-pruning",
-    "torchvision": "torchvision",
-}
-"""Import name -> what to install."""
+PACKAGES: Mapping[str, str] = {"ott": "ott-jax", "torch_pruning": "torch-pruning"}
+"""Import name -> what to install, where that is another name."""
 
 
 def absent(*modules: str) -> str:
     """Why a rival is left out: the command that installs what it needs, or what keeps it from being imported.
 
     Args:
-      modules: import names, keys of `PACKAGES`.
+      modules: import names.
 
     Returns:
       Empty where all is there.
     """
-    names = [PACKAGES[module] for module in modules if find_spec(module) is None]
+    names = [PACKAGES.get(module, module) for module in modules if find_spec(module) is None]
     if names:
         return f"not installed: pip install {' '.join(names)}"
     with warnings.catch_warnings():  # what other packages say of themselves when they are imported

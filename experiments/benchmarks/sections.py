@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from experiments.benchmarks.command import Options
 from experiments.benchmarks.methods import OURS, Methods
 from experiments.benchmarks.protocol import TRIED, Contest
 from experiments.benchmarks.settings import CONTROL, Settings
-from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 
 ABOUT = "lower is better, means ± standard errors over seeds; a positive difference means that "
 """Of every table; what is better follows."""
@@ -30,7 +32,7 @@ class Comparison:
       seeds: of a label at a budget.
       ours: the label that the others are compared with.
       grids: what searches are chosen from, by label; filled before the methods are.
-      depths: steps of the even networks whose depth is chosen, and whether their residual width shrinks, too.
+      depths: even networks whose depth is chosen; filled before the methods are.
     """
 
     title: str
@@ -40,7 +42,8 @@ class Comparison:
     seeds: Callable[[str, float], Sequence[int]]
     ours: str = OURS
     grids: tuning.Grids = field(default_factory=dict)
-    depths: tuple[int, bool] | None = None
+    depths: tuning.Depths | None = None
+    first: ClassVar[str] = "method"
 
     @property
     def small(self) -> Comparison:
@@ -64,7 +67,7 @@ class Comparison:
             tuning.settle(self.contest, label, grid)
         for budget in self.budgets:
             if self.depths is not None:
-                tuning.fill_depths(self.contest, budget, self.depths[0], residual=self.depths[1])
+                self.depths.fill(budget)
             self.contest.fill(f"{name}, {self.title}, {percent(budget)}", self.asked(budget))
 
     @property
@@ -85,51 +88,36 @@ class Comparison:
         cells = [self.contest.cell(*asked) for budget in self.shown for asked in self.asked(budget)]
         return [self.scores(), self._costs(middle), self._failures(), self.contest.cells.machines(cells)]
 
-    def values(self, method: Callable[[float], Settings], label: str, budget: float) -> dict[int, float]:
-        """{seed: score}, in the unit of the tables."""
-        found = self.contest.values(method(budget), self.seeds(label, budget))
-        return {seed: self.contest.task.unit.scale * value for seed, value in found.items()}
-
-    def known(self) -> Methods:
-        """The methods that have cells, and what they are compared with."""
-        rows, budgets = self.rows(), self.shown
-        there = {
-            label: any(self.contest.finished(m(b), self.seeds(label, b)) for b in budgets) for label, m in rows.items()
-        }
-        return {label: method for label, method in rows.items() if there[label] or label == self.ours}
+    def found(self) -> dict[str, dict[float, list[float]]]:
+        """Label -> budget -> scores in the unit of the tables; of methods that have cells, and of `ours`."""
+        scale, every = self.contest.task.unit.scale, {}
+        for label, method in self.rows().items():
+            scores = {b: self.contest.values(method(b), self.seeds(label, b)).values() for b in self.shown}
+            if any(scores.values()) or label == self.ours:
+                every[label] = {budget: [scale * score for score in found] for budget, found in scores.items()}
+        return every
 
     def scores(self) -> str:
         """A row a method that has cells: for every budget mean ± standard error, difference to `ours`, and seeds."""
-        header, digits, rows = ["method"], self.contest.task.unit.digits, self.known()
-        found = {(label, b): self.values(rows[label], label, b) for label in rows for b in self.shown}
-        others = {key: values.values() for key, values in found.items() if key[0] != self.ours}
-        _, texts = differences(others, lambda key: found[self.ours, key[1]].values(), digits)
+        header, digits, found = [self.first], self.contest.task.unit.digits, self.found()
+        others = {(label, b): x for label, row in found.items() if label != self.ours for b, x in row.items()}
+        _, texts = differences(others, lambda key: found[self.ours][key[1]], digits)
         for budget in self.shown:
             header += [f"{percent(budget)} of the MACs", f"minus {self.ours}", "seeds"]
         lines = []
-        for label in rows:
+        for label, row in found.items():
             line = [label]
-            for budget in self.shown:
-                spread = Spread.of(found[label, budget].values())
-                line += [spread.text(digits), texts.get((label, budget), ""), str(spread.count)]
+            for budget, values in row.items():
+                line += [Spread.of(values).text(digits), texts.get((label, budget), ""), str(len(values))]
             lines.append(line)
         return table(header, lines)
 
     def headline(self, labels: Sequence[str]) -> str:
         """Scores of some methods alone, of those that have cells at every budget."""
-        digits, rows = self.contest.task.unit.digits, self.known()
-        spreads = {
-            label: [Spread.of(self.values(rows[label], label, b).values()) for b in self.shown]
-            for label in labels
-            if label in rows
-        }
-        lines = [
-            [label, *(spread.text(digits) for spread in found)]
-            for label, found in spreads.items()
-            if all(spread.count for spread in found)
-        ]
-        unit = self.contest.task.unit.name
-        title = self.title if unit in self.title else f"{self.title}: {unit}"
+        unit, found = self.contest.task.unit, self.found()
+        whole = [label for label in labels if all(found.get(label, {0: []}).values())]
+        lines = [[label, *(Spread.of(x).text(unit.digits) for x in found[label].values())] for label in whole]
+        title = self.title if unit.name in self.title else f"{self.title}: {unit.name}"
         return table([title, *(f"{percent(budget)} of the MACs" for budget in self.shown)], lines)
 
     def _costs(self, budget: float) -> str:
@@ -152,21 +140,20 @@ class Comparison:
     def _failures(self) -> str:
         """Lines on cells that ended without numbers; empty where there are none."""
         lines = []
-        for label, method in self.rows().items():
-            for budget in self.shown:
-                for seed in self.seeds(label, budget):
-                    cell = self.contest.get(method(budget), seed)
-                    if cell and "failed" in cell:
-                        lines.append(f"{label}, {percent(budget)}, seed {seed}: {cell['failed']}")
+        for (label, method), budget in itertools.product(self.rows().items(), self.shown):
+            for seed in self.seeds(label, budget):
+                cell = self.contest.get(method(budget), seed)
+                if cell and "failed" in cell:
+                    lines.append(f"{label}, {percent(budget)}, seed {seed}: {cell['failed']}")
         return "\n\n".join(lines)
 
     def panel(self) -> pictures.Panel:
         """Its part of the picture; the unpruned network, the same at every budget, is a level."""
-        lines, levels = {}, {}
-        for label, method in self.known().items():
-            spreads = {b: Spread.of(self.values(method, label, b).values()) for b in self.shown}
-            if method(self.shown[0]).strategy == CONTROL:
-                levels[label] = next(iter(spreads.values()))
+        rows, lines, levels = self.rows(), {}, {}
+        for label, row in self.found().items():
+            spreads = {budget: Spread.of(values) for budget, values in row.items()}
+            if rows[label](self.shown[0]).strategy == CONTROL:
+                levels[label] = spreads[self.shown[0]]
             else:
                 lines[label] = spreads
         return pictures.Panel(lines, self.contest.task.unit.name, self.title, levels)
@@ -190,6 +177,7 @@ def run(
     options: Options,
     more: Callable[[], Mapping[str, str]] = dict,
     headline: Sequence[str] = (),
+    about: Sequence[str] = (),
 ) -> None:
     """Fill a section's cells and write it, whatever comes between: what it is, a picture, tables, what was chosen from.
 
@@ -201,6 +189,7 @@ def run(
       options: of the command.
       more: what follows the tables, under their first lines.
       headline: the methods that RESULTS.md shows.
+      about: further paragraphs at the beginning.
     """
     comparisons = [c.small for c in comparisons] if options.quick else comparisons
     try:
@@ -208,15 +197,13 @@ def run(
             comparison.fill(name)
     finally:
         begun = [comparison for comparison in comparisons if comparison.begun]
-        parts = [f"`python -m experiments.benchmarks.{name}`: {opening} {INTERVALS}"]
+        parts = [f"`python -m experiments.benchmarks.{name}`: {opening} {INTERVALS}", *about]
         if options.quick or any(len(comparison.budgets) > 1 for comparison in comparisons):
             figure = pictures.scores_over_macs([comparison.panel() for comparison in begun or comparisons])
-            picture = pictures.save(figure, options.pictures / f"{name}.svg")
-            parts += [picture_link(title, picture, options.pages)]
+            parts += [options.drawn(name, title, figure)]
         for comparison in comparisons:
             parts += [f"**{comparison.title}**", *comparison.tables()]
         for about, text in {} if options.quick else more().items():
             parts += [about, text]
         first = [] if options.quick else [comparison.headline(headline) for comparison in begun if headline]
-        text = "\n\n".join(filter(None, parts))
-        write_section(name, title, text, folder=options.pages, headline="\n\n".join(first))
+        options.publish(name, title, parts, headline="\n\n".join(first))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, Self
 
 from experiments.benchmarks.store import Cell
 from experiments.benchmarks.tasks import Task
@@ -14,8 +14,24 @@ CONTROL = "unpruned"
 """The full network, trained on for as many steps."""
 
 
+class Made(ABC):
+    """What a cell of a task is made from."""
+
+    pretrained: bool = True
+    """It starts from the supernet of its seed."""
+
+    @property
+    def small(self) -> Self:
+        """The same for quick runs."""
+        return self
+
+    @abstractmethod
+    def cell(self, task: Task, seed: int) -> Cell:
+        """Where its numbers are."""
+
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(Made):
     """What a method does. The fields up to `pretrained` always tell cells apart, the others where they are not default.
 
     Attributes:
@@ -75,15 +91,14 @@ class Settings:
     horizon: int = 0
     beside: Literal["all blocks", "one block less"] = "all blocks"
 
-    def cell(self, task: Task, default_options: Mapping[str, Any], seed: int) -> Cell:
-        """The cell of these settings; options of the task tell cells apart where they are not the default."""
+    def cell(self, task: Task, seed: int) -> Cell:
+        """The cell of these settings; options of the task tell cells apart where they are not the usual ones."""
         fields = {f.name: (f.default, getattr(self, f.name)) for f in dataclasses.fields(self)}
         base = list(fields)[: list(fields).index("pretrained") + 1]
         identity = {name: value for name, (default, value) in fields.items() if name in base or value != default}
-        options = {name: value for name, value in task.options.items() if default_options[name] != value}
-        settings = {name: value for name, (_, value) in fields.items()}
+        settings = dataclasses.asdict(self) | {"task": dataclasses.asdict(task.options)}
         label = f"{self.strategy}-{100 * self.budget:g}"
-        return Cell(task.name, label, {**identity, "task": options}, {**settings, "task": dict(task.options)}, seed)
+        return Cell(task.name, label, {**identity, "task": task.changed}, settings, seed)
 
     @property
     def joint(self) -> bool:

@@ -14,20 +14,25 @@ the small networks of a family take as many steps as those that are alone, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from experiments.benchmarks import digits, families, methods, pictures, tuning
+import numpy as np
+
+from dms_jax.training.interrupt import InterruptFlag
+from experiments.benchmarks import digits, families, methods, tuning
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.families import Nested, small_sizes
 from experiments.benchmarks.frontier import text_contest, usual
 from experiments.benchmarks.methods import OURS, Methods
-from experiments.benchmarks.protocol import TRIED, Contest
-from experiments.benchmarks.sections import ABOUT, heading
-from experiments.benchmarks.settings import Settings
-from experiments.benchmarks.store import Cell
-from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
+from experiments.benchmarks.protocol import TRIED, Contest, compete
+from experiments.benchmarks.sections import ABOUT, Comparison, always, heading, run
+from experiments.benchmarks.settings import Made, Settings
+from experiments.benchmarks.store import Cell, Say
+from experiments.benchmarks.tables import Spread, table
+from experiments.benchmarks.tasks import Task
 
 TITLE = "Several sizes from one search, against a search for each"
 SEEDS = (0, 1, 2)
@@ -53,166 +58,120 @@ EXPECTED = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Study:
-    """The table of one task.
+@dataclass(frozen=True)
+class Member(Made):
+    """One size of a family: the cell holds all of them."""
 
-    Attributes:
-      contest: whose task; its cells are those of networks that are alone.
-      sizes: fractions of the MACs, from the largest.
-      search: from what is known when it is called to how DMS searches.
-      quick: two of the rows, one seed.
-    """
-
-    contest: Contest
-    sizes: tuple[float, ...]
-    search: Callable[[], Settings]
-    quick: bool = False
+    family: Nested
+    place: int
 
     @property
-    def shown(self) -> tuple[float, ...]:
-        """The sizes of the tables."""
-        return small_sizes(len(self.sizes)) if self.quick else self.sizes
+    def strategy(self) -> str:
+        """Of the search."""
+        return self.family.search.strategy
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of every row."""
-        return TRIED[:1] if self.quick else SEEDS
+    def small(self) -> Member:
+        """Of the small family."""
+        return replace(self, family=self.family.small)
+
+    def cell(self, task: Task, seed: int) -> Cell:
+        """The family's."""
+        return self.family.cell(task, seed)
+
+
+class Families(Contest):
+    """Members of families, and networks that are alone."""
+
+    def finished(self, settings: Made, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """{seed: results}; of a member, of all lists its own numbers."""
+        found = super().finished(settings, seeds)
+        if not isinstance(settings, Member):
+            return found
+        place = settings.place
+        return {i: {n: x[place] for n, x in cell.items() if isinstance(x, list)} for i, cell in found.items()}
+
+
+def train(task: Task, settings: Any, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
+    """A family, or a network that is alone."""
+    if isinstance(settings, Member):
+        return families.train(task, settings.family, seed, interrupt, say)
+    return compete(task, settings, seed, interrupt, say)
+
+
+class Sizes(Comparison):
+    """All ways to several sizes on one task."""
+
+    first = "networks"
 
     @property
-    def alone(self) -> Methods:
-        """Networks that know of no other size."""
-        rows = {ALONE: partial(methods.at, replace(self.search(), steps=STEPS))}
-        return rows if self.quick else {**rows, EVEN_ALONE: methods.rules(["uniform"], STEPS)["uniform"]}
+    def small(self) -> Comparison:
+        """It is made small where it is made."""
+        return self
 
-    @property
-    def families(self) -> Mapping[str, Nested]:
-        """Label -> how its sizes are made."""
-        ours = Nested(replace(self.search(), steps=STEPS, budget=1.0), self.sizes, together=True)
-        even = replace(ours, search=Settings("uniform", 1.0, STEPS))
-        rows = {
-            TOGETHER: ours,
-            TAUGHT: replace(ours, taught=True),
-            EACH: replace(ours, together=False),
-            MIDDLE: replace(ours, aim=1),
-            EVEN: even,
-        }
-        return {TAUGHT: rows[TAUGHT], EACH: rows[EACH]} if self.quick else rows
-
-    @property
-    def labels(self) -> list[str]:
-        """The rows, in the order of the tables."""
-        order = (ALONE, TOGETHER, TAUGHT, EACH, MIDDLE, EVEN, EVEN_ALONE)
-        return [label for label in order if label in self.alone or label in self.families]
-
-    def fill(self, label: str) -> None:
-        """Compute what is missing of a row."""
-        name = f"sizes, {label}, {self.contest.task.name}"
-        if label in self.alone:
-            method = self.alone[label]
-            self.contest.fill(name, [(method(size), seed) for size in self.shown for seed in self.seeds])
-        elif label in self.families:
-            families.fill(self.contest, name, [(self.families[label], seed) for seed in self.seeds])
-
-    def done(self, label: str, size: float) -> dict[int, dict[str, float]]:
-        """{seed: scores and MACs} of the networks that are there."""
-        if label in self.alone:
-            return self.contest.finished(self.alone[label](size), self.seeds)
-        found, place = {}, self.shown.index(size)
-        for seed in self.seeds:
-            cell = families.get(self.contest, self.families[label], seed)
-            if cell and "failed" not in cell:
-                found[seed] = {name: x[place] for name, x in cell.items() if isinstance(x, list)}
-        return found
-
-    def values(self, label: str, size: float) -> list[float]:
-        """Scores, in the unit of the tables."""
-        return [self.contest.task.unit.scale * found["test"] for found in self.done(label, size).values()]
-
-    @property
-    def begun(self) -> bool:
-        """Whether any number of a family is there."""
-        return any(self.values(label, self.shown[0]) for label in self.families)
-
-    def scores(self) -> str:
-        """A row a way; of every size mean ± standard error, and the difference to networks searched alone."""
-        unit, first = self.contest.task.unit, self.labels[0]
-        found = {(label, size): self.values(label, size) for label in self.labels for size in self.shown}
-        others = {key: values for key, values in found.items() if key[0] != first}
-        _, texts = differences(others, lambda key: found[first, key[1]], unit.digits)
-        lines = []
-        for label in self.labels:
-            line = [label]
-            for size in self.shown:
-                spread = Spread.of(found[label, size])
-                line += [spread.text(unit.digits), texts.get((label, size), ""), str(spread.count)]
-            lines.append(line)
-        heads = [x for size in self.shown for x in (f"{percent(size)} of the MACs", f"minus {first}", "seeds")]
-        return table(["networks", *heads], lines)
-
-    def costs(self) -> str:
+    def _costs(self, budget: float) -> str:
         """MACs of every size, and CPU seconds of all sizes together, of cells from CPUs; of whole rows alone."""
         full, lines = self.contest.task.space.resources()["macs"], []
-        for label in self.labels:
-            macs = [Spread.of(100 * x["macs"] / full for x in self.done(label, size).values()) for size in self.shown]
-            parts = ("search", "finetune", "compile")
-            seconds = [Spread.of(self.seconds(label, part)).text(0) for part in parts]
-            if all(x.count for x in macs):
-                lines.append([label, ", ".join(f"{x.mean:.2f}" for x in macs), *seconds])
+        for label, method in self.rows().items():
+            done = [self.contest.finished(method(size), self.seeds(label, size)) for size in self.shown]
+            if all(done):
+                macs = (np.mean([100 * x["macs"] / full for x in found.values()]) for found in done)
+                seconds = [Spread.of(self._seconds(label, part)).text(0) for part in ("search", "finetune", "compile")]
+                lines.append([label, ", ".join(f"{x:.2f}" for x in macs), *seconds])
         return table(["networks", "MACs, %", "search, CPU s", "finetuning, CPU s", "compilation, CPU s"], lines)
 
-    def seconds(self, label: str, part: str) -> list[float]:
+    def _seconds(self, label: str, part: str) -> Iterator[float]:
         """CPU seconds that all sizes of a row took for one part, a number a seed."""
-        found = []
-        for seed in self.seeds:
-            cells = self.cells(label, seed)
-            if cells and all(self.contest.cells.on_cpu(cell) for cell in cells):
-                results = [self.contest.cells.get(cell) or {} for cell in cells]
-                found.append(sum(result.get("seconds", {}).get(part, 0.0) for result in results))
-        return found
-
-    def cells(self, label: str, seed: int) -> list[Cell]:
-        """The cells behind a row."""
-        if label in self.alone:
-            return [self.contest.cell(self.alone[label](size), seed) for size in self.shown]
-        return [families.cell_of(self.contest, self.families[label], seed)]
-
-    def tables(self) -> list[str]:
-        """Scores, what they cost, and whose machine it was."""
-        if not self.begun:
-            return ["Not computed yet."]
-        cells = [cell for label in self.labels for seed in self.seeds for cell in self.cells(label, seed)]
-        return [self.scores(), self.costs(), self.contest.cells.machines(cells)]
-
-    def panel(self) -> pictures.Panel:
-        """Its part of the picture."""
-        lines = {label: {size: Spread.of(self.values(label, size)) for size in self.shown} for label in self.labels}
-        return pictures.Panel(lines, self.contest.task.unit.name, heading(self.contest))
+        cells = self.contest.cells
+        for seed in self.seeds(label, self.shown[0]):
+            made = [self.contest.cell(self.rows()[label](size), seed) for size in self.shown]
+            once = {cell.path: cell for cell in made}.values()
+            if all(cells.on_cpu(cell) for cell in once):
+                yield sum((cells.get(cell) or {}).get("seconds", {}).get(part, 0.0) for cell in once)
 
 
-def studies(options: Options) -> Sequence[Study]:
-    """Of text and of the digits."""
-    text, few = text_contest(options), digits.digits_contest(options)
-    return [
-        Study(text, (0.5, 0.2, 0.1), lambda: usual(text), options.quick),
-        Study(few, (0.25, 0.1, 0.04), lambda: tuning.best(few, digits.GRIDS[OURS]), options.quick),
-    ]
+def rows(sizes: tuple[float, ...], shown: Sequence[float], search: Settings) -> dict[str, Any]:
+    """The ways by label, of a search: members of families, and networks that know of no other size."""
+    ours = Nested(replace(search, steps=STEPS, budget=1.0), sizes, together=True)
+    ways = {
+        TOGETHER: ours,
+        TAUGHT: replace(ours, taught=True),
+        EACH: replace(ours, together=False),
+        MIDDLE: replace(ours, aim=1),
+        EVEN: replace(ours, search=Settings("uniform", 1.0, STEPS)),
+    }
+
+    def member(family: Nested, size: float) -> Member:
+        return Member(family, shown.index(size))
+
+    return {
+        ALONE: partial(methods.at, replace(search, steps=STEPS)),
+        **{label: partial(member, family) for label, family in ways.items()},
+        EVEN_ALONE: methods.rules(["uniform"], STEPS)["uniform"],
+    }
+
+
+def comparison(contest: Contest, sizes: tuple[float, ...], search: Callable[[], Settings]) -> Comparison:
+    """All ways on one task; quick, two families beside networks that are searched alone."""
+    quick = contest.options.quick
+    shown, labels = (small_sizes(len(sizes)), (ALONE, TAUGHT, EACH)) if quick else (sizes, ())
+
+    def made() -> Methods:
+        every = rows(sizes, shown, search())
+        return {label: every[label] for label in labels or every}
+
+    cells = Families(contest.task, contest.options, train)
+    return Sizes(heading(contest), cells, made, shown, always(TRIED[:1] if quick else SEEDS), ALONE)
 
 
 def main(options: Options) -> None:
-    found = studies(options)
-    try:
-        for label in (TOGETHER, EACH, EVEN, ALONE, EVEN_ALONE, MIDDLE, TAUGHT):
-            for study in found:
-                study.fill(label)
-    finally:
-        better = f"{ABOUT}networks that were searched alone are better."
-        parts = [f"`python -m experiments.benchmarks.sizes`: {better} {INTERVALS}", RULE, EXPECTED]
-        figure = pictures.scores_over_macs([study.panel() for study in found])
-        parts.append(picture_link(TITLE, pictures.save(figure, options.pictures / "sizes.svg"), options.pages))
-        for study in found:
-            parts += [f"**{heading(study.contest)}**", *study.tables()]
-        write_section("sizes", TITLE, "\n\n".join(filter(None, parts)), folder=options.pages)
+    text, pictures = text_contest(options), digits.digits_contest(options)
+    comparisons = [
+        comparison(text, (0.5, 0.2, 0.1), lambda: usual(text)),
+        comparison(pictures, (0.25, 0.1, 0.04), lambda: tuning.best(pictures, digits.GRIDS[OURS])),
+    ]
+    opening = f"{ABOUT}networks that were searched alone are better."
+    run("sizes", TITLE, opening, comparisons, options, about=(RULE, EXPECTED))
 
 
 if __name__ == "__main__":

@@ -8,19 +8,17 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dms_jax import models
 from dms_jax.conduct import warm_cosine
 from dms_jax.data import batches, box_loading, digits, objects, text
 from dms_jax.detection import detection_loss
 from dms_jax.method.loss import Loss
 from dms_jax.models.resnet import BasicBlock, Bottleneck
-from dms_jax.space import SearchSpace
 from dms_jax.training import optimizers, supervised
 from dms_jax.training.language import language_loss
+from experiments.benchmarks.networks import Network
 
 PIXELS, DETECTED_PIXELS, TOKENS = 16, 32, 32
 PRETRAIN_STEPS, PRETRAIN_BATCH = 200, 64
@@ -34,51 +32,22 @@ Draw = Callable[[int], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class SmallNetwork:
+class SmallNetwork(Network):
     """One network with what it learns.
 
     Attributes:
-      title: in tables.
-      model: a name of `dms_jax.models`.
-      arguments: of it.
-      pixels: of a side; 0 for text.
       loss: from a model to its loss.
-      pool: the examples, `[N, ...]` each.
+      pool: the examples, `[N, ...]` each, from the length of a side or of a text.
       quick: a step takes milliseconds, so that long searches are possible.
     """
 
-    title: str
-    model: str
-    arguments: Mapping[str, Any]
-    pixels: int = PIXELS
     loss: Callable[[Any], Loss] = supervised.classification_loss
     pool: Callable[[int], Mapping[str, np.ndarray]] = lambda pixels: _digits(pixels)
     quick: bool = False
 
-    def made(self) -> Any:
-        """The model."""
-        return models.create(self.model, **self.arguments)
-
-    @property
-    def example(self) -> jax.ShapeDtypeStruct:
-        """One input."""
-        if not self.pixels:
-            return jax.ShapeDtypeStruct((1, TOKENS), jnp.int32)
-        return jax.ShapeDtypeStruct((1, self.pixels, self.pixels, 3), jnp.float32)
-
-    def space(self) -> SearchSpace:
-        """Its search space."""
-        return SearchSpace.from_model(self.made(), self.example)
-
     def draw(self, batch: int, seed: int) -> Draw:
         """The batches of a seed."""
-        return batches(self.pool(self.pixels), batch, seed)
-
-    def new(self, seed: int) -> dict[str, Any]:
-        """Random variables."""
-        inputs = jnp.zeros(self.example.shape, self.example.dtype)
-        variables = jax.jit(self.made().init)(jax.random.key(seed), inputs)
-        return {name: tree for name, tree in variables.items() if name != "masks"}
+        return batches(self.pool(self.shape[0]), batch, seed)
 
     def pretrained(self, steps: int = PRETRAIN_STEPS) -> dict[str, Any]:
         """Variables after a short training, the same ones whoever asks."""
@@ -101,8 +70,8 @@ def _digits(pixels: int) -> Mapping[str, np.ndarray]:
 
 
 @cache
-def _windows(_: int) -> Mapping[str, np.ndarray]:
-    windows = text.load(None, text.byte_tokens(), TOKENS).train["tokens"]
+def _windows(tokens: int) -> Mapping[str, np.ndarray]:
+    windows = text.load(None, text.byte_tokens(), tokens).train["tokens"]
     return {"tokens": windows[text.evenly_spread(len(windows), 65_536)].astype(np.int32)}
 
 
@@ -114,12 +83,13 @@ def _composites(pixels: int) -> Mapping[str, np.ndarray]:
 
 
 def _images(title: str, model: str, quick: bool = False, **arguments: Any) -> SmallNetwork:
-    return SmallNetwork(title, model, {"num_classes": digits.CLASSES, **arguments}, quick=quick)
+    shape = (PIXELS, PIXELS, 3)
+    return SmallNetwork(title, model, {"num_classes": digits.CLASSES, **arguments}, shape, quick=quick)
 
 
 def _decoder(title: str, quick: bool = False, **arguments: Any) -> SmallNetwork:
     shape = {"vocabulary": 256, "width": 48, "heads": 6, "head_dim": 8, "hidden": 96, "max_positions": TOKENS}
-    return SmallNetwork(title, "llama", {**shape, **arguments}, 0, language_loss, _windows, quick)
+    return SmallNetwork(title, "llama", {**shape, **arguments}, (TOKENS,), language_loss, _windows, quick)
 
 
 NETWORKS = (
@@ -140,7 +110,7 @@ NETWORKS = (
         "YOLOv8", "yolov8n",
         {"num_classes": digits.CLASSES, "width_multiplier": 1.0, "block_multiplier": 1.0, "bins": 4,
          "widths": (8, 16, 16, 24, 24), "blocks": (1, 2, 2, 1)},
-        DETECTED_PIXELS, detection_loss, _composites,
+        (DETECTED_PIXELS, DETECTED_PIXELS, 3), detection_loss, _composites,
     ),
 )  # fmt: skip
 TINY = (_decoder("Llama, two layers", quick=True, layers=2, heads=2, width=16, hidden=16),)

@@ -86,10 +86,12 @@ def main(options: Options) -> None:
 def compare(case: Case, rounds: int) -> list[str]:
     """Compile, warm up and time the steps of one case; returns rows of the table."""
     bench = Bench.of(case)
-    compiled = {name: jitted.lower(state, bench.batch, bench.key).compile() for name, (jitted, state) in bench.steps()}
-    calls = {name: going_on(compiled[name], state, bench.batch, bench.key) for name, (_, state) in bench.steps()}
-    interleaved_seconds(calls, rounds=3)  # warm-up
-    seconds = interleaved_seconds(calls, rounds)
+    steps, batch = bench.steps(), (bench.batch, bench.key)
+    compiled: dict[str, Any] = {}
+    for name, (step, state) in steps.items():
+        compiled[name] = jax.jit(step, donate_argnums=0).lower(state, *batch).compile()
+    calls = {name: going_on(compiled[name], state, *batch) for name, (_, state) in steps.items()}
+    seconds = interleaved_seconds(calls, rounds, warm=3)
     memory = {name: step.memory_analysis().temp_size_in_bytes for name, step in compiled.items()}
     return [
         f"| {bench.title} | {name} | {spread(1e3 * seconds[name], 2)} "
@@ -139,15 +141,13 @@ class Bench:
         params = made.space.arrays(made.params)
         return Bench(made.title, made.space, params, made.loss, made.batch, jax.random.key(1), optimizer)
 
-    def steps(self) -> list[tuple[str, tuple[Any, Any]]]:
-        """(name, (jitted step, its first state)), every state with buffers of its own."""
+    def steps(self) -> dict[str, tuple[Any, Any]]:
+        """Name -> step, and its first state, every state with buffers of its own."""
         params = jax.tree.map(jnp.copy, self.params)
         plain = (params, self.optimizer.init(self.space.partition(params)[0]))
-        made: list[tuple[str, tuple[Any, Any]]] = [("plain", (jax.jit(self.plain, donate_argnums=0), plain))]
         folded = Search(self.space, self.loss, self.optimizer, {"macs": 0.25}, steps=10_000)
-        for name, search in (("folded", folded), ("unfolded", inserted(folded))):
-            made.append((name, (jax.jit(search.step, donate_argnums=0), search.init(self.params))))
-        return made
+        searches = {"folded": folded, "unfolded": inserted(folded)}
+        return {"plain": (self.plain, plain), **{name: (s.step, s.init(self.params)) for name, s in searches.items()}}
 
     def plain(self, state: tuple[Any, Any], batch: Any, key: jax.Array):
         """One training step without masks."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from rich.console import Console
@@ -27,6 +27,7 @@ from dms_jax.training.machine import machine
 from dms_jax.training.progress import Progress
 from experiments.benchmarks.sharing import in_turns, lock
 
+Key = TypeVar("Key")
 Say = Callable[[str], None]
 """Shows a text beside the progress bar."""
 Compute = Callable[[InterruptFlag, Say], Mapping[str, Any]]
@@ -165,10 +166,11 @@ class Cells:
 
     Args:
       folder: made when the first cell is written.
+      compute: whether missing cells are computed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], compute: bool = True):
+        self.folder, self.compute = Path(folder), compute
         self._files: dict[str, _Rows] = {}
 
     def _rows(self, task: str) -> _Rows:
@@ -194,6 +196,11 @@ class Cells:
                     "its rows, or give another folder with --results"
                 )
         return row["result"]
+
+    def found(self, cells: Mapping[Key, Cell], without: str = "failed") -> dict[Key, dict[str, Any]]:
+        """The results of those that are there, less those of which nothing came: they say why under `without`."""
+        there = {key: self.get(cell) for key, cell in cells.items()}
+        return {key: result for key, result in there.items() if result and without not in result}
 
     def conditions(self, cell: Cell) -> dict[str, Any] | None:
         """What a finished cell was computed on: "machine", "platform", "data"."""
@@ -234,6 +241,8 @@ class Cells:
           Interrupted: stopped.
           UserError: the folder holds cells of other data.
         """
+        if not self.compute:
+            return
         missing = {cell.path: (cell, compute) for cell, compute in work if self.get(cell) is None}
         if not missing:
             Console(stderr=True).print(f"{name}: every cell is there", highlight=False)

@@ -158,11 +158,6 @@ def write_section(
         _replace(DOCUMENT, name, title, headline, back)
 
 
-def picture_link(title: str, picture: Path, folder: Path | None) -> str:
-    """A picture in Markdown, as a page of a folder refers to it."""
-    return f"![{title}]({os.path.relpath(picture, folder or RESULTS)})"
-
-
 def _replace(path: Path, name: str, title: str, text: str, back: str) -> None:
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     new = f"# {title}\n\n{back}{begin}\n{end}\n"

@@ -6,7 +6,6 @@ Choices such as learning rates look at the validation documents alone.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import platform
 from dataclasses import dataclass
@@ -22,17 +21,15 @@ from dms_jax.data import text
 from dms_jax.space import SearchSpace
 from dms_jax.training.joint import Answers
 from dms_jax.training.language import bits_per_token, language_loss
-from experiments.benchmarks.tasks import Task, Unit
+from experiments.benchmarks.tasks import Task, TaskOptions, Unit
 from experiments.llama_prune import adamw
 
 VALIDATION_SHARE = 10
-
-
 UNIT = Unit("bits per byte")
 
 
 @dataclass(frozen=True)
-class TextOptions:
+class TextOptions(TaskOptions):
     """The size of the task: about a minute and a half of one core for a search to 20 % and 800 steps in all."""
 
     width: int = 96
@@ -56,45 +53,31 @@ QUICK = TextOptions(
 )  # fmt: skip
 
 
-def text_task(options: TextOptions) -> Task:
-    """The task of these options, with bits per byte as its scores."""
+def text_task(options: TextOptions, name: str = "text") -> Task:
+    """The task of these options, with bits per byte as its scores; under another name these are its usual ones."""
     documents = _documents()
     length, batch = options.length, options.batch
     valid = spread(_windows(documents["valid"], length), options.valid_windows)
     test = spread(_windows(documents["test"], length), options.test_windows)
     train = {"tokens": _windows(documents["train"], length)}
-    model = models.create(
-        "llama",
-        vocabulary=256,
-        width=options.width,
-        layers=options.layers,
-        heads=options.heads,
-        kv_heads=options.kv_heads,
-        head_dim=options.head_dim,
-        hidden=options.hidden,
-        max_positions=length,
-    )
+    shape = {name: getattr(options, name) for name in ("width", "layers", "heads", "kv_heads", "head_dim", "hidden")}
+    model = models.create("llama", vocabulary=256, max_positions=length, **shape)
 
     def scores(network: Any, variables: Any, seed: int) -> dict[str, float]:
-        halves = {
-            name: bits_per_token(network.apply, variables, _batches(w))
-            for name, w in (("valid", valid), ("test", test))
-        }
-        return {name: bits.value for name, bits in halves.items()} | {"test_window_error": halves["test"].stderr}
+        bits, tested = (bits_per_token(network.apply, variables, _batches(windows)) for windows in (valid, test))
+        return {"valid": bits.value, "test": tested.value, "test_window_error": tested.stderr}
 
     return Task(
-        name="text",
-        options=dataclasses.asdict(options),
-        data=text_name(),
+        name=name,
+        options=options,
+        usual=TextOptions() if name == "text" else options,
+        data=f"source of the standard library of Python {platform.python_version()}, bytes",  # another's is other text
         space=SearchSpace.from_model(model, jax.ShapeDtypeStruct((1, length), jnp.int32)),
         residual=model.clone(search_width=True),
         loss=language_loss,
         batches=lambda seed: text.batches(train, batch, seed),
         optimizer=adamw,
         later=("learning_rate", "valid_windows", "test_windows"),
-        pretrain_rate=options.pretrain_rate,
-        learning_rate=options.learning_rate,
-        pretrain_steps=options.pretrain_steps,
         scores=scores,
         unit=UNIT,
         choice=("valid", UNIT),
@@ -105,11 +88,6 @@ def text_task(options: TextOptions) -> Task:
 def answers(network: Any) -> Answers:
     """Logits of a decoder as its loss computes them."""
     return lambda variables, batch, key: network.apply(variables, batch["tokens"][:, :-1])
-
-
-def text_name() -> str:
-    """The data in words, with what tells one Python's library from another's."""
-    return f"source of the standard library of Python {platform.python_version()}, bytes"
 
 
 @lru_cache(maxsize=1)

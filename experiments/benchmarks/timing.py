@@ -11,23 +11,24 @@ import numpy as np
 from scipy import stats
 
 
-def interleaved_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+def interleaved_seconds(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 0) -> dict[str, np.ndarray]:
     """Time calls in turn, A B C A B C ..., so that what else the machine does falls on all of them alike.
 
     Args:
-      calls: warmed up; each returns arrays, which are waited for.
+      calls: each returns arrays, which are waited for.
       rounds: how often each is timed.
+      warm: rounds before that, which do not count.
 
     Returns:
       {name: `[rounds]` seconds}.
     """
-    seconds = {name: np.empty(rounds) for name in calls}
-    for i in range(rounds):
+    seconds = {name: np.empty(warm + rounds) for name in calls}
+    for i in range(warm + rounds):
         for name, call in calls.items():
             start = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name][i] = time.perf_counter() - start
-    return seconds
+    return {name: x[warm:] for name, x in seconds.items()}
 
 
 def paired_ratio(seconds: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:

@@ -24,27 +24,25 @@ equal MACs here. What it does not: anything about large networks; and digits are
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from dms_jax.conduct import warm_cosine
 from dms_jax.shrink import shrink
-from dms_jax.training import supervised
 from dms_jax.training.interrupt import InterruptFlag
 from experiments.benchmarks import digits_task, pictures
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.digits_task import DigitsOptions
 from experiments.benchmarks.methods import OURS
+from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.pruners import METHODS, QUICK, Size, Work
 from experiments.benchmarks.rivals import absent
-from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, picture_link, table, write_section
+from experiments.benchmarks.settings import Made
+from experiments.benchmarks.store import Cell, Say, file_label
+from experiments.benchmarks.tables import INTERVALS, Spread, differences, percent, table
 from experiments.benchmarks.tasks import Task
 
 TASKS = {"all labels": (DigitsOptions(), (0.1, 0.02)), "200 labels": (DigitsOptions(labels=200), (0.1,))}
@@ -52,20 +50,47 @@ QUICK_TASKS = {"all labels": (digits_task.QUICK, (0.4,))}
 """Title -> options and fractions of the MACs."""
 SEEDS = range(3)
 QUICK_METHODS = (OURS, "uniform", "TP Taylor, in rounds", "TP sparse")
+COUNTED = ("macs", "params", "blocks")
+HEADER = f"method | test error, % | minus {OURS} | MACs, % | parameters | removable blocks kept | search, CPU s | seeds"
 
 
-def compute(work: Work, method: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pruning(Made):
+    """A method under a budget, a fraction of the MACs.
+
+    Attributes:
+      method: of `METHODS`.
+      title: of the task.
+      size: how long everything takes.
+    """
+
+    method: str
+    budget: float
+    title: str
+    size: Size
+
+    @property
+    def small(self) -> Pruning:
+        """Quick runs have a size of their own."""
+        return replace(self, size=QUICK)
+
+    def cell(self, task: Task, seed: int) -> Cell:
+        """The cell of a seed."""
+        settings = {**asdict(self.size), "method": self.method, "budget": self.budget, "task": asdict(task.options)}
+        label = file_label(f"{self.method}-{self.title}-{100 * self.budget:g}")
+        return Cell("torch_pruning", label, settings, settings, seed)
+
+
+def compute(task: Task, settings: Pruning, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """Search, shrink, finetune, measure."""
-    task, space = work.task, work.task.space
-    variables = task.pretrained(work.seed)
-    structure, variables, done = METHODS[method](work, variables)
-    small, left = task.model.clone(structure=structure), work.size.steps - done
-    optimizer = task.optimizer(warm_cosine(task.learning_rate, left))
-    state = supervised.init(shrink(space, variables, structure), optimizer)
-    variables = work.train("finetune", small, state, optimizer, left, work.start + done)
+    work = Work(task, seed, interrupt, say, size=settings.size, budget=settings.budget)
+    structure, variables, done = METHODS[settings.method](work, task.pretrained(seed))
+    space, small = task.space, task.model.clone(structure=structure)
+    variables = shrink(space, variables, structure)
+    variables = work.finetune(small, variables, settings.size.steps - done, work.start + done).params
     kept = space.kept(structure)
     return {
-        **task.scores(small, variables, work.seed),
+        **task.scores(small, variables, seed),
         **space.resources(structure),
         "blocks": sum(len(kept[name]) for name, group in space.groups.items() if group.rules.gates),
         "difference": work.difference,
@@ -78,81 +103,55 @@ class Benchmark:
     """The cells of one task."""
 
     title: str
-    task: Task
-    size: Size
-    cells: Cells
-    methods: Sequence[str]
+    contest: Contest
     budgets: Sequence[float]
     seeds: Sequence[int]
 
-    def cell(self, method: str, budget: float, seed: int) -> Cell:
-        settings = {
-            **dataclasses.asdict(self.size),
-            "method": method,
-            "budget": budget,
-            "task": dict(self.task.options),
-        }
-        label = file_label(f"{method}-{self.title}-{100 * budget:g}")
-        return Cell("torch_pruning", label, settings, settings, seed)
+    def at(self, method: str, budget: float) -> Pruning:
+        """A row of the table of a budget."""
+        return Pruning(method, budget, self.title, Size())
 
-    def fill(self, seed: int) -> None:
+    def fill(self, methods: Sequence[str], seed: int) -> None:
         """Compute what is missing of a seed."""
-        asked = [(m, b, seed) for b in self.budgets for m in self.methods]
-        if any(self.cells.get(self.cell(*ask)) is None for ask in asked):
-            self.task.pretrain([seed])
-        work = [(self.cell(*ask), partial(self.compute, *ask)) for ask in asked]
-        self.cells.fill(work, f"torch_pruning, {self.title}, seed {seed}", self.task.data)
-
-    def compute(self, method: str, budget: float, seed: int, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
-        """One cell."""
-        return compute(Work(self.task, seed, interrupt, say, size=self.size, budget=budget), method)
+        asked = [(self.at(method, budget), seed) for budget in self.budgets for method in methods]
+        self.contest.fill(f"torch_pruning, {self.title}, seed {seed}", asked)
 
     def results(self, method: str, budget: float) -> dict[int, dict[str, Any]]:
         """{seed: result} of the cells that are there."""
-        found = {seed: self.cells.get(self.cell(method, budget, seed)) for seed in self.seeds}
-        return {seed: result for seed, result in found.items() if result}
+        return self.contest.finished(self.at(method, budget), self.seeds)
 
-    def errors(self, method: str, budget: float) -> dict[int, float]:
-        """{seed: test error in per cent}."""
-        return {seed: 100 * r["test"] for seed, r in self.results(method, budget).items()}
+    def errors(self, method: str, budget: float) -> list[float]:
+        """Test errors in per cent."""
+        return [100 * result["test"] for result in self.results(method, budget).values()]
 
     def report(self) -> str:
         """A table a budget, how far the frameworks are apart, and whose machine it was."""
         tables = [self._table(budget) for budget in self.budgets]
-        found = [result for m in METHODS for b in self.budgets for result in self.results(m, b).values()]
-        worst = max((result["difference"] for result in found), default=0)
-        last = f"Largest difference of logits between the frameworks, relative: {worst:.1g}."
-        cells = itertools.starmap(self.cell, itertools.product(METHODS, self.budgets, self.seeds))
-        return "\n\n".join(filter(None, [*tables, last, self.cells.machines(cells)]))
+        rows = list(itertools.product(METHODS, self.budgets))
+        differences = [result["difference"] for row in rows for result in self.results(*row).values()]
+        last = f"Largest difference of logits between the frameworks, relative: {max(differences, default=0):.1g}."
+        cells = (self.contest.cell(self.at(*row), seed) for row in rows for seed in self.seeds)
+        return "\n\n".join(filter(None, [*tables, last, self.contest.cells.machines(cells)]))
 
     def panel(self) -> pictures.Panel:
         """Test errors over budgets."""
-        lines = {method: {b: Spread.of(self.errors(method, b).values()) for b in self.budgets} for method in METHODS}
-        return pictures.Panel(lines, self.task.unit.name, self.title)
+        lines = {method: {b: Spread.of(self.errors(method, b)) for b in self.budgets} for method in METHODS}
+        return pictures.Panel(lines, self.contest.task.unit.name, self.title)
 
     def _table(self, budget: float) -> str:
         """Empty where no cell is there."""
-        rows, full = [], self.task.space.resources()["macs"]
-        ours = self.errors(OURS, budget).values()
-        _, texts = differences({m: self.errors(m, budget).values() for m in METHODS if m != OURS}, lambda _: ours, 2)
+        rows, full = [], self.contest.task.space.resources()["macs"]
+        errors = {method: self.errors(method, budget) for method in METHODS}
+        _, texts = differences({m: errors[m] for m in METHODS if m != OURS}, lambda _: errors[OURS], 2)
         for method in METHODS:
-            if not (found := self.results(method, budget)):
-                continue
-            rows.append([
-                method,
-                Spread.of(self.errors(method, budget).values()).text(2),
-                texts.get(method, ""),
-                f"{np.mean([100 * r['macs'] / full for r in found.values()]):.2f}",
-                f"{np.mean([r['params'] for r in found.values()]):,.0f}",
-                f"{np.mean([r['blocks'] for r in found.values()]):.1f}",
-                f"{np.mean([r['seconds'].get('search', 0.0) for r in found.values()]):.1f}",
-                str(len(found)),
-            ])  # fmt: skip
-        if not rows:
-            return ""
-        header = ["method", "test error, %", f"minus {OURS}", "MACs, %", "parameters", "removable blocks kept",
-                  "search, CPU s", "seeds"]  # fmt: skip
-        return f"**{self.title}, {percent(budget)} of the MACs**\n\n{table(header, rows)}"
+            if found := list(self.results(method, budget).values()):
+                macs, params, blocks = (np.mean([result[name] for result in found]) for name in COUNTED)
+                search = np.mean([result["seconds"].get("search", 0.0) for result in found])
+                rows.append([
+                    method, Spread.of(errors[method]).text(2), texts.get(method, ""), f"{100 * macs / full:.2f}",
+                    f"{params:,.0f}", f"{blocks:.1f}", f"{search:.1f}", str(len(found)),
+                ])  # fmt: skip
+        return f"**{self.title}, {percent(budget)} of the MACs**\n\n{table(HEADER.split(' | '), rows)}" if rows else ""
 
 
 def main(options: Options) -> None:
@@ -164,34 +163,29 @@ def main(options: Options) -> None:
         from experiments.benchmarks.torch_networks import torch
 
         torch.set_num_threads(1)
+    seeds = SEEDS[:1] if quick else SEEDS
     benchmarks = [
-        Benchmark(title, digits_task.digits_task(task), QUICK if quick else Size(), options.cells, able,
-                  budgets, SEEDS[:1] if quick else SEEDS)
+        Benchmark(title, Contest(digits_task.digits_task(task), options, compute), budgets, seeds)
         for title, (task, budgets) in (QUICK_TASKS if quick else TASKS).items()
-    ]  # fmt: skip
+    ]
     try:
-        for seed, benchmark in itertools.product(benchmarks[0].seeds if not options.tables else (), benchmarks):
-            benchmark.fill(seed)
+        for seed, benchmark in itertools.product(seeds, benchmarks):
+            benchmark.fill(able, seed)
     finally:
         figure = pictures.scores_over_macs([benchmark.panel() for benchmark in benchmarks])
-        picture = pictures.save(figure, options.pictures / "torch_pruning.svg")
         opening = (
             "`python -m experiments.benchmarks.torch_pruning`: lower is better, means ± standard "
             f"errors over seeds; a positive difference means that {OURS} is better. {INTERVALS}"
         )
-        parts = [
-            opening,
-            picture_link("Test errors beside Torch-Pruning's", picture, options.pages),
-            *(b.report() for b in benchmarks),
-        ]
-        text = "\n\n".join(parts)
-        text += f"\n\nTorch-Pruning is {reason}." if reason and "| TP" not in text else ""
-        first = [
-            [m, *(Spread.of(b.errors(m, x).values()).text(2) for b in benchmarks for x in b.budgets)] for m in METHODS
-        ]
-        asked = [f"{b.title}, {percent(x)} of the MACs" for b in benchmarks for x in b.budgets]
+        drawn = options.drawn("torch_pruning", "Test errors beside Torch-Pruning's", figure)
+        parts = [opening, drawn, *(benchmark.report() for benchmark in benchmarks)]
+        if reason and not any("| TP" in part for part in parts):
+            parts.append(f"Torch-Pruning is {reason}.")
+        columns = [(b, budget) for b in benchmarks for budget in b.budgets]
+        first = [[m, *(Spread.of(b.errors(m, budget)).text(2) for b, budget in columns)] for m in METHODS]
+        asked = [f"{b.title}, {percent(budget)} of the MACs" for b, budget in columns]
         headline = table(["test error, %", *asked], first)
-        write_section("torch_pruning", "DMS beside Torch-Pruning", text, folder=options.pages, headline=headline)
+        options.publish("torch_pruning", "DMS beside Torch-Pruning", parts, headline=headline)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,11 @@ from dms_jax.method.dms import DMS
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
 from dms_jax.training.interrupt import InterruptFlag
-from experiments.benchmarks import pictures, search_pictures
+from experiments.benchmarks import pictures
 from experiments.benchmarks.command import Options, start
 from experiments.benchmarks.small_networks import NETWORKS, TINY, SmallNetwork, weights
-from experiments.benchmarks.store import Cell, Cells, Say, file_label
-from experiments.benchmarks.tables import picture_link, table, write_section
+from experiments.benchmarks.store import Cell, Say, file_label
+from experiments.benchmarks.tables import table
 
 SEED = 22
 """Of the draw."""
@@ -109,6 +109,8 @@ def drawn(networks: Sequence[SmallNetwork], each: int, lengths: Sequence[int] = 
 
 # --- one search ---
 
+_space, _pretrained = cache(SmallNetwork.space), cache(SmallNetwork.pretrained)
+
 
 def track(network: SmallNetwork, setting: Setting, movement: str, interrupt: InterruptFlag, say: Say) -> dict[str, Any]:
     """Search, and measure.
@@ -157,16 +159,6 @@ def searched(network: SmallNetwork, setting: Setting, movement: str) -> Search:
     )
 
 
-@cache
-def _space(network: SmallNetwork) -> Any:
-    return network.space()
-
-
-@cache
-def _pretrained(network: SmallNetwork) -> Any:
-    return network.pretrained()
-
-
 def missed(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
     """log(r / target) of every step, `[steps]`: of the budget where it is largest."""
     logs = [[np.log(m[name] / m[f"{name}_target"]) for m in metrics] for name in names]
@@ -185,12 +177,6 @@ Found = Mapping[Setting, Mapping[str, Any]]
 """Setting -> its result, of those that were not refused."""
 
 
-def results(cells: Cells, settings: Sequence[Setting], movement: str) -> dict[Setting, dict[str, Any]]:
-    """Of one movement, as far as there are any."""
-    found = {setting: cells.get(setting.cell(movement)) for setting in settings}
-    return {setting: result for setting, result in found.items() if result and "refused" not in result}
-
-
 def row(title: str, movement: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
     """A row of searches."""
     every = list(found)
@@ -204,16 +190,11 @@ def row(title: str, movement: str, found: Iterable[Mapping[str, Any]]) -> list[s
     return [title, MOVEMENTS[movement], f"{within} of {len(every)}", median, *ratios, f"{ends:.3f}", f"{moved:.3f}"]
 
 
-HEADER = [
-    "searches",
-    "movement",
-    f"miss below {PROMISED:g}",
-    "median miss",
-    "r / target, most",
-    "least",
-    "end, largest miss",
-    "moved by the projection, most",
-]
+HEADER = (
+    f"searches | movement | miss below {PROMISED:g} | median miss | r / target, most | least | end, largest miss | "
+    "moved by the projection, most"
+).split(" | ")
+TITLE = "Tracking: r over target in every step"
 
 
 def parts(setting: Setting) -> list[tuple[str, str]]:
@@ -249,37 +230,32 @@ def tables(found: Mapping[str, Found]) -> list[str]:
 
 def main(options: Options) -> None:
     """Fill the cells and write the tables."""
-    networks = TINY if options.quick else NETWORKS
-    settings = drawn(networks, 2, (10,)) if options.quick else drawn(networks, EACH)
-    by_title = {network.title: network for network in networks}
+    networks = {network.title: network for network in (TINY if options.quick else NETWORKS)}
+    each, lengths = (2, (10,)) if options.quick else (EACH, LENGTHS)
+    settings = drawn(list(networks.values()), each, lengths)
     asked = [(setting, movement) for setting in settings for movement in MOVEMENTS]
     cells = options.cells
     try:
-        if not options.tables:
-            # those of fewest examples first: stopped at any time, most are there
-            turns = sorted(asked, key=lambda one: one[0].steps * one[0].batch)
-            work = [(s.cell(m), partial(track, by_title[s.network], s, m)) for s, m in turns]
-            cells.fill(work, "tracking", "digits, source code and composites that come with the packages")
+        # those of fewest examples first: stopped at any time, most are there
+        turns = sorted(asked, key=lambda one: one[0].steps * one[0].batch)
+        work = [(s.cell(m), partial(track, networks[s.network], s, m)) for s, m in turns]
+        cells.fill(work, "tracking", "digits, source code and composites that come with the packages")
     finally:
         whole = [s for s in settings if all(cells.get(s.cell(m)) for m in MOVEMENTS)]  # of the same searches
-        found = {movement: results(cells, whole, movement) for movement in MOVEMENTS}
-        refused = sum("refused" in (cells.get(s.cell(FREE)) or {}) for s in whole)
+        found = {m: cells.found({s: s.cell(m) for s in whole}, without="refused") for m in MOVEMENTS}
+        refused = len(whole) - len(found[FREE])
         lines = {MOVEMENTS[m]: [(s.pipeline, r["line"]) for s, r in one.items()] for m, one in found.items()}
-        picture = pictures.save(search_pictures.tracks(lines, PROMISED), options.pictures / "tracking.svg")
-        text = [
+        made = tables(found)
+        parts = [
             f"`python -m experiments.benchmarks.tracking`: {len(whole)} of {len(settings)} settings are computed, "
             f"those of fewest examples first, each with every movement; {refused} ask for less than the smallest "
             "network and are refused. The miss is the largest |log(r / target)| after the first tenth of the steps "
             "that follow the warm-up.",
-            picture_link("r over target in every search", picture, options.pages),
-            *tables(found),
+            options.drawn("tracking", "r over target in every search", pictures.tracks(lines, PROMISED)),
+            *made,
             cells.machines(s.cell(m) for s, m in asked),
         ]
-        headline = "" if options.quick else tables(found)[0]
-        write_section("tracking", TITLE, "\n\n".join(text), folder=options.pages, headline=headline)
-
-
-TITLE = "Tracking: r over target in every step"
+        options.publish("tracking", TITLE, parts, headline="" if options.quick else made[0])
 
 
 if __name__ == "__main__":

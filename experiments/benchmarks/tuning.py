@@ -6,9 +6,9 @@ where its grid ends. The depth of even networks is chosen likewise, at every bud
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from dms_jax import baselines
 from dms_jax.errors import UserError
+from dms_jax.space import SearchSpace
 from experiments.benchmarks import methods
-from experiments.benchmarks.methods import Method, Methods
+from experiments.benchmarks.methods import Method
 from experiments.benchmarks.protocol import TRIED, Contest
 from experiments.benchmarks.settings import Settings
 from experiments.benchmarks.tables import percent, table
@@ -147,53 +148,64 @@ def grids_table(contest: Scored, grids: Grids) -> str:
 # --- depths ---
 
 
-def depths(contest: Contest, budget: float, steps: int, *, residual: bool = False) -> list[Settings]:
-    """Thinning evenly by Taylor importance at every depth that fits: a search by as many trainings."""
-    shares = _fitting(contest.task, budget, residual)
-    return [Settings("uniform_taylor", budget, steps, residual=residual, blocks=share) for share in shares]
+@dataclass(frozen=True)
+class Depths:
+    """Thinning evenly by Taylor importance at every depth that fits: a search by as many trainings.
+
+    Attributes:
+      contest: where their cells are.
+      steps: of each.
+      residual: the residual width shrinks, too.
+    """
+
+    contest: Contest
+    steps: int
+    residual: bool = False
+
+    def candidates(self, budget: float) -> list[Settings]:
+        """All of a budget."""
+        shares = _fitting(self.contest.task, budget, self.residual)
+        return [Settings("uniform_taylor", budget, self.steps, residual=self.residual, blocks=b) for b in shares]
+
+    def best(self, budget: float) -> Settings:
+        """The best by its validation score: the strongest rule there is, and no cheap one."""
+        candidates = self.candidates(budget)
+        if len(scores_of(self.contest, candidates)) < len(candidates):
+            return dataclasses.replace(candidates[0], blocks=UNDECIDED)
+        return chosen(self.contest, candidates)
+
+    def fill(self, budget: float) -> None:
+        """Compute what is missing of them."""
+        asked = [(c, seed) for seed in self.contest.tried for c in self.candidates(budget)]
+        self.contest.fill(f"{LAYERED}, {percent(budget)}", asked)
+
+    def table(self, budgets: Sequence[float]) -> str:
+        """Validation scores of all depths, the chosen ones bold."""
+        rows = []
+        for budget in budgets:
+            candidates = self.candidates(budget)
+            texts = score_texts(self.contest, candidates, self.best(budget))
+            for c in candidates:
+                share = "as many as fit" if c.blocks is None else f"{100 * c.blocks:.0f} %"
+                rows.append([LAYERED, percent(budget), share, texts[c]])
+        return table(["rule", "MACs", "blocks kept", f"validation: {self.contest.choice[1].name}"], rows)
 
 
 @cache
 def _fitting(task: Task, budget: float, residual: bool) -> tuple[float | None, ...]:
     """The shares of blocks at which a budget can be met and is used; None, as many as fit, in place of the largest."""
     space = (task.with_residual() if residual else task).space
+    blocks = max((group.size for group in space.groups.values() if group.rules.gates), default=1)
+    macs = {share: even_macs(space, budget, share) for share in (k / blocks for k in range(blocks, 0, -1))}
+    used = int(budget * space.resources()["macs"]) * LEAST_USED
+    return None, *[round(share, 6) for share, found in macs.items() if found is not None and found >= used][1:]
+
+
+def even_macs(space: SearchSpace, budget: float, share: float) -> int | None:
+    """MACs of the even network with a share of the blocks under a budget; None where nothing of that depth fits."""
     ranking = {name: np.zeros(group.size) for name, group in space.groups.items()}
     most = {"macs": int(budget * space.resources()["macs"])}
-    blocks = max((group.size for group in space.groups.values() if group.rules.gates), default=1)
-    fitting: list[float] = []
-    for share in (k / blocks for k in range(blocks, 0, -1)):
-        with contextlib.suppress(UserError):  # nothing of that depth fits
-            kept = baselines.uniform(space, ranking, most, blocks=share).kept
-            if space.resources(kept)["macs"] >= LEAST_USED * most["macs"]:
-                fitting.append(round(share, 6))
-    return None, *fitting[1:]
-
-
-def layered(contest: Contest, steps: int, *, residual: bool = False) -> Methods:
-    """The best of `depths` at a budget, by its validation score: the strongest rule there is, and no cheap one."""
-
-    def settings(budget: float) -> Settings:
-        candidates = depths(contest, budget, steps, residual=residual)
-        if len(scores_of(contest, candidates)) < len(candidates):
-            return dataclasses.replace(candidates[0], blocks=UNDECIDED)
-        return chosen(contest, candidates)
-
-    return {LAYERED: settings}
-
-
-def fill_depths(contest: Contest, budget: float, steps: int, *, residual: bool = False) -> None:
-    """Compute what is missing of them."""
-    asked = [(c, seed) for seed in contest.tried for c in depths(contest, budget, steps, residual=residual)]
-    contest.fill(f"{LAYERED}, {percent(budget)}", asked)
-
-
-def depths_table(contest: Contest, budgets: Sequence[float], steps: int, *, residual: bool = False) -> str:
-    """Validation scores of all depths, the chosen ones bold."""
-    rows = []
-    for budget in budgets:
-        candidates = depths(contest, budget, steps, residual=residual)
-        texts = score_texts(contest, candidates, layered(contest, steps, residual=residual)[LAYERED](budget))
-        for c in candidates:
-            share = "as many as fit" if c.blocks is None else f"{100 * c.blocks:.0f} %"
-            rows.append([LAYERED, percent(budget), share, texts[c]])
-    return table(["rule", "MACs", "blocks kept", f"validation: {contest.choice[1].name}"], rows)
+    try:
+        return space.resources(baselines.uniform(space, ranking, most, blocks=share).kept)["macs"]
+    except UserError:
+        return None

@@ -33,6 +33,7 @@ def seeds(label: str, budget: float) -> Sequence[int]:
 
 def main(options: Options) -> None:
     contest = text_contest(options)
+    depths = tuning.Depths(contest, STEPS, residual=True)
 
     def rows() -> Methods:
         searched = tuning.searched(contest, {**GRIDS, **PAPERS})
@@ -42,16 +43,14 @@ def main(options: Options) -> None:
             found = {**found, **methods.changed({label: method}, WIDE, residual=True), label: method}
         others = {label: method for label, method in searched.items() if label not in both}
         others |= methods.rules([THRESHOLD], STEPS)
-        even = {f"{label}{WIDE}": method for label, method in tuning.layered(contest, STEPS, residual=True).items()}
-        return {**found, **methods.changed(others, WIDE, residual=True), **even}
+        return {**found, **methods.changed(others, WIDE, residual=True), f"{tuning.LAYERED}{WIDE}": depths.best}
 
-    comparison = Comparison(
-        heading(contest), contest, rows, BUDGETS, seeds, f"{OURS}{WIDE}", {OURS: GRIDS[OURS]}, (STEPS, True)
-    )
+    grids = {OURS: GRIDS[OURS]}
+    comparison = Comparison(heading(contest), contest, rows, BUDGETS, seeds, f"{OURS}{WIDE}", grids, depths)
     about = "The depth of even networks whose residual width shrinks, too, by validation score (bold):"
     run(
         "width", "Searching the residual width, too", f"{ABOUT}{OURS}{WIDE}, is better.", [comparison], options,
-        lambda: {about: tuning.depths_table(contest, comparison.shown, STEPS, residual=True)},
+        lambda: {about: depths.table(comparison.shown)},
         (f"{OURS}{WIDE}", f"{PAPER}{WIDE}", OURS, f"{SIMPLEX}{WIDE}", f"{tuning.LAYERED}{WIDE}"),
     )  # fmt: skip
 

@@ -1,14 +1,11 @@
 """Every depth against what is picked: the curve, the best by validation, and regrets."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from experiments.benchmarks import depth
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.protocol import Contest
-from experiments.benchmarks.store import Cells
 from experiments.benchmarks.text_task import text_task
 
 
@@ -23,8 +20,7 @@ def test_quick_fills_its_cells_and_goes_on(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def contest(tmp_path_factory):
-    task = dataclasses.replace(text_task(depth.TINY), name="deep_text")
-    return Contest(task, dataclasses.asdict(depth.TINY), Cells(tmp_path_factory.mktemp("cells")))
+    return Contest(text_task(depth.TINY, "deep_text"), Options(results=tmp_path_factory.mktemp("cells")))
 
 
 def test_regret_is_read_off_the_curve_at_the_depth_that_was_picked(contest):

@@ -75,11 +75,11 @@ def _flat(parts):
 
 
 def test_other_options_are_other_cells(task):
-    settings, defaults = Settings("uniform", 0.2, 8), dataclasses.asdict(QUICK)
+    settings = Settings("uniform", 0.2, 8)
     other = text_task(dataclasses.replace(QUICK, hidden=128))
-    paths = {settings.cell(t, defaults, seed).path for t in (task, other) for seed in (0, 1)}
+    paths = {settings.cell(t, seed).path for t in (task, other) for seed in (0, 1)}
     assert len(paths) == 4
-    assert settings.cell(task, defaults, 0).path == dataclasses.replace(settings).cell(task, defaults, 0).path
+    assert settings.cell(task, 0).path == dataclasses.replace(settings).cell(task, 0).path
 
 
 def test_the_residual_width_shrinks_where_it_may(task):
@@ -96,11 +96,11 @@ def test_the_mean_of_equal_searches_is_one_of_them(task, monkeypatch):
     def repeated(work, name, step, state, steps, start):
         if name == "search":
             starts.append(start)
-        return run(work, name, step, state, steps, task.pretrain_steps if name == "search" else start)
+        return run(work, name, step, state, steps, task.options.pretrain_steps if name == "search" else start)
 
     monkeypatch.setattr(Phases, "run", repeated)
     alone, mean = (_run(task, dataclasses.replace(settings, searches=n)) for n in (1, 3))
-    assert starts[1:] == [task.pretrain_steps + 2 * i for i in range(3)]
+    assert starts[1:] == [task.options.pretrain_steps + 2 * i for i in range(3)]
     assert {**alone, "seconds": 0} == {**mean, "seconds": 0}
 
 

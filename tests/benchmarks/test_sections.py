@@ -1,14 +1,12 @@
 """Tables of a comparison, from cells that are put there: scores, differences, costs, failures, the headline."""
 
-import dataclasses
-
 import pytest
 
 from experiments.benchmarks import methods
+from experiments.benchmarks.command import Options
 from experiments.benchmarks.protocol import Contest
 from experiments.benchmarks.sections import Comparison, always
 from experiments.benchmarks.settings import Settings
-from experiments.benchmarks.store import Cells
 from experiments.benchmarks.text_task import QUICK, text_task
 
 BUDGETS, SEEDS = (0.2, 0.5), (0, 1, 2)
@@ -18,7 +16,7 @@ HERE = {"machine": "one", "platform": "cpu", "data": "text"}
 
 @pytest.fixture
 def comparison(tmp_path):
-    contest = Contest(text_task(QUICK), dataclasses.asdict(QUICK), Cells(tmp_path), compute=False)
+    contest = Contest(text_task(QUICK), Options(tables=True, results=tmp_path))
     return Comparison("bytes", contest, lambda: ROWS, BUDGETS, always(SEEDS), "uniform")
 
 
@@ -53,6 +51,6 @@ def test_a_quick_comparison_is_a_small_one(comparison):
     small = comparison.small
     assert list(small.rows()) == ["uniform", "random"] and small.budgets == (0.5,)
     assert [seed for _, seed in small.asked(0.5)] == [99, 99]
-    sized = dataclasses.replace(comparison.contest, quick=True).cell(Settings("dms", 0.1, 800, 200, warmup=100), 99)
+    sized = Contest(comparison.contest.task, Options(quick=True)).cell(Settings("dms", 0.1, 800, 200, warmup=100), 99)
     few = {name: sized.settings[name] for name in ("budget", "steps", "search_steps", "warmup")}
     assert few == {"budget": 0.5, "steps": 8, "search_steps": 2, "warmup": 1}

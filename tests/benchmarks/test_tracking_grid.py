@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.benchmarks import search_pictures, tracking
+from experiments.benchmarks import pictures, tracking
 from experiments.benchmarks.command import Options
 from experiments.benchmarks.small_networks import NETWORKS
 
@@ -45,7 +45,7 @@ def test_a_row_counts_what_was_promised():
 
 def test_a_picture_has_a_line_a_search():
     panels = {"usual": [("np", [0.1, -0.5]), ("p", [0.0, 0.0, 0.1])], "on the target": []}
-    first, second = search_pictures.tracks(panels, 0.1).axes
+    first, second = pictures.tracks(panels, 0.1).axes
     assert [len(np.asarray(line.get_xdata())) for line in first.lines] == [2, 3] and not second.lines
 
 
