@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from dms_jax import baselines
-from dms_jax.errors import UserError
-from dms_jax.method import found
+from dms_jax.method.found import shallower
 from dms_jax.method.limits import Limits
 from dms_jax.method.schedule import Schedule
 from dms_jax.method.search import Search
@@ -57,7 +55,8 @@ def find(work: Phases, settings: Settings, supernet: Any, offset: int) -> Found:
         structure = RULES[settings.strategy](work, supernet, asked, offset)
         return Found(structure, shrink(space, supernet, structure))
     search, state = _searched(work, settings, supernet, offset)
-    candidates = [_cut(settings, search, state, search.structure(state))]
+    structure = search.structure(state)
+    candidates = [_cut(settings, search, state, structure)]
     if not settings.horizon:
         return candidates[0]
     if settings.beside == "all blocks":
@@ -65,7 +64,7 @@ def find(work: Phases, settings: Settings, supernet: Any, offset: int) -> Found:
         held, at_last = _searched(work, settings, supernet, offset, depth)
         candidates.append(_cut(settings, held, at_last, held.structure(at_last)))
     else:
-        candidates += [_cut(settings, search, state, one) for one in _shallower(search, state, candidates[0].structure)]
+        candidates += [_cut(settings, search, state, one) for one in shallower(search, state, structure, None)]
     return _better(work, settings, offset, candidates)
 
 
@@ -89,26 +88,6 @@ def _cut(settings: Settings, search: Search, state: SearchState, structure: Stru
     """The network of a structure, with the weights of a search."""
     opt_state = shrink(search.space, state.opt_state, structure) if settings.joint else None
     return Found(structure, shrink(search.space, state.params, structure), opt_state, settings.search_steps)
-
-
-def _shallower(search: Search, state: SearchState, structure: Structure | None) -> list[Structure]:
-    """The same search projected without the weakest block of a structure; none where nothing so shallow is possible."""
-    assert structure is not None
-    space = search.space
-    weakest: dict[str, tuple[float, int]] = {}
-    for name, group in space.groups.items():
-        if group.rules.gates and len(structure.kept[name]) > max(group.least, 1):
-            importance = np.asarray(state.importance[name])
-            weakest[name] = min((float(importance[i]), i) for i in structure.kept[name])
-    if not weakest:
-        return []
-    name = min(weakest, key=lambda name: weakest[name])
-    without = [i for i in structure.kept[name] if i != weakest[name][1]]
-    within = {other: range(group.size) for other, group in space.groups.items()} | {name: without}
-    try:
-        return [found.structure(search, state, search.targets, None, space.structure(within))]
-    except UserError:
-        return []
 
 
 def _better(work: Phases, settings: Settings, offset: int, candidates: Sequence[Found]) -> Found:
