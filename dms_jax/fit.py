@@ -217,7 +217,7 @@ def fit(
     # of the same job every measurement is another
     own = {n: c.options or c.note if isinstance(c, budgets.Measured) else c.full for n, c in costs.items()}
     options |= {"resources": own} if own else {}
-    options |= (identity or {}) | ({} if sizes is None else sizes.identity)
+    options |= {**(identity or {}), **({} if sizes is None else sizes.identity)}
     conduct(
         Experiment(
             directory=workdir,
