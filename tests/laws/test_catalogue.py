@@ -17,8 +17,10 @@ BIG = tuple(name for name in NETWORKS if name.startswith("keras") or name == "eq
 SLOW = ("keras_densenet121", "equinox_equimo_mobilenet_v3")
 """Of these nothing is compiled."""
 
-TRAINED = tuple(name for name in NETWORKS if name not in BIG and name != "haiku_mobilenet_v1")
+WIDE = ("haiku_mobilenet_v1", "haiku_resnet18")
 """Deep networks with BatchNorm over few numbers differ by rounding in training, as far as one likes; in float64 not."""
+
+TRAINED = tuple(name for name in NETWORKS if name not in (*BIG, *WIDE))
 
 
 @cache
@@ -64,12 +66,13 @@ def test_masked_is_shrunk_in_training(name):
     checking.masked_training_is_shrunk(case, checking.some(case.space)[0])
 
 
-def test_masked_is_shrunk_in_training_in_float64():
+@pytest.mark.parametrize("name", WIDE)
+def test_masked_is_shrunk_in_training_in_float64(name):
     def wide(tree):
         return jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree)
 
     with jax.enable_x64(True):
-        network = NETWORKS["haiku_mobilenet_v1"]()
+        network = NETWORKS[name]()
         case = checking.case_of(replace(network, params=wide(network.params), inputs=wide(network.inputs)))
         checking.masked_training_is_shrunk(case, checking.some(case.space)[0])
 
